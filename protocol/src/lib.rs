@@ -1,0 +1,17 @@
+//! The multi-party protocols of Trefoil, sans-IO: three-party key generation on secp256k1 and ed25519, two-party
+//! DKLs23 ECDSA over SoftSpokenOT, FROST, BIP-32 derivation.
+//!
+//! This crate knows no network, clock, file, log or ambient randomness: callers pass messages, an RNG and keys, and
+//! get messages back. Rounds consume their state. The specification is docs/protocol.md; section numbers in comments
+//! refer to it. **Unaudited.**
+
+mod error;
+mod party;
+mod rng;
+mod secret;
+pub mod transcript;
+
+pub use error::{Abort, Result};
+pub use party::{CurveId, Party};
+pub use rng::SessionRng;
+pub use secret::Secret;

@@ -1,0 +1,139 @@
+//! Every hash of the protocol: tagged, length-prefixed, all tags in this file (docs/protocol.md, section 1).
+//!
+//! Framing: `len8(tag) ‖ tag ‖ (len32(field) ‖ field)*`, so distinct tuples have distinct encodings
+//! (TSSHOCK, CVE-2022-47931, is what happens without).
+
+use sha2::{Digest, Sha256, Sha512};
+
+/// What a hash is for. A tag is used by one kind of hash only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag(&'static str);
+
+macro_rules! tags {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        impl Tag { $($(#[$doc])* pub const $name: Tag = Tag(concat!("trefoil/v1/", $text));)* }
+        /// All tags, for the uniqueness test.
+        pub const ALL_TAGS: &[Tag] = &[$(Tag::$name),*];
+    };
+}
+
+tags! {
+    /// Prefix of everything in one direction of the base OT.
+    OT_BASE = "ot/base";
+    /// The POPF's random oracle into ristretto255.
+    OT_POPF = "ot/popf";
+    /// Base-OT keys, which become the extension's seeds.
+    OT_KEY = "ot/key";
+    /// Name of a key's OT state.
+    OT_ID = "ot/id";
+    /// PRG initial value of one extension.
+    OT_EXTENSION = "ot/extension";
+    /// Key of the extension's universal hash.
+    OT_CHALLENGE = "ot/challenge";
+    /// The 128 hashed rows of the consistency check.
+    OT_ROWS = "ot/rows";
+    /// Prefix of the extension's pads.
+    OT_PAD = "ot/pad";
+    /// Transcript of the trial multiplication.
+    OT_TRIAL = "ot/trial";
+    /// The gadget vector.
+    RVOLE_GADGET = "rvole/gadget";
+    /// The challenge of the multiplication check.
+    RVOLE_THETA = "rvole/theta";
+    /// The message prefix under μ.
+    RVOLE_PREFIX = "rvole/prefix";
+    /// The multiplication check value.
+    RVOLE_MU = "rvole/mu";
+    /// Session id of a signing.
+    SIGN_SID = "sign/sid";
+    /// Short name of a session and message number.
+    SIGN_TAG = "sign/tag";
+    /// Running transcript of a signing.
+    SIGN_TRANSCRIPT = "sign/transcript";
+    /// Commitment to R1.
+    SIGN_COMMITMENT = "sign/commitment";
+    /// Session id of a key generation.
+    DKG_SID = "dkg/sid";
+    /// Commitment to a dealing.
+    DKG_COMMITMENT = "dkg/commitment";
+    /// Schnorr proof of a dealing's constant term.
+    DKG_PROOF = "dkg/proof";
+    /// Transcript of all broadcasts; names the attempt.
+    DKG_TRANSCRIPT = "dkg/transcript";
+    /// Key of a sealed sub-share.
+    DKG_SEAL = "dkg/seal";
+    /// The jointly generated chain code.
+    DKG_CHAIN_CODE = "dkg/chain-code";
+    /// Seed of a session's RNG.
+    SESSION_RNG = "rng/session";
+}
+
+impl Tag {
+    /// The tag's text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+fn absorb<D: Digest>(tag: Tag, fields: &[&[u8]]) -> D {
+    let mut hash = D::new();
+    // Tags are short constants of this file and fields are bounded by the message limits, so both casts are exact.
+    hash.update([tag.0.len() as u8]);
+    hash.update(tag.0.as_bytes());
+    for field in fields {
+        hash.update((field.len() as u32).to_be_bytes());
+        hash.update(field);
+    }
+    hash
+}
+
+/// `H(tag; fields…)`: SHA-256, 32 bytes.
+#[must_use]
+pub fn hash(tag: Tag, fields: &[&[u8]]) -> [u8; 32] {
+    absorb::<Sha256>(tag, fields).finalize().into()
+}
+
+/// SHA-512 over the same framing, 64 bytes: input of a wide reduction or of a map to a group.
+#[must_use]
+pub fn hash_wide(tag: Tag, fields: &[&[u8]]) -> [u8; 64] {
+    absorb::<Sha512>(tag, fields).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn tags_are_unique_and_short() {
+        let texts: HashSet<_> = ALL_TAGS.iter().map(|t| t.0).collect();
+        assert_eq!(texts.len(), ALL_TAGS.len());
+        assert!(ALL_TAGS.iter().all(|t| t.0.len() < 256 && t.0.starts_with("trefoil/v1/")));
+    }
+
+    fn tuples() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn distinct_tuples_hash_apart(a in tuples(), b in tuples(), i in 0..ALL_TAGS.len(), j in 0..ALL_TAGS.len()) {
+            let refs = |v: &Vec<Vec<u8>>| v.iter().map(Vec::as_slice).map(<[u8]>::to_vec).collect::<Vec<_>>();
+            let (ra, rb) = (refs(&a), refs(&b));
+            let ha = hash(ALL_TAGS[i], &ra.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let hb = hash(ALL_TAGS[j], &rb.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            prop_assert_eq!(ha == hb, i == j && a == b);
+        }
+
+        #[test]
+        fn moving_a_boundary_changes_the_hash(bytes in prop::collection::vec(any::<u8>(), 1..40), cut in 0usize..40) {
+            let cut = cut % bytes.len();
+            let whole = hash(Tag::DKG_SID, &[&bytes, b""]);
+            let split = hash(Tag::DKG_SID, &[&bytes[..cut], &bytes[cut..]]);
+            prop_assert_ne!(whole, split);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Trefoil: MPC key management and signing over NATS. Start at docs/architecture.md.
