@@ -5,9 +5,12 @@
 //! get messages back. Rounds consume their state. The specification is docs/protocol.md; section numbers in comments
 //! refer to it. **Unaudited.**
 
+mod codec;
 mod error;
+pub mod ot;
 mod party;
 mod rng;
+pub mod rvole;
 mod secret;
 pub mod transcript;
 

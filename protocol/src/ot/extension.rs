@@ -1,0 +1,245 @@
+//! OT extension: SoftSpokenOT (ePrint 2022/192) with k = 1 and its consistency check (docs/protocol.md, section 3).
+//!
+//! The types carry the order of checks: rows, and so pads, exist for the sender only after the check passed.
+
+use super::matrix::{Columns, Rows};
+use super::{
+    BASE_OTS, CHOICE_LEN, COLUMN_LEN, Direction, MATRIX_LEN, ReceiverSeeds, SEED_LEN, SenderSeeds, choice_masks,
+};
+use crate::error::{Abort, Result};
+use crate::secret::Secret;
+use crate::transcript::{Tag, hash};
+use aes::Aes128;
+use aes::Block;
+use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use k256::elliptic_curve::ops::Reduce;
+use k256::{FieldBytes, Scalar};
+use polyval::Polyval;
+use polyval::universal_hash::UniversalHash;
+use rand_core::{CryptoRng, RngCore};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+use zeroize::Zeroizing;
+
+/// What names one extension: everything that must differ between two of them.
+#[derive(Clone, Copy)]
+pub struct ExtensionId<'a> {
+    /// Session id.
+    pub sid: &'a [u8; 32],
+    /// Which of the pair receives.
+    pub direction: Direction,
+    /// Index of the item in a batch.
+    pub item: u16,
+    /// Chosen by the receiver, 16 bytes.
+    pub nonce: [u8; 16],
+}
+
+impl ExtensionId<'_> {
+    fn initial_value(&self) -> [u8; 32] {
+        hash(Tag::OT_EXTENSION, &[self.sid, &[self.direction.byte()], &self.item.to_be_bytes(), &self.nonce])
+    }
+
+    fn pads(&self) -> Pads {
+        Pads(hash(Tag::OT_PAD, &[self.sid, &[self.direction.byte()], &self.item.to_be_bytes(), &self.nonce]))
+    }
+
+    /// The universal hash's key: fixed only after U is.
+    fn challenge(&self, transcript: &[u8; 32], prefix: &[u8]) -> [u8; SEED_LEN] {
+        let digest = self.hash(Tag::OT_CHALLENGE, transcript, &[prefix]);
+        *digest.first_chunk().unwrap_or(&[0; SEED_LEN])
+    }
+
+    /// A hash bound to this extension and the session's running transcript.
+    pub(crate) fn hash(&self, tag: Tag, transcript: &[u8; 32], fields: &[&[u8]]) -> [u8; 32] {
+        let (direction, item) = ([self.direction.byte()], self.item.to_be_bytes());
+        let mut all: Vec<&[u8]> = vec![transcript, &direction, &item];
+        all.extend_from_slice(fields);
+        hash(tag, &all)
+    }
+}
+
+/// The values of the consistency check: x (16 bytes) and t (32 bytes).
+pub struct Proof {
+    /// `h_s(r)`.
+    pub x: [u8; SEED_LEN],
+    /// Hash of the 128 row hashes.
+    pub t: [u8; 32],
+}
+
+/// The PRG: AES-128 in counter mode, cut to one column.
+fn prg(seed: &[u8; SEED_LEN], initial: &[u8; 32], column: &mut [u8; COLUMN_LEN]) {
+    let mut blocks = Zeroizing::new([[0u8; 16]; COLUMN_LEN.div_ceil(16)]);
+    for (counter, block) in (0u32..).zip(blocks.iter_mut()) {
+        let (iv, count) = block.split_at_mut(12);
+        iv.copy_from_slice(initial.first_chunk::<12>().unwrap_or(&[0; 12]));
+        count.copy_from_slice(&counter.to_be_bytes());
+    }
+    Aes128::new(seed.into()).encrypt_blocks(Block::cast_slice_from_core_mut(blocks.as_mut_slice()));
+    for (out, byte) in column.iter_mut().zip(blocks.as_flattened()) {
+        *out = *byte;
+    }
+}
+
+/// `h_s`: POLYVAL of the first 52 bytes, masked by the last 16.
+struct RowHash(Polyval);
+
+impl RowHash {
+    fn new(key: &[u8; SEED_LEN]) -> Self {
+        Self(Polyval::new(key.into()))
+    }
+
+    fn hash(&self, column: &[u8; COLUMN_LEN]) -> [u8; SEED_LEN] {
+        let (data, mask) = column.split_at(CHOICE_LEN);
+        let mut state = self.0.clone();
+        state.update_padded(data);
+        let mut out: [u8; SEED_LEN] = state.finalize().into();
+        out.iter_mut().zip(mask).for_each(|(out, mask)| *out ^= mask);
+        out
+    }
+}
+
+/// Random oracle from rows to scalars, bound to one extension.
+pub struct Pads([u8; 32]);
+
+impl Pads {
+    /// `SHA-256(W ‖ j ‖ w ‖ row)` reduced mod q. One compression; the bias is below 2^-127, as q > 2^256 - 2^129.
+    pub(crate) fn pad(&self, row_index: u16, word: u8, row: &[u8; SEED_LEN]) -> Scalar {
+        let digest: [u8; 32] = Sha256::new()
+            .chain_update(self.0)
+            .chain_update(row_index.to_be_bytes())
+            .chain_update([word])
+            .chain_update(row)
+            .finalize()
+            .into();
+        Scalar::reduce(&FieldBytes::from(digest))
+    }
+}
+
+/// The receiver's side, before it has proved consistency.
+pub struct ReceiverExtension {
+    /// β ‖ 128 mask bits.
+    choices: Secret<[u8; COLUMN_LEN]>,
+    t: Columns,
+    pads: Pads,
+}
+
+impl ReceiverExtension {
+    /// Draws the choices and returns U (8,704 bytes) beside the state.
+    pub fn new(seeds: &ReceiverSeeds, id: &ExtensionId<'_>, rng: &mut (impl RngCore + CryptoRng)) -> (Self, Vec<u8>) {
+        let mut choices = Secret::new([0; COLUMN_LEN]);
+        rng.fill_bytes(choices.expose_mut());
+        let initial = id.initial_value();
+        let (mut t, mut u) = (Columns::zero(), vec![[0; COLUMN_LEN]; BASE_OTS]);
+        for (([k0, k1], t), u) in seeds.keys.iter().zip(t.0.iter_mut()).zip(u.iter_mut()) {
+            prg(k0, &initial, t);
+            prg(k1, &initial, u);
+            for ((u, t), r) in u.iter_mut().zip(t.iter()).zip(choices.expose()) {
+                *u ^= t ^ r;
+            }
+        }
+        (Self { choices, t, pads: id.pads() }, u.into_flattened())
+    }
+
+    /// The consistency values, once U is fixed: `prefix` is the message so far, U included.
+    pub fn prove(&self, id: &ExtensionId<'_>, transcript: &[u8; 32], prefix: &[u8]) -> Proof {
+        let key = id.challenge(transcript, prefix);
+        let row_hash = RowHash::new(&key);
+        let mut hashes = Zeroizing::new([[0; SEED_LEN]; BASE_OTS]);
+        for (out, column) in hashes.iter_mut().zip(self.t.0.iter()) {
+            *out = row_hash.hash(column);
+        }
+        let t = id.hash(Tag::OT_ROWS, transcript, &[&key, hashes.as_flattened()]);
+        Proof { x: row_hash.hash(self.choices.expose()), t }
+    }
+
+    /// The rows `t_j` and the choices β.
+    #[must_use]
+    pub fn into_rows(self) -> ReceiverRows {
+        let mut choices = Secret::new([0; CHOICE_LEN]);
+        choices.expose_mut().iter_mut().zip(self.choices.expose()).for_each(|(out, r)| *out = *r);
+        ReceiverRows { choices, rows: self.t.rows(), pads: self.pads }
+    }
+}
+
+/// What the receiver computes its pads from.
+pub struct ReceiverRows {
+    choices: Secret<[u8; CHOICE_LEN]>,
+    rows: Rows,
+    pads: Pads,
+}
+
+impl ReceiverRows {
+    /// Per row j: β_j as a choice, `γ_{j,0..3}`.
+    pub(crate) fn pads(&self) -> impl Iterator<Item = (Choice, [Scalar; 3])> + '_ {
+        let each = (0u16..).zip(choice_masks(&self.choices)).zip(self.rows.0.iter());
+        each.map(|((j, mask), row)| (Choice::from(mask & 1), [0, 1, 2].map(|w| self.pads.pad(j, w, row))))
+    }
+
+    /// Per row j: β_j as a choice.
+    pub(crate) fn choices(&self) -> impl Iterator<Item = Choice> + '_ {
+        choice_masks(&self.choices).map(|mask| Choice::from(mask & 1))
+    }
+}
+
+/// What the sender computes its pads from. Exists only after the consistency check.
+pub struct SenderRows {
+    rows: Rows,
+    delta: Secret<[u8; SEED_LEN]>,
+    pads: Pads,
+}
+
+impl SenderRows {
+    /// Checks the receiver's U (8,704 bytes) and proof; `prefix` is the message so far, U included.
+    ///
+    /// # Errors
+    /// `ot_length`: U has a wrong length (harmless). `ot_consistency` (**lock**): the receiver used different choices in
+    /// different columns, which reveals bits of Δ by whether this check passes.
+    pub fn check(
+        seeds: &SenderSeeds,
+        id: &ExtensionId<'_>,
+        u: &[u8],
+        proof: &Proof,
+        transcript: &[u8; 32],
+        prefix: &[u8],
+    ) -> Result<Self> {
+        let culprit = id.direction.receiver();
+        let (u, rest) = u.as_chunks::<COLUMN_LEN>();
+        if u.len() != BASE_OTS || !rest.is_empty() {
+            return Err(Abort::peer(culprit, "ot_length"));
+        }
+        let initial = id.initial_value();
+        let key = id.challenge(transcript, prefix);
+        let row_hash = RowHash::new(&key);
+        let mut q = Columns::zero();
+        let mut hashes = Zeroizing::new([[0; SEED_LEN]; BASE_OTS]);
+        let columns =
+            seeds.keys.iter().zip(delta_masks(&seeds.delta)).zip(u).zip(q.0.iter_mut()).zip(hashes.iter_mut());
+        for ((((seed, delta), u), q), expected) in columns {
+            prg(seed, &initial, q);
+            q.iter_mut().zip(u).for_each(|(q, u)| *q ^= u & delta);
+            *expected = row_hash.hash(q);
+            expected.iter_mut().zip(proof.x).for_each(|(h, x)| *h ^= x & delta);
+        }
+        let expected = id.hash(Tag::OT_ROWS, transcript, &[&key, hashes.as_flattened()]);
+        if !bool::from(expected.ct_eq(&proof.t)) {
+            return Err(Abort::lock(culprit, "ot_consistency"));
+        }
+        Ok(Self { rows: q.rows(), delta: Secret::new(seeds.delta), pads: id.pads() })
+    }
+
+    /// Per row j: `(α⁰_{j,0..3}, α¹_{j,0..3})`.
+    pub(crate) fn pads(&self) -> impl Iterator<Item = ([Scalar; 3], [Scalar; 3])> + '_ {
+        (0u16..).zip(self.rows.0.iter()).map(|(j, row)| {
+            let mut other = Zeroizing::new(*row);
+            other.iter_mut().zip(self.delta.expose()).for_each(|(o, d)| *o ^= d);
+            ([0, 1, 2].map(|w| self.pads.pad(j, w, row)), [0, 1, 2].map(|w| self.pads.pad(j, w, &other)))
+        })
+    }
+}
+
+/// Δ's bits as masks, 0x00 or 0xff, in order.
+fn delta_masks(delta: &[u8; SEED_LEN]) -> impl Iterator<Item = u8> + '_ {
+    delta.iter().flat_map(|byte| (0..8).map(move |bit| 0u8.wrapping_sub((byte >> bit) & 1)))
+}
+
+const _: () = assert!(MATRIX_LEN == 8_704);

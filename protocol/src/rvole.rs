@@ -1,0 +1,167 @@
+//! Random vector OLE: DKLs23 (ePrint 2023/765), protocol 5.2 with ℓ = 2 inputs and ρ = 1 check
+//! (docs/protocol.md, section 4). Alice ends with `c_k`, Bob with `d_k`, and `c_k + d_k = a_k · b`.
+
+use crate::codec::{Reader, read_scalar, write_scalar};
+use crate::error::{Abort, Result};
+use crate::ot::ROWS;
+use crate::ot::extension::{ExtensionId, ReceiverRows, SenderRows};
+use crate::transcript::{Tag, hash_wide};
+use k256::elliptic_curve::ops::Reduce;
+use k256::{Scalar, WideBytes};
+use rand_core::{CryptoRng, RngCore};
+use std::sync::LazyLock;
+use subtle::{ConditionallySelectable, ConstantTimeEq};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Bytes of τ: 416 rows of three scalars.
+pub const TAU_LEN: usize = ROWS * 3 * 32;
+/// Bytes of Alice's answer: τ, η, μ.
+pub const ANSWER_LEN: usize = TAU_LEN + 64;
+
+/// The public gadget vector g.
+static GADGET: LazyLock<Vec<Scalar>> =
+    LazyLock::new(|| (0..ROWS as u16).map(|j| reduce(&hash_wide(Tag::RVOLE_GADGET, &[&j.to_be_bytes()]))).collect());
+
+/// 64 bytes, big-endian, mod q.
+pub(crate) fn reduce(wide: &[u8; 64]) -> Scalar {
+    Scalar::reduce(&WideBytes::from(*wide))
+}
+
+/// A uniform secret scalar (bias below 2^-255).
+pub(crate) fn random_scalar(rng: &mut (impl RngCore + CryptoRng)) -> Scalar {
+    let mut wide = Zeroizing::new([0; 64]);
+    rng.fill_bytes(wide.as_mut());
+    reduce(&wide)
+}
+
+/// The challenge of the multiplication check: fixed by everything sent so far, τ included.
+struct Challenge {
+    prefix: [u8; 32],
+    theta: [Scalar; 2],
+}
+
+impl Challenge {
+    fn new(id: &ExtensionId<'_>, transcript: &[u8; 32], prefix: &[u8]) -> Self {
+        let prefix = id.hash(Tag::RVOLE_PREFIX, transcript, &[prefix]);
+        let theta = [0u8, 1].map(|k| reduce(&hash_wide(Tag::RVOLE_THETA, &[&prefix, &[k]])));
+        Self { prefix, theta }
+    }
+
+    fn mu(&self, id: &ExtensionId<'_>, rows: &[u8]) -> [u8; 32] {
+        id.hash(Tag::RVOLE_MU, id.sid, &[&self.prefix, rows])
+    }
+
+    fn combine(&self, [w0, w1, check]: &[Scalar; 3]) -> Scalar {
+        let [theta0, theta1] = &self.theta;
+        check + theta0 * w0 + theta1 * w1
+    }
+}
+
+/// One party's additive shares of the two products. Zeroised on drop.
+pub struct Products(pub(crate) [Scalar; 2]);
+
+impl Drop for Products {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(Zeroize::zeroize);
+    }
+}
+
+/// Alice: multiplies `inputs` with Bob's choice, appends τ ‖ η ‖ μ (40,000 bytes) to `message` and returns `c`.
+///
+/// `message` must hold all that this message carries before τ: the challenge covers it.
+pub fn alice(
+    rows: &SenderRows,
+    id: &ExtensionId<'_>,
+    inputs: [&Scalar; 2],
+    transcript: &[u8; 32],
+    message: &mut Vec<u8>,
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Products {
+    let [a0, a1] = inputs;
+    let check_input = Zeroizing::new(random_scalar(rng));
+    let mut zero_pads = Zeroizing::new(Vec::with_capacity(ROWS));
+    let mut products = Products([Scalar::ZERO; 2]);
+    let [c0, c1] = &mut products.0;
+    message.reserve(ANSWER_LEN);
+    for ((zero, one), gadget) in rows.pads().zip(GADGET.iter()) {
+        let [z0, z1, z2] = &zero;
+        let [o0, o1, o2] = &one;
+        for tau in [z0 - o0 + a0, z1 - o1 + a1, z2 - o2 + &*check_input] {
+            message.extend_from_slice(&write_scalar(&tau));
+        }
+        *c0 -= gadget * z0;
+        *c1 -= gadget * z1;
+        zero_pads.push(zero);
+    }
+    let challenge = Challenge::new(id, transcript, message);
+    let eta = challenge.combine(&[*a0, *a1, *check_input]);
+    let mut check_rows = Zeroizing::new(Vec::with_capacity(ROWS * 32));
+    for zero in zero_pads.iter() {
+        check_rows.extend_from_slice(&write_scalar(&challenge.combine(zero)));
+    }
+    message.extend_from_slice(&write_scalar(&eta));
+    message.extend_from_slice(&challenge.mu(id, &check_rows));
+    products
+}
+
+/// Bob's random factor: `b = ⟨g, β⟩`.
+#[must_use]
+pub fn bob_input(rows: &ReceiverRows) -> Zeroizing<Scalar> {
+    let mut b = Zeroizing::new(Scalar::ZERO);
+    for (choice, gadget) in rows.choices().zip(GADGET.iter()) {
+        *b += Scalar::conditional_select(&Scalar::ZERO, gadget, choice);
+    }
+    b
+}
+
+/// A parsed answer of Alice: shape and canonical form are checked before anything that can lock.
+pub struct Answer<'a> {
+    prefix: &'a [u8],
+    tau: Vec<[Scalar; 3]>,
+    eta: Scalar,
+    mu: [u8; 32],
+}
+
+impl<'a> Answer<'a> {
+    /// Reads τ, η, μ off a message; what was read before, τ included, becomes the challenge's prefix.
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        let (rows, _) = reader.bytes(TAU_LEN)?.as_chunks::<32>();
+        let prefix = reader.prefix();
+        let mut tau = Vec::with_capacity(ROWS);
+        for row in rows.as_chunks::<3>().0 {
+            let [t0, t1, t2] = row;
+            tau.push([read_scalar(t0)?, read_scalar(t1)?, read_scalar(t2)?]);
+        }
+        Some(Self { prefix, tau, eta: reader.scalar()?, mu: reader.array()? })
+    }
+}
+
+/// Bob: checks Alice's answer and returns `d`.
+///
+/// # Errors
+/// `rvole_mu` (**lock**): Alice used different inputs in different rows.
+pub fn bob(rows: &ReceiverRows, id: &ExtensionId<'_>, transcript: &[u8; 32], answer: &Answer<'_>) -> Result<Products> {
+    if answer.tau.len() != ROWS {
+        return Err(Abort::Bug("τ of a wrong length"));
+    }
+    let challenge = Challenge::new(id, transcript, answer.prefix);
+    let mut products = Products([Scalar::ZERO; 2]);
+    let [d0, d1] = &mut products.0;
+    let mut check_rows = Zeroizing::new(Vec::with_capacity(ROWS * 32));
+    for (((choice, pads), tau), gadget) in rows.pads().zip(&answer.tau).zip(GADGET.iter()) {
+        let chosen = |value: &Scalar| Scalar::conditional_select(&Scalar::ZERO, value, choice);
+        let [g0, g1, g2] = &pads;
+        let [t0, t1, t2] = tau;
+        let delta = [g0 + &chosen(t0), g1 + &chosen(t1), g2 + &chosen(t2)];
+        let check = challenge.combine(&delta) - chosen(&answer.eta);
+        check_rows.extend_from_slice(&write_scalar(&check));
+        let [x0, x1, _] = &delta;
+        *d0 += gadget * x0;
+        *d1 += gadget * x1;
+    }
+    if bool::from(challenge.mu(id, &check_rows).ct_eq(&answer.mu)) {
+        Ok(products)
+    } else {
+        Err(Abort::lock(id.direction.sender(), "rvole_mu"))
+    }
+}
