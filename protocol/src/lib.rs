@@ -6,15 +6,20 @@
 //! refer to it. **Unaudited.**
 
 mod codec;
+pub mod curve;
+pub mod derive;
 mod error;
 pub mod ot;
 mod party;
 mod rng;
 pub mod rvole;
+mod schnorr;
 mod secret;
+mod share;
 pub mod transcript;
 
 pub use error::{Abort, Result};
 pub use party::{CurveId, Party};
 pub use rng::SessionRng;
 pub use secret::Secret;
+pub use share::KeyShare;
