@@ -1,1 +1,4 @@
 //! Trefoil: MPC key management and signing over NATS. Start at docs/architecture.md.
+
+pub mod auth;
+pub mod wire;

@@ -18,6 +18,24 @@ macro_rules! tags {
 }
 
 tags! {
+    /// Key ids, derived from initiator and job id.
+    KEY_ID = "key-id";
+    /// What a node attests about a key.
+    ATTEST = "attest";
+    /// A node's decision to commit an attempt.
+    COMMITTED = "committed";
+    /// A node's decision to drop an attempt.
+    ABORTED = "aborted";
+    /// The password as OPRF input.
+    VAULT_PASSWORD = "vault/password";
+    /// Key that wraps the data key.
+    VAULT_KEK = "vault/kek";
+    /// Commitment to the key that wraps the data key.
+    VAULT_COMMITMENT = "vault/commitment";
+    /// Key from a machine-made password.
+    VAULT_HKDF = "vault/hkdf";
+    /// Checksum of a secretStore or encryptedShare.
+    VAULT_CHECKSUM = "vault/checksum";
     /// Prefix of everything in one direction of the base OT.
     OT_BASE = "ot/base";
     /// The POPF's random oracle into ristretto255.

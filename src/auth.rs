@@ -1,0 +1,110 @@
+//! Who may do what: signatures of jobs, and the list of initiators that each node keeps for itself.
+
+use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, Job, Op, SignedJob};
+use ed25519_dalek::{Signature, VerifyingKey};
+use nkeys::KeyPair;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::collections::{HashMap, HashSet};
+
+/// The bytes under a job's signature: `0xFF ‖ "trefoil-job-v1" ‖ 0x00 ‖ SHA-256(body)`. No NATS server can make a
+/// connection key sign them, as its nonces are ASCII.
+#[must_use]
+pub fn job_signing_bytes(digest: &[u8; 32]) -> Vec<u8> {
+    crate::wire::signing_bytes("trefoil-job-v1", digest)
+}
+
+/// Signs a body with an initiator's key.
+///
+/// # Errors
+/// The key pair has no seed.
+pub fn sign_job(key: &KeyPair, body: Vec<u8>) -> Result<SignedJob, nkeys::error::Error> {
+    let digest = Sha256::digest(&body).into();
+    let signature = key.sign(&job_signing_bytes(&digest))?;
+    let signature = <[u8; 64]>::try_from(signature.as_slice())
+        .map_err(|_| nkeys::error::Error::new(nkeys::error::ErrorKind::SignatureError, None))?;
+    Ok(SignedJob { body, signature: Fixed(signature) })
+}
+
+/// Whether the initiator signed the body with this SHA-256. Strict: refuses small-order keys and non-canonical forms.
+#[must_use]
+pub fn verify_job_signature(initiator: &InitiatorId, digest: &[u8; 32], signature: &[u8; 64]) -> bool {
+    VerifyingKey::from_bytes(initiator.public_key())
+        .is_ok_and(|key| key.verify_strict(&job_signing_bytes(digest), &Signature::from_bytes(signature)).is_ok())
+}
+
+/// What one initiator may do.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InitiatorEntry {
+    /// For people and logs.
+    pub name: String,
+    /// Its job-signing NKEY, `U…`.
+    pub key: InitiatorId,
+    /// Nothing unless listed.
+    pub operations: HashSet<Op>,
+    /// Nothing unless listed.
+    pub curves: HashSet<Curve>,
+}
+
+/// The initiators that a node serves. Whatever is not listed is denied.
+#[derive(Debug, Clone, Default)]
+pub struct InitiatorList(HashMap<InitiatorId, InitiatorEntry>);
+
+impl FromIterator<InitiatorEntry> for InitiatorList {
+    fn from_iter<I: IntoIterator<Item = InitiatorEntry>>(entries: I) -> Self {
+        Self(entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect())
+    }
+}
+
+impl InitiatorList {
+    /// Who it is, by key.
+    #[must_use]
+    pub fn get(&self, initiator: &InitiatorId) -> Option<&InitiatorEntry> {
+        self.0.get(initiator)
+    }
+
+    /// Whether the list grants what this job asks for. That the initiator owns the key is for the key's record to say.
+    ///
+    /// # Errors
+    /// `UNKNOWN_INITIATOR` or `NOT_PERMITTED`.
+    pub fn permit(&self, job: &Job) -> Result<&InitiatorEntry, ErrorCode> {
+        let entry = self.get(&job.initiator).ok_or(ErrorCode::UnknownInitiator)?;
+        let granted = entry.operations.contains(&job.op()) && job.curve().is_none_or(|c| entry.curves.contains(&c));
+        if granted { Ok(entry) } else { Err(ErrorCode::NotPermitted) }
+    }
+}
+
+/// How far a job's times may be from this machine's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct TimePolicy {
+    /// Longest `expiresAt - issuedAt`, milliseconds.
+    pub max_lifetime_ms: u64,
+    /// How far the backend's clock may be ahead, milliseconds.
+    pub max_skew_ms: u64,
+}
+
+/// An hour to live, half a minute of clock difference.
+impl Default for TimePolicy {
+    fn default() -> Self {
+        Self { max_lifetime_ms: 3_600_000, max_skew_ms: 30_000 }
+    }
+}
+
+impl TimePolicy {
+    /// Whether a job may be worked on at `now` (unix milliseconds).
+    ///
+    /// # Errors
+    /// `JOB_LIFETIME_TOO_LONG`, `JOB_NOT_YET_VALID` or `JOB_EXPIRED`.
+    pub const fn check(self, job: &Job, now: u64) -> Result<(), ErrorCode> {
+        if job.expires_at.saturating_sub(job.issued_at) > self.max_lifetime_ms {
+            Err(ErrorCode::JobLifetimeTooLong)
+        } else if job.issued_at > now.saturating_add(self.max_skew_ms) {
+            Err(ErrorCode::JobNotYetValid)
+        } else if job.expires_at <= now {
+            Err(ErrorCode::JobExpired)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,575 @@
+//! Jobs: what a backend signs and publishes. Reading one checks, in this order: size, headers, version, initiator,
+//! signature, then every field; so a [`Job`] is always authentic and well-formed, and an error says where its result
+//! may be published.
+
+use crate::auth;
+use crate::wire::strict::{self, Fault, Json};
+use crate::wire::{Base64, Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Method, Op, SealKey, subject};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use trefoil_protocol::CurveId;
+
+/// The only version of the wire format.
+pub const VERSION: u32 = 1;
+/// Longest job body in bytes.
+pub const MAX_BODY_BYTES: usize = 256 * 1024;
+/// Longest ed25519 message in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Most steps of a derivation path.
+const MAX_PATH_STEPS: usize = 16;
+
+/// The common frame of every job body, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Envelope<P> {
+    /// Always 1.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u32,
+    /// The operation; the subject names it too.
+    #[schemars(with = "Op")]
+    pub op: String,
+    /// The job's name, unique per initiator.
+    pub job_id: JobId,
+    /// The key; the subject names it too. In a generate job it is derived from initiator and job id.
+    pub key_id: KeyId,
+    /// The public NKEY that signs the job.
+    pub initiator: InitiatorId,
+    /// When the job was made, unix milliseconds.
+    pub issued_at: u64,
+    /// When the job ends without a result, unix milliseconds.
+    pub expires_at: u64,
+    /// The xkey to which secrets in the result are sealed.
+    pub reply_key: SealKey,
+    /// What the operation needs.
+    pub payload: P,
+}
+
+/// Secrets of a job or result, sealed to an xkey. What is inside: `Secrets` of docs/wire.md.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sealed {
+    /// The recipient's public xkey: a worker key in a job, the reply key in a result.
+    pub worker_key: SealKey,
+    /// The sender's public xkey, fresh for this box.
+    pub sender_key: SealKey,
+    /// `xkv1` ‖ nonce (24 bytes) ‖ NaCl box.
+    #[serde(rename = "box")]
+    pub sealed: Base64,
+}
+
+/// Payload of `generate`, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GenerateBody {
+    /// The key's curve.
+    #[schemars(with = "Curve")]
+    pub curve: String,
+    /// How the password becomes a key.
+    pub kdf: KdfBody,
+    /// The password, sealed to a worker key.
+    pub secrets: Sealed,
+}
+
+/// KDF and parameters, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KdfBody {
+    /// `argon2id`, or `hkdf` for a machine-made password of exactly 32 random bytes.
+    pub name: String,
+    /// argon2id: memory in KiB, 8 to 262,144.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_kib: Option<u32>,
+    /// argon2id: passes, 1 to 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passes: Option<u32>,
+}
+
+/// Payload of `sign`, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SignBody {
+    /// The key's curve.
+    #[schemars(with = "Curve")]
+    pub curve: String,
+    /// The signing method.
+    #[schemars(with = "Method")]
+    pub method: String,
+    /// secp256k1: the 32-byte digest to sign, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Fixed<32>>")]
+    pub digest: Option<String>,
+    /// ed25519: the message to sign, base64, at most 64 KiB; may be empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Base64>")]
+    pub message: Option<String>,
+    /// secp256k1: BIP-32 path of non-hardened steps, such as `m/0/1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Password, encryptedShare and secretStore, sealed to a worker key.
+    pub secrets: Sealed,
+}
+
+/// Payload of `public-key`, as JSON: an empty object.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublicKeyBody {}
+
+/// How a password becomes a key, within the allowed limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KdfParams {
+    /// Argon2id (RFC 9106), one lane.
+    Argon2id {
+        /// Memory in KiB.
+        memory_kib: u32,
+        /// Passes over the memory.
+        passes: u32,
+    },
+    /// HKDF-SHA-256, for passwords of exactly 32 random bytes.
+    Hkdf,
+}
+
+impl KdfParams {
+    /// Least and most memory in KiB.
+    pub const MEMORY_KIB: core::ops::RangeInclusive<u32> = 8..=262_144;
+    /// Fewest and most passes.
+    pub const PASSES: core::ops::RangeInclusive<u32> = 1..=10;
+
+    /// The same as JSON.
+    #[must_use]
+    pub fn to_body(self) -> KdfBody {
+        match self {
+            Self::Argon2id { memory_kib, passes } => {
+                KdfBody { name: "argon2id".to_owned(), memory_kib: Some(memory_kib), passes: Some(passes) }
+            }
+            Self::Hkdf => KdfBody { name: "hkdf".to_owned(), memory_kib: None, passes: None },
+        }
+    }
+
+    /// Whether the parameters are within the limits. Checked before memory is allocated.
+    #[must_use]
+    pub fn is_allowed(self) -> bool {
+        match self {
+            Self::Argon2id { memory_kib, passes } => {
+                Self::MEMORY_KIB.contains(&memory_kib) && Self::PASSES.contains(&passes)
+            }
+            Self::Hkdf => true,
+        }
+    }
+}
+
+/// 19 MiB, two passes (OWASP's first recommendation): 25 ms on one core.
+impl Default for KdfParams {
+    fn default() -> Self {
+        Self::Argon2id { memory_kib: 19_456, passes: 2 }
+    }
+}
+
+impl GenerateBody {
+    /// The payload of a generate job.
+    #[must_use]
+    pub fn new(curve: Curve, kdf: KdfParams, secrets: Sealed) -> Self {
+        Self { curve: curve.to_string(), kdf: kdf.to_body(), secrets }
+    }
+}
+
+impl SignBody {
+    /// The payload of a sign job.
+    #[must_use]
+    pub fn new(method: Method, input: &SignInput, secrets: Sealed) -> Self {
+        let (digest, message, path) = match input {
+            SignInput::Secp256k1 { digest, path } => (Some(Fixed(*digest).to_string()), None, path.clone()),
+            SignInput::Ed25519 { message } => (None, Some(data_encoding::BASE64.encode(message)), None),
+        };
+        Self { curve: input.curve().to_string(), method: method.to_string(), digest, message, path, secrets }
+    }
+}
+
+impl<P: Serialize> Envelope<P> {
+    /// The body bytes to sign and publish.
+    ///
+    /// # Errors
+    /// None that these types can cause; the signature is serde's.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+}
+
+/// What is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignInput {
+    /// An ECDSA digest.
+    Secp256k1 {
+        /// The 32 bytes that are signed.
+        digest: [u8; 32],
+        /// BIP-32 path, checked: `m`, then 0 to 16 non-hardened steps.
+        path: Option<String>,
+    },
+    /// An EdDSA message.
+    Ed25519 {
+        /// The message, at most 64 KiB.
+        message: Vec<u8>,
+    },
+}
+
+impl SignInput {
+    /// The curve that this input is for.
+    #[must_use]
+    pub const fn curve(&self) -> Curve {
+        match self {
+            Self::Secp256k1 { .. } => Curve::Secp256k1,
+            Self::Ed25519 { .. } => Curve::Ed25519,
+        }
+    }
+}
+
+/// A checked payload.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// Generate a key.
+    Generate {
+        /// The key's curve.
+        curve: Curve,
+        /// How the password becomes a key.
+        kdf: KdfParams,
+        /// The sealed password.
+        secrets: Sealed,
+    },
+    /// Sign.
+    Sign {
+        /// The method that was asked for; [`Method::resolve`] gives the one that runs.
+        method: Method,
+        /// What to sign; names the curve.
+        input: SignInput,
+        /// The sealed password, share and secret store.
+        secrets: Sealed,
+    },
+    /// Return the public key.
+    PublicKey,
+}
+
+/// A job as it travels to the nodes: the exact body bytes and the initiator's signature over them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedJob {
+    /// The JSON body.
+    #[serde(with = "super::node::blob")]
+    pub body: Vec<u8>,
+    /// Ed25519, 64 bytes.
+    pub signature: Fixed<64>,
+}
+
+/// The headers of a published job.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JobHeaders<'a> {
+    /// `Trefoil-Version`.
+    pub version: Option<&'a str>,
+    /// `Trefoil-Signature`.
+    pub signature: Option<&'a str>,
+}
+
+impl<'a> JobHeaders<'a> {
+    /// Name of the version header.
+    pub const VERSION: &'static str = "Trefoil-Version";
+    /// Name of the signature header.
+    pub const SIGNATURE: &'static str = "Trefoil-Signature";
+
+    /// Reads the two headers.
+    #[must_use]
+    pub fn from_nats(headers: Option<&'a async_nats::HeaderMap>) -> Self {
+        let get = |name: &str| headers.and_then(|h| h.get(name)).map(async_nats::HeaderValue::as_str);
+        Self { version: get(Self::VERSION), signature: get(Self::SIGNATURE) }
+    }
+}
+
+/// An authentic, well-formed job. Time, permissions and the job id ledger are not checked here.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The job's name.
+    pub job_id: JobId,
+    /// The key.
+    pub key_id: KeyId,
+    /// Who signed it.
+    pub initiator: InitiatorId,
+    /// Unix milliseconds.
+    pub issued_at: u64,
+    /// Unix milliseconds.
+    pub expires_at: u64,
+    /// Secrets in the result are sealed to this key.
+    pub reply_key: SealKey,
+    /// What is asked for.
+    pub payload: Payload,
+    /// SHA-256 of the body, 32 bytes.
+    pub digest: [u8; 32],
+    /// The bytes that were signed.
+    pub signed: SignedJob,
+}
+
+/// Where the result of a refused job may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The initiator that the body names.
+    pub initiator: InitiatorId,
+    /// The job id that the body names.
+    pub job_id: JobId,
+    /// Whether the initiator did not send this: then it must not occupy the job's one result.
+    pub refused: bool,
+}
+
+impl Address {
+    /// The subject to publish the result on.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        if self.refused {
+            subject::refused(&self.initiator, &self.job_id)
+        } else {
+            subject::result(&self.initiator, &self.job_id)
+        }
+    }
+}
+
+/// A job that was refused before anything was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct JobError {
+    /// Why.
+    pub code: ErrorCode,
+    /// What exactly, for the sender; repeats nothing that was sent except cut and cleaned field names.
+    pub message: String,
+    /// Where the result may go, if the body names an initiator and a job id.
+    pub address: Option<Address>,
+}
+
+/// A refusal on its way to becoming a [`JobError`].
+type Refusal = (ErrorCode, String);
+
+fn refuse<T>(code: ErrorCode, message: &str) -> Result<T, Refusal> {
+    Err((code, message.to_owned()))
+}
+
+impl From<Fault> for JobErrorParts {
+    fn from(fault: Fault) -> Self {
+        let code = if fault.unknown_field { ErrorCode::UnknownField } else { ErrorCode::MalformedJob };
+        Self((code, fault.to_string()))
+    }
+}
+
+/// Lets `?` turn a [`Fault`] into a refusal.
+struct JobErrorParts(Refusal);
+
+impl From<Refusal> for JobErrorParts {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl Job {
+    /// Reads a job as it was published on `mpc.job.<subject_op>.<subject_key>`.
+    ///
+    /// # Errors
+    /// A [`JobError`] that says where its result may go: the job's own subject if the initiator signed exactly this
+    /// and published it here, the `.refused` subject otherwise.
+    pub fn parse(subject_op: &str, subject_key: &str, headers: JobHeaders<'_>, body: &[u8]) -> Result<Self, JobError> {
+        let signature = Self::read_headers(headers);
+        let job = Self::read(body, signature)?;
+        if job.op().as_str() == subject_op && job.key_id.to_string() == subject_key {
+            return Ok(job);
+        }
+        // Whoever can publish may repeat a signed job elsewhere, so this is not the initiator's doing.
+        let address = Address { initiator: job.initiator, job_id: job.job_id, refused: true };
+        let message = "the subject names another operation or key than the body".to_owned();
+        Err(JobError { code: ErrorCode::SubjectMismatch, message, address: Some(address) })
+    }
+
+    /// Reads a job as a node receives it.
+    ///
+    /// # Errors
+    /// As [`Job::parse`], without the subject.
+    pub fn from_signed(signed: &SignedJob) -> Result<Self, JobError> {
+        Self::read(&signed.body, Ok(signed.signature.0))
+    }
+
+    /// The operation.
+    #[must_use]
+    pub const fn op(&self) -> Op {
+        match self.payload {
+            Payload::Generate { .. } => Op::Generate,
+            Payload::Sign { .. } => Op::Sign,
+            Payload::PublicKey => Op::PublicKey,
+        }
+    }
+
+    /// The curve that the job names, if it names one.
+    #[must_use]
+    pub const fn curve(&self) -> Option<Curve> {
+        match &self.payload {
+            Payload::Generate { curve, .. } => Some(*curve),
+            Payload::Sign { input, .. } => Some(input.curve()),
+            Payload::PublicKey => None,
+        }
+    }
+
+    /// The sealed secrets, if the operation has any.
+    #[must_use]
+    pub const fn secrets(&self) -> Option<&Sealed> {
+        match &self.payload {
+            Payload::Generate { secrets, .. } | Payload::Sign { secrets, .. } => Some(secrets),
+            Payload::PublicKey => None,
+        }
+    }
+
+    fn read_headers(headers: JobHeaders<'_>) -> Result<[u8; 64], Refusal> {
+        let Some(signature) = headers.signature else {
+            return refuse(ErrorCode::UnsignedJob, "the Trefoil-Signature header is missing");
+        };
+        if headers.version != Some("1") {
+            return refuse(ErrorCode::UnsupportedVersion, "the Trefoil-Version header is not 1");
+        }
+        let decoded = data_encoding::BASE64.decode(signature.as_bytes()).ok().and_then(|b| b.try_into().ok());
+        decoded.ok_or((ErrorCode::BadSignature, "the signature is not 64 bytes of base64".to_owned()))
+    }
+
+    fn read(body: &[u8], signature: Result<[u8; 64], Refusal>) -> Result<Self, JobError> {
+        if body.len() > MAX_BODY_BYTES {
+            let message = format!("the body has more than {MAX_BODY_BYTES} bytes");
+            return Err(JobError { code: ErrorCode::JobTooLarge, message, address: None });
+        }
+        let named = super::peek::peek(body);
+        let mut authentic = false;
+        Self::read_fields(body, signature, &named, &mut authentic).map_err(|JobErrorParts((code, message))| {
+            let address = named.initiator.zip(named.job_id).map(|(initiator, job_id)| Address {
+                initiator,
+                job_id,
+                refused: !authentic,
+            });
+            JobError { code, message, address }
+        })
+    }
+
+    fn read_fields(
+        body: &[u8],
+        signature: Result<[u8; 64], Refusal>,
+        named: &super::peek::Named,
+        authentic: &mut bool,
+    ) -> Result<Self, JobErrorParts> {
+        let signature = signature?;
+        let digest: [u8; 32] = Sha256::digest(body).into();
+        if let Some(initiator) = &named.initiator {
+            if !auth::verify_job_signature(initiator, &digest, &signature) {
+                return Err((ErrorCode::BadSignature, "the signature does not fit the body".to_owned()).into());
+            }
+            *authentic = true;
+        }
+        let json = strict::parse(body)?;
+        if named.version.is_some_and(|version| version != u64::from(VERSION)) {
+            return Err((ErrorCode::UnsupportedVersion, "the body's version is not 1".to_owned()).into());
+        }
+        let envelope: Envelope<Json> = strict::read(json)?;
+        let Envelope { job_id, key_id, initiator, issued_at, expires_at, reply_key, .. } = envelope;
+        // A body whose initiator could be read strictly but not by `peek` would have escaped the signature check.
+        if named.initiator.as_ref() != Some(&initiator) || named.job_id.as_ref() != Some(&job_id) {
+            return Err((ErrorCode::MalformedJob, "initiator or jobId cannot be read".to_owned()).into());
+        }
+        if expires_at <= issued_at {
+            return Err((ErrorCode::MalformedJob, "expiresAt is not after issuedAt".to_owned()).into());
+        }
+        let op: Op = envelope
+            .op
+            .parse()
+            .map_err(|_| (ErrorCode::UnsupportedOperation, "the operation is not known".to_owned()))?;
+        let payload = match op {
+            Op::Generate => read_generate(strict::read(envelope.payload)?)?,
+            Op::Sign => read_sign(strict::read(envelope.payload)?)?,
+            Op::PublicKey => {
+                let PublicKeyBody {} = strict::read(envelope.payload)?;
+                Payload::PublicKey
+            }
+        };
+        if op == Op::Generate && key_id != KeyId::derive(&initiator, &job_id) {
+            return Err((ErrorCode::MalformedJob, "keyId is not the one of initiator and jobId".to_owned()).into());
+        }
+        let signed = SignedJob { body: body.to_vec(), signature: Fixed(signature) };
+        Ok(Self { job_id, key_id, initiator, issued_at, expires_at, reply_key, payload, digest, signed })
+    }
+}
+
+fn read_curve(name: &str) -> Result<Curve, Refusal> {
+    name.parse().map_err(|_| (ErrorCode::UnsupportedCurve, "the curve is not secp256k1 or ed25519".to_owned()))
+}
+
+fn read_generate(body: GenerateBody) -> Result<Payload, Refusal> {
+    let curve = read_curve(&body.curve)?;
+    let kdf = match (body.kdf.name.as_str(), body.kdf.memory_kib, body.kdf.passes) {
+        ("argon2id", Some(memory_kib), Some(passes)) => KdfParams::Argon2id { memory_kib, passes },
+        ("hkdf", None, None) => KdfParams::Hkdf,
+        _ => return refuse(ErrorCode::InvalidKdf, "kdf is neither argon2id with memoryKib and passes nor hkdf alone"),
+    };
+    if !kdf.is_allowed() {
+        return refuse(ErrorCode::InvalidKdf, "memoryKib must be 8 to 262144 and passes 1 to 10");
+    }
+    Ok(Payload::Generate { curve, kdf, secrets: body.secrets })
+}
+
+fn read_sign(body: SignBody) -> Result<Payload, Refusal> {
+    let curve = read_curve(&body.curve)?;
+    let method = body
+        .method
+        .parse()
+        .map_err(|_| (ErrorCode::UnsupportedMethod, "the method is not mta or default".to_owned()))?;
+    let input = match curve {
+        Curve::Secp256k1 => {
+            if body.message.is_some() {
+                return refuse(ErrorCode::InvalidMessage, "secp256k1 signs a digest, not a message");
+            }
+            let digest = body.digest.as_deref().and_then(Fixed::parse_hex);
+            let Some(Fixed(digest)) = digest else {
+                return refuse(ErrorCode::InvalidDigest, "digest is not 64 lower-case hex digits");
+            };
+            body.path.as_deref().map_or(Ok(()), check_path)?;
+            SignInput::Secp256k1 { digest, path: body.path }
+        }
+        Curve::Ed25519 => {
+            if body.digest.is_some() {
+                return refuse(ErrorCode::InvalidMessage, "ed25519 signs a message, not a digest");
+            }
+            if body.path.is_some() {
+                return refuse(ErrorCode::InvalidPath, "ed25519 keys have no derivation");
+            }
+            let message = body.message.and_then(|text| data_encoding::BASE64.decode(text.as_bytes()).ok());
+            let Some(message) = message.filter(|m| m.len() <= MAX_MESSAGE_BYTES) else {
+                return refuse(ErrorCode::InvalidMessage, "message is not base64 of at most 65536 bytes");
+            };
+            SignInput::Ed25519 { message }
+        }
+    };
+    Ok(Payload::Sign { method, input, secrets: body.secrets })
+}
+
+/// `m`, then at most 16 steps of `/` and a number below 2^31 without leading zeros.
+fn check_path(path: &str) -> Result<(), Refusal> {
+    let invalid = || (ErrorCode::InvalidPath, "path is not m followed by at most 16 steps such as /0".to_owned());
+    let mut steps = path.split('/');
+    if steps.next() != Some("m") {
+        return Err(invalid());
+    }
+    for (index, step) in steps.enumerate() {
+        let (number, hardened) = match step.strip_suffix(['\'', 'h', 'H']) {
+            Some(number) => (number, true),
+            None => (step, false),
+        };
+        let canonical = number == "0" || (!number.starts_with('0') && number.bytes().all(|b| b.is_ascii_digit()));
+        let value: u32 = number.parse().ok().filter(|_| canonical).ok_or_else(invalid)?;
+        if index >= MAX_PATH_STEPS {
+            return Err(invalid());
+        }
+        if hardened || value >= 1 << 31 {
+            return refuse(ErrorCode::HardenedPath, "the path has a hardened step");
+        }
+    }
+    Ok(())
+}
+
+impl From<&SignInput> for CurveId {
+    fn from(input: &SignInput) -> Self {
+        input.curve().into()
+    }
+}

@@ -1,0 +1,26 @@
+//! Every message that crosses a process: jobs, results, events, subjects, and the calls between worker and node.
+//! docs/wire.md is the same for readers who write a backend in another language.
+
+mod code;
+mod encoding;
+mod event;
+mod ids;
+mod job;
+pub mod node;
+mod peek;
+mod result;
+mod statement;
+mod strict;
+pub mod subject;
+
+pub use code::{Disposition, ErrorCode};
+pub use encoding::{Base64, Fixed};
+pub use event::{Event, EventOutcome};
+pub use ids::{Curve, InitiatorId, JobId, KeyId, Method, Op, SealKey};
+pub use job::{
+    Address, Envelope, GenerateBody, Job, JobError, JobHeaders, KdfBody, KdfParams, MAX_BODY_BYTES, MAX_MESSAGE_BYTES,
+    Payload, PublicKeyBody, Sealed, SignBody, SignInput, SignedJob, VERSION,
+};
+pub use result::{Attestations, Failure, JobResult, KeyResult, KeyState, Outcome, SignatureResult};
+pub(crate) use statement::signing_bytes;
+pub use statement::{Attestation, Decision, DecisionKind};

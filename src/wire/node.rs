@@ -1,0 +1,267 @@
+//! Calls from a worker to a node, inside the Noise channel: postcard after one version byte.
+
+use crate::wire::{ErrorCode, Fixed, KeyId, SignedJob};
+use serde::{Deserialize, Serialize};
+
+/// First byte of every call and reply.
+pub const NODE_VERSION: u8 = 1;
+
+/// `Vec<u8>` as bytes with a length, not as a sequence of numbers.
+pub mod blob {
+    use core::fmt;
+    use serde::{Deserializer, Serializer, de};
+
+    /// Writes the bytes.
+    ///
+    /// # Errors
+    /// The serialiser's.
+    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(bytes)
+    }
+
+    /// Reads the bytes.
+    ///
+    /// # Errors
+    /// The deserialiser's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        d.deserialize_bytes(Visitor)
+    }
+}
+
+/// Name of a session at a node, 16 random bytes.
+pub type SessionId = [u8; 16];
+
+/// A call.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// Always [`NODE_VERSION`].
+    pub version: u8,
+    /// When the worker stops waiting, unix milliseconds.
+    pub deadline: u64,
+    /// What is asked for.
+    pub request: NodeRequest,
+}
+
+/// Opens a signing session. Every field but the job is the worker's word; the job is the initiator's.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SignOpen {
+    /// The job.
+    pub job: SignedJob,
+    /// The client's contribution to the session id.
+    pub contribution: [u8; 32],
+    /// The epoch of the client's share.
+    pub epoch: u32,
+    /// The client's OT state (secp256k1), zero for ed25519.
+    pub ot_id: [u8; 32],
+    /// Transcript hash T of the client's share.
+    pub transcript: [u8; 32],
+    /// Stream sequence of the worker's lease; a hint.
+    pub lease_token: u64,
+    /// OPRF input, ristretto255.
+    pub blinded_password: [u8; 32],
+}
+
+/// How a signing session ended at the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum SignOutcome {
+    /// The signature, 64 bytes: proof that the client's share was opened.
+    Signature(Fixed<64>),
+    /// No signature.
+    Abort {
+        /// The check that failed.
+        check: String,
+        /// Whether it locks the key.
+        ban: bool,
+    },
+}
+
+/// What a worker asks of a node.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum NodeRequest {
+    /// secp256k1, node 1: open a session. Answer: `SignOpened`.
+    SignOpen(SignOpen),
+    /// secp256k1, node 1: m2 of docs/protocol.md. Answer: `SignRound3`.
+    SignRound2 {
+        /// The session.
+        session: SessionId,
+        /// 48,915 bytes.
+        #[serde(with = "blob")]
+        m2: Vec<u8>,
+    },
+    /// ed25519, node 1: nonces, signature share, done. Answer: `FrostSigned`.
+    FrostSign {
+        /// As for secp256k1.
+        open: SignOpen,
+        /// The client's nonce commitments.
+        commitments: Fixed<64>,
+    },
+    /// How the session ended (m4). Answer: `Closed`.
+    SignClose {
+        /// The session.
+        session: SessionId,
+        /// How.
+        outcome: SignOutcome,
+    },
+    /// Start a key generation. Answer: `GenerateOpened`.
+    GenerateOpen {
+        /// The job.
+        job: SignedJob,
+        /// The client's contribution to the session id.
+        contribution: [u8; 32],
+        /// Node 1 only: OPRF input.
+        blinded_password: Option<[u8; 32]>,
+    },
+    /// Rounds 1 to 5 of docs/protocol.md, section 6. Answer: `GenerateRound`.
+    GenerateRound {
+        /// The session.
+        session: SessionId,
+        /// 1 to 5.
+        round: u8,
+        /// The round's message.
+        #[serde(with = "blob")]
+        payload: Vec<u8>,
+    },
+    /// Store the share durably. Answer: `Prepared`.
+    GeneratePrepare {
+        /// The session.
+        session: SessionId,
+    },
+    /// Make a prepared attempt the key. Node 1's evidence is node 2's attestation, node 2's evidence is node 1's signed
+    /// commit. Answer: `Committed`.
+    Commit {
+        /// The key.
+        key_id: KeyId,
+        /// The attempt.
+        transcript: [u8; 32],
+        /// The other node's signature.
+        evidence: Fixed<64>,
+    },
+    /// Drop a prepared attempt. Node 1 decides; node 2 needs node 1's signed abort as evidence. Answer: `Aborted`.
+    Discard {
+        /// The key.
+        key_id: KeyId,
+        /// The attempt.
+        transcript: [u8; 32],
+        /// Node 2 only: node 1's signature.
+        evidence: Option<Fixed<64>>,
+    },
+    /// A public-key job. Answer: `KeyInfo`.
+    KeyInfo {
+        /// The job.
+        job: SignedJob,
+    },
+}
+
+/// What a node says about a key: its attestation's fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStatement {
+    /// The digest of the job that made the shares.
+    pub job_digest: [u8; 32],
+    /// The key.
+    pub key_id: KeyId,
+    /// recover: the key that it replaces.
+    pub source_key_id: Option<KeyId>,
+    /// Which generation of its shares.
+    pub epoch: u32,
+    /// Its curve.
+    pub curve: super::Curve,
+    /// 33 or 32 bytes.
+    #[serde(with = "blob")]
+    pub public_key: Vec<u8>,
+    /// BIP-32 chain code.
+    pub chain_code: [u8; 32],
+    /// Transcript hash T.
+    pub transcript: [u8; 32],
+    /// The node's signature over the attestation of these fields and the initiator.
+    pub signature: Fixed<64>,
+}
+
+/// A node's answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum NodeReply {
+    /// To `SignOpen`.
+    SignOpened {
+        /// The session.
+        session: SessionId,
+        /// 8,884 bytes.
+        #[serde(with = "blob")]
+        m1: Vec<u8>,
+        /// OPRF evaluation.
+        evaluation: [u8; 32],
+    },
+    /// To `SignRound2`.
+    SignRound3 {
+        /// 40,243 bytes.
+        #[serde(with = "blob")]
+        m3: Vec<u8>,
+    },
+    /// To `FrostSign`.
+    FrostSigned {
+        /// The session.
+        session: SessionId,
+        /// Node 1's nonce commitments.
+        commitments: Fixed<64>,
+        /// Node 1's signature share.
+        share: [u8; 32],
+        /// OPRF evaluation.
+        evaluation: [u8; 32],
+    },
+    /// To `SignClose`.
+    Closed,
+    /// To `GenerateOpen`.
+    GenerateOpened {
+        /// The session.
+        session: SessionId,
+        /// The node's contribution to the session id.
+        contribution: [u8; 32],
+        /// Node 1 only: OPRF evaluation.
+        evaluation: Option<[u8; 32]>,
+    },
+    /// To `GenerateRound`.
+    GenerateRound {
+        /// The round's message.
+        #[serde(with = "blob")]
+        payload: Vec<u8>,
+    },
+    /// To `GeneratePrepare`.
+    Prepared(KeyStatement),
+    /// To `Commit`.
+    Committed {
+        /// Over the `Decision`.
+        signature: Fixed<64>,
+    },
+    /// To `Discard`.
+    Aborted {
+        /// Over the `Decision`.
+        signature: Fixed<64>,
+    },
+    /// To `KeyInfo`.
+    KeyInfo {
+        /// What the node attested.
+        statement: KeyStatement,
+        /// Whether the key is committed.
+        active: bool,
+    },
+    /// The key is prepared, not committed: where the generation's result is, which holds the evidence to commit it.
+    NotCommitted {
+        /// `mpc.result.…` of the job that generated the key.
+        result_subject: String,
+    },
+    /// No.
+    Refused {
+        /// Why.
+        code: ErrorCode,
+        /// For the sender of the job.
+        message: String,
+    },
+}

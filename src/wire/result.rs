@@ -1,0 +1,173 @@
+//! Results: what a worker stores on `mpc.result.<initiator>.<jobId>`, one per job for ever.
+
+use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, Job, JobId, KeyId, Method, Op, Sealed, VERSION};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The result of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobResult {
+    /// Always 1.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u32,
+    /// The job's name.
+    pub job_id: JobId,
+    /// The key; absent if the job was too malformed to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<KeyId>,
+    /// Who signed the job.
+    pub initiator: InitiatorId,
+    /// The operation; absent if the job was too malformed to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<Op>,
+    /// SHA-256 of the job's body.
+    pub job_digest: Fixed<32>,
+    /// Unix milliseconds.
+    pub completed_at: u64,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+impl JobResult {
+    /// The result of a job that was understood.
+    #[must_use]
+    pub fn of(job: &Job, completed_at: u64, outcome: Outcome) -> Self {
+        Self {
+            version: VERSION,
+            job_id: job.job_id.clone(),
+            key_id: Some(job.key_id),
+            initiator: job.initiator.clone(),
+            op: Some(job.op()),
+            job_digest: Fixed(job.digest),
+            completed_at,
+            outcome,
+        }
+    }
+}
+
+/// What came of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "status", rename_all = "camelCase", deny_unknown_fields)]
+pub enum Outcome {
+    /// Done.
+    Ok {
+        /// generate, public-key: the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<KeyResult>,
+        /// sign: the signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<SignatureResult>,
+        /// generate: encryptedShare and secretStore, sealed to the reply key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secrets: Option<Sealed>,
+    },
+    /// Not done.
+    Error {
+        /// Why.
+        error: Failure,
+    },
+}
+
+impl Outcome {
+    /// An error outcome.
+    #[must_use]
+    pub fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::Error { error: Failure::new(code, message) }
+    }
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Failure {
+    /// From the closed list.
+    pub code: ErrorCode,
+    /// What happened, for people.
+    pub message: String,
+    /// What to do, for people.
+    pub action: String,
+    /// Whether a new job with the same content may succeed later without anything else changing.
+    pub retryable: bool,
+}
+
+impl Failure {
+    /// A failure whose action and retryability follow from its code.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let retryable = code.disposition() == crate::wire::Disposition::Retry;
+        Self { code, message: message.into(), action: code.action().to_owned(), retryable }
+    }
+}
+
+/// A key, with what both nodes signed about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeyResult {
+    /// The key.
+    pub key_id: KeyId,
+    /// recover: the key that it replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_key_id: Option<KeyId>,
+    /// Its curve.
+    pub curve: Curve,
+    /// Which generation of its shares.
+    pub epoch: u32,
+    /// 33 bytes SEC1 compressed (secp256k1) or 32 bytes (ed25519), hex.
+    #[schemars(regex(pattern = r"^([0-9a-f]{66}|[0-9a-f]{64})$"))]
+    pub public_key: String,
+    /// BIP-32 chain code.
+    pub chain_code: Fixed<32>,
+    /// Transcript hash of the run that made the shares.
+    pub transcript: Fixed<32>,
+    /// The digest of the job that made the shares; the attestations are over it. Present when it is another job than
+    /// the one that this result answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated_by: Option<Fixed<32>>,
+    /// Whether both nodes have committed.
+    pub state: KeyState,
+    /// Both nodes' signatures over the attestation statement.
+    pub attestations: Attestations,
+}
+
+/// Whether a key is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum KeyState {
+    /// Stored by both nodes; the first use commits it.
+    Prepared,
+    /// Committed.
+    Active,
+}
+
+/// Ed25519 signatures of the two nodes' identities.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attestations {
+    /// Node 1's.
+    pub node1: Fixed<64>,
+    /// Node 2's.
+    pub node2: Fixed<64>,
+}
+
+/// A signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SignatureResult {
+    /// The key's curve.
+    pub curve: Curve,
+    /// The method that ran.
+    pub method: Method,
+    /// r ‖ s, 32 bytes each, low s (secp256k1); R ‖ S of RFC 8032 (ed25519).
+    pub signature: Fixed<64>,
+    /// secp256k1: 0 to 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 3))]
+    pub recovery_id: Option<u8>,
+    /// The key that the signature verifies under, hex: the derived one if there is a path.
+    #[schemars(regex(pattern = r"^([0-9a-f]{66}|[0-9a-f]{64})$"))]
+    pub public_key: String,
+    /// The derivation path that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}

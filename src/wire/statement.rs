@@ -1,0 +1,118 @@
+//! What a node signs about a key: that it stored its share (the attestation), and what became of it.
+//!
+//! Every signature is Ed25519 by the node's identity over `0xFF ‖ tag ‖ 0x00 ‖ H(tag'; fields)`. The first byte keeps
+//! it apart from anything a NATS server can ask a key to sign, the tag from every other signature of the same key.
+
+use crate::wire::{Curve, InitiatorId, KeyId};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use trefoil_protocol::transcript::{Tag, hash};
+
+/// `0xFF ‖ label ‖ 0x00 ‖ digest`: the bytes under a signature.
+pub(crate) fn signing_bytes(label: &str, digest: &[u8; 32]) -> Vec<u8> {
+    [&[0xFF], label.as_bytes(), &[0], digest].concat()
+}
+
+/// What both nodes sign when they have stored their shares: the attestation, and the signed `Prepared(T)` of the commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attestation {
+    /// Who owns the key.
+    pub initiator: InitiatorId,
+    /// The digest of the job that made the shares.
+    pub job_digest: [u8; 32],
+    /// The key.
+    pub key_id: KeyId,
+    /// recover: the key that it replaces.
+    pub source_key_id: Option<KeyId>,
+    /// Which generation of its shares.
+    pub epoch: u32,
+    /// Its curve.
+    pub curve: Curve,
+    /// 33 or 32 bytes.
+    pub public_key: Vec<u8>,
+    /// BIP-32 chain code.
+    pub chain_code: [u8; 32],
+    /// Transcript hash T of the run that made the shares.
+    pub transcript: [u8; 32],
+}
+
+impl Attestation {
+    /// The bytes under the signature: 1 + 17 + 1 + 32.
+    #[must_use]
+    pub fn signing_bytes(&self) -> Vec<u8> {
+        let source: &[u8] = self.source_key_id.as_ref().map_or(&[], |id| &id.0);
+        let digest = hash(
+            Tag::ATTEST,
+            &[
+                self.initiator.as_str().as_bytes(),
+                &self.job_digest,
+                &self.key_id.0,
+                source,
+                &self.epoch.to_be_bytes(),
+                self.curve.as_str().as_bytes(),
+                &self.public_key,
+                &self.chain_code,
+                &self.transcript,
+            ],
+        );
+        signing_bytes("trefoil-attest-v1", &digest)
+    }
+
+    /// Signs as a node.
+    #[must_use]
+    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
+        identity.sign(&self.signing_bytes()).to_bytes()
+    }
+
+    /// Whether a node with this identity signed exactly this.
+    #[must_use]
+    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
+        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+/// What became of a prepared attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecisionKind {
+    /// The attempt is the key.
+    Committed,
+    /// The attempt is void.
+    Aborted,
+}
+
+/// A node's signed decision about the attempt `transcript` of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What was decided.
+    pub kind: DecisionKind,
+    /// The key.
+    pub key_id: KeyId,
+    /// Which generation of its shares.
+    pub epoch: u32,
+    /// Transcript hash T of the attempt.
+    pub transcript: [u8; 32],
+}
+
+impl Decision {
+    /// The bytes under the signature.
+    #[must_use]
+    pub fn signing_bytes(&self) -> Vec<u8> {
+        let (tag, label) = match self.kind {
+            DecisionKind::Committed => (Tag::COMMITTED, "trefoil-committed-v1"),
+            DecisionKind::Aborted => (Tag::ABORTED, "trefoil-aborted-v1"),
+        };
+        let digest = hash(tag, &[&self.key_id.0, &self.epoch.to_be_bytes(), &self.transcript]);
+        signing_bytes(label, &digest)
+    }
+
+    /// Signs as a node.
+    #[must_use]
+    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
+        identity.sign(&self.signing_bytes()).to_bytes()
+    }
+
+    /// Whether a node with this identity signed exactly this.
+    #[must_use]
+    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
+        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
+    }
+}

@@ -1,0 +1,83 @@
+//! Subjects and streams. The tokens are types that cannot contain a dot, a wildcard or a space.
+
+use crate::wire::{InitiatorId, JobId, KeyId, Op};
+
+/// Work queue of jobs.
+pub const JOBS_STREAM: &str = "MPC_JOBS";
+/// Results.
+pub const RESULTS_STREAM: &str = "MPC_RESULTS";
+/// Leases per key.
+pub const LEASES_STREAM: &str = "MPC_LEASES";
+/// Permanent bans.
+pub const BANS_STREAM: &str = "MPC_BANS";
+
+/// Every job.
+pub const ALL_JOBS: &str = "mpc.job.>";
+/// Every result.
+pub const ALL_RESULTS: &str = "mpc.result.>";
+/// Every lease.
+pub const ALL_LEASES: &str = "mpc.lock.>";
+/// Every ban.
+pub const ALL_BANS: &str = "mpc.ban.>";
+
+/// `mpc.job.<op>.<keyId>`
+#[must_use]
+pub fn job(op: Op, key: &KeyId) -> String {
+    format!("mpc.job.{op}.{key}")
+}
+
+/// Operation and key token of a job subject.
+#[must_use]
+pub fn split_job(subject: &str) -> Option<(&str, &str)> {
+    let (op, key) = subject.strip_prefix("mpc.job.")?.split_once('.')?;
+    (!key.contains('.')).then_some((op, key))
+}
+
+/// `mpc.result.<initiator>.<jobId>`
+#[must_use]
+pub fn result(initiator: &InitiatorId, job: &JobId) -> String {
+    format!("mpc.result.{initiator}.{job}")
+}
+
+/// `mpc.result.<initiator>.<jobId>.refused`: refusals of what the initiator did not send, or sent in conflict with an
+/// earlier job. They must not occupy the job's one result.
+#[must_use]
+pub fn refused(initiator: &InitiatorId, job: &JobId) -> String {
+    format!("mpc.result.{initiator}.{job}.refused")
+}
+
+/// `mpc.event.<op>.<initiator>`
+#[must_use]
+pub fn event(op: Op, initiator: &InitiatorId) -> String {
+    format!("mpc.event.{op}.{initiator}")
+}
+
+/// `mpc.lock.<keyId>`
+#[must_use]
+pub fn lease(key: &KeyId) -> String {
+    format!("mpc.lock.{key}")
+}
+
+/// `mpc.ban.<keyId>.<epoch>`
+#[must_use]
+pub fn ban(key: &KeyId, epoch: u32) -> String {
+    format!("mpc.ban.{key}.{epoch}")
+}
+
+/// `mpc.api.<endpoint>`
+#[must_use]
+pub fn api(endpoint: &str) -> String {
+    format!("mpc.api.{endpoint}")
+}
+
+/// `mpc.node.<name>.handshake`: where a node, `node1` or `node2`, answers Noise handshakes.
+#[must_use]
+pub fn node_handshake(name: &str) -> String {
+    format!("mpc.node.{name}.handshake")
+}
+
+/// `mpc.node.<name>.i.<instance>`: one instance of a node, for the sessions that it holds.
+#[must_use]
+pub fn node_instance(name: &str, instance: &str) -> String {
+    format!("mpc.node.{name}.i.{instance}")
+}
