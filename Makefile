@@ -1,0 +1,40 @@
+# `make` lists what there is. Needs Rust, a C compiler and Python 3.9 or newer; a nats-server is found, or fetched into
+# target/tools, by scripts/nats-server.
+
+CARGO ?= cargo
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-scripts test-rust bench lint fmt clippy deny advisories
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## run the whole service on this machine: generate, sign and verify on both curves
+	@$(PYTHON) scripts/demo.py
+
+test: test-scripts test-rust ## run all tests
+
+test-scripts: ## run the tests of scripts/
+	$(PYTHON) -m unittest discover -s scripts/tests
+
+test-rust: ## run the tests of the Rust packages, against a real nats-server
+	@server=$$(scripts/nats-server) && echo "nats-server: $$server"
+	$(CARGO) test --workspace --locked
+
+bench: ## measure key generation and signing
+	$(CARGO) bench --workspace --benches --locked
+
+lint: fmt clippy deny ## check the format, the lints and the dependencies' policy
+
+fmt: ## check the format
+	$(CARGO) fmt --all --check
+
+clippy: ## check the lints
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+deny: ## check licences, bans and sources of the dependencies
+	@deny=$$(scripts/cargo-deny) && "$$deny" --locked check licenses bans sources
+
+advisories: ## check the dependencies against the advisory database, which is fetched from the network
+	@deny=$$(scripts/cargo-deny) && "$$deny" --locked check advisories
