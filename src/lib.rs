@@ -1,4 +1,5 @@
 //! Trefoil: MPC key management and signing over NATS. Start at docs/architecture.md.
 
 pub mod auth;
+pub mod jobs;
 pub mod wire;
