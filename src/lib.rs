@@ -1,5 +1,6 @@
 //! Trefoil: MPC key management and signing over NATS. Start at docs/architecture.md.
 
 pub mod auth;
-pub mod jobs;
+pub mod channel;
+pub mod config;
 pub mod wire;

@@ -1,0 +1,277 @@
+//! The worker's end: one [`NodeChannel`] per node, shared by all jobs.
+
+use super::{ChannelError, ChannelId, NOISE, STATUS_OK, STATUS_UNKNOWN, VERSION, prologue, record};
+use crate::wire::node::{Call, NODE_VERSION, NodeReply};
+use crate::wire::subject;
+use async_nats::client::RequestErrorKind;
+use snow::StatelessTransportState;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Mutex;
+use trefoil_protocol::{Party, Secret};
+use zeroize::Zeroizing;
+
+/// A link older than this is replaced in the background while it still serves.
+const RENEW_AFTER: Duration = Duration::from_secs(3600);
+/// A link older than this is not used for anything new; the node forgets it after two hours.
+const EXPIRE_AFTER: Duration = Duration::from_secs(6600);
+/// A link that was reported lost is replaced at most this often: the report is not authenticated.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// A failed handshake answers everyone who asks within this time, so that a missing node costs one probe, not one per job.
+const FAILURE_MEMORY: Duration = Duration::from_millis(100);
+/// Longest wait for a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
+}
+
+/// The way to one node. Cheap to clone; usable by any number of tasks at once.
+#[derive(Clone)]
+pub struct NodeChannel(Arc<Inner>);
+
+struct Inner {
+    client: async_nats::Client,
+    node: Party,
+    private: Arc<Secret<[u8; 32]>>,
+    remote: [u8; 32],
+    current: RwLock<Option<Arc<Link>>>,
+    /// Held during a handshake, so that there is one at a time.
+    handshake: Mutex<LastFailure>,
+    renewing: AtomicBool,
+}
+
+#[derive(Default)]
+struct LastFailure(Option<(Instant, ChannelError)>);
+
+/// One handshake's worth of channel, with one instance of a node. A signing session begins and ends on one link, because
+/// [`Link::hash`] is part of its id.
+pub struct Link {
+    client: async_nats::Client,
+    subject: String,
+    id: ChannelId,
+    hash: [u8; 32],
+    state: StatelessTransportState,
+    sequence: AtomicU64,
+    since: Instant,
+    lost: AtomicBool,
+}
+
+impl NodeChannel {
+    /// A channel to `node`, whose X25519 key is `remote`, from the worker whose private key is `private`. Nothing is sent
+    /// before the first call.
+    #[must_use]
+    pub fn new(client: async_nats::Client, node: Party, private: Arc<Secret<[u8; 32]>>, remote: [u8; 32]) -> Self {
+        Self(Arc::new(Inner {
+            client,
+            node,
+            private,
+            remote,
+            current: RwLock::new(None),
+            handshake: Mutex::default(),
+            renewing: AtomicBool::new(false),
+        }))
+    }
+
+    /// Which node it leads to.
+    #[must_use]
+    pub fn node(&self) -> Party {
+        self.0.node
+    }
+
+    /// One call that belongs to no session: on the current link, and once more on a new one where the node does not know the
+    /// current one any more. So the node may see it twice.
+    ///
+    /// # Errors
+    /// `Unavailable` at once when nobody serves the node; otherwise by the call's deadline.
+    pub async fn call(&self, call: &Call) -> Result<NodeReply, ChannelError> {
+        let link = self.link(call.deadline).await?;
+        match link.call(call).await {
+            Err(ChannelError::Lost) => self.link(call.deadline).await?.call(call).await,
+            answer => answer,
+        }
+    }
+
+    /// The current link, after a handshake where there is none. Open a session with this and keep the link to its end.
+    ///
+    /// # Errors
+    /// `Unavailable`, `HandshakeRefused`, `Tampered`, or `Timeout` at `deadline` (unix milliseconds).
+    pub async fn link(&self, deadline: u64) -> Result<Arc<Link>, ChannelError> {
+        if let Some(link) = self.usable() {
+            if link.since.elapsed() > RENEW_AFTER && !self.0.renewing.swap(true, Ordering::AcqRel) {
+                let channel = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = channel.renew().await {
+                        tracing::warn!(node = %channel.0.node, %error, "channel not renewed");
+                    }
+                    channel.0.renewing.store(false, Ordering::Release);
+                });
+            }
+            return Ok(link);
+        }
+        let replace = async {
+            let mut last = self.0.handshake.lock().await;
+            if let Some(link) = self.usable() {
+                return Ok(link);
+            }
+            if let Some((when, error)) = last.0
+                && when.elapsed() < FAILURE_MEMORY
+            {
+                return Err(error);
+            }
+            if let Some(age) = self.current().map(|link| link.since.elapsed()) {
+                tokio::time::sleep(MIN_INTERVAL.saturating_sub(age)).await;
+            }
+            self.connect(&mut last).await
+        };
+        tokio::time::timeout(remaining(deadline)?, replace).await.map_err(|_| ChannelError::Timeout)?
+    }
+
+    /// Shakes hands now, whatever the state of the current link; that link goes on to serve those who hold it.
+    ///
+    /// # Errors
+    /// As [`NodeChannel::link`].
+    pub async fn renew(&self) -> Result<Arc<Link>, ChannelError> {
+        let mut last = self.0.handshake.lock().await;
+        self.connect(&mut last).await
+    }
+
+    fn current(&self) -> Option<Arc<Link>> {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn usable(&self) -> Option<Arc<Link>> {
+        self.current().filter(|link| !link.lost.load(Ordering::Acquire) && link.since.elapsed() < EXPIRE_AFTER)
+    }
+
+    async fn connect(&self, last: &mut LastFailure) -> Result<Arc<Link>, ChannelError> {
+        match self.handshake().await {
+            Ok(link) => {
+                let link = Arc::new(link);
+                *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
+                last.0 = None;
+                tracing::info!(node = %self.0.node, subject = %link.subject, "channel established");
+                Ok(link)
+            }
+            Err(error) => {
+                last.0 = Some((Instant::now(), error));
+                Err(error)
+            }
+        }
+    }
+
+    async fn handshake(&self) -> Result<Link, ChannelError> {
+        let inner = &self.0;
+        let prologue = prologue(inner.node);
+        let mut noise = NOISE
+            .parse()
+            .map(snow::Builder::new)
+            .and_then(|builder| builder.prologue(&prologue))
+            .and_then(|builder| builder.local_private_key(inner.private.expose()))
+            .and_then(|builder| builder.remote_public_key(&inner.remote))
+            .and_then(snow::Builder::build_initiator)
+            .map_err(|_| ChannelError::HandshakeRefused)?;
+        let mut buffer = [0u8; 512];
+        let written =
+            noise.write_message(&now_ms().to_be_bytes(), &mut buffer).map_err(|_| ChannelError::HandshakeRefused)?;
+        let message = buffer.get(..written).ok_or(ChannelError::HandshakeRefused)?;
+        let request = [&[VERSION], message].concat();
+        let name = inner.node.to_string();
+        let answer =
+            exchange(&inner.client, subject::node_handshake(&name), request, HANDSHAKE_TIMEOUT).await.map_err(
+                // Here "lost" means that nobody listens.
+                |error| if error == ChannelError::Lost { ChannelError::Unavailable } else { error },
+            )?;
+        let second = match answer.split_first_chunk::<2>() {
+            Some(([VERSION, STATUS_OK], second)) => second,
+            _ => return Err(ChannelError::HandshakeRefused),
+        };
+        let read = noise.read_message(second, &mut buffer).map_err(|_| ChannelError::Tampered)?;
+        let instance = buffer.get(..read).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let instance = instance.filter(|text| text.bytes().all(|b| b.is_ascii_alphanumeric()) && !text.is_empty());
+        let subject = subject::node_instance(&name, instance.ok_or(ChannelError::Tampered)?);
+        let (hash, id) = super::identify(&noise).ok_or(ChannelError::Tampered)?;
+        let state = noise.into_stateless_transport_mode().map_err(|_| ChannelError::Tampered)?;
+        Ok(Link {
+            client: inner.client.clone(),
+            subject,
+            id,
+            hash,
+            state,
+            sequence: AtomicU64::new(0),
+            since: Instant::now(),
+            lost: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Link {
+    /// The handshake hash, 32 bytes, the same at both ends: goes into the id of every session on this link.
+    #[must_use]
+    pub const fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// One call.
+    ///
+    /// # Errors
+    /// `Lost` if the node does not know the link any more (sessions on it are gone); `Timeout` at the call's deadline;
+    /// `TooLarge`; `Tampered`.
+    pub async fn call(&self, call: &Call) -> Result<NodeReply, ChannelError> {
+        let payload = Zeroizing::new(postcard::to_allocvec(call).map_err(|_| ChannelError::TooLarge)?);
+        let reply = self.exchange(&payload, remaining(call.deadline)?).await?;
+        match reply.split_first() {
+            Some((&NODE_VERSION, body)) => postcard::from_bytes(body).map_err(|_| ChannelError::Tampered),
+            _ => Err(ChannelError::Tampered),
+        }
+    }
+
+    async fn exchange(&self, payload: &[u8], timeout: Duration) -> Result<Zeroizing<Vec<u8>>, ChannelError> {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let mut message = Vec::with_capacity(payload.len() + 256);
+        message.push(VERSION);
+        message.extend_from_slice(&self.id);
+        message.extend_from_slice(&sequence.to_be_bytes());
+        record::seal(&self.state, sequence, payload, &mut message)?;
+        let answer = exchange(&self.client, self.subject.clone(), message, timeout).await;
+        let lost = || {
+            self.lost.store(true, Ordering::Release);
+            ChannelError::Lost
+        };
+        let answer = answer.map_err(|error| if error == ChannelError::Lost { lost() } else { error })?;
+        match answer.split_first_chunk::<2>() {
+            Some(([VERSION, STATUS_OK], records)) => record::open(&self.state, sequence, records),
+            Some(([VERSION, STATUS_UNKNOWN], [])) => Err(lost()),
+            _ => Err(ChannelError::Tampered),
+        }
+    }
+}
+
+/// One NATS request. `Lost` means that nobody listens on the subject.
+async fn exchange(
+    client: &async_nats::Client,
+    subject: String,
+    message: Vec<u8>,
+    timeout: Duration,
+) -> Result<bytes::Bytes, ChannelError> {
+    let request = async_nats::Request::new().payload(message.into()).timeout(Some(timeout));
+    match client.send_request(subject, request).await {
+        Ok(answer) => Ok(answer.payload),
+        Err(error) => Err(match error.kind() {
+            RequestErrorKind::NoResponders => ChannelError::Lost,
+            RequestErrorKind::TimedOut => ChannelError::Timeout,
+            RequestErrorKind::MaxPayloadExceeded => ChannelError::TooLarge,
+            RequestErrorKind::InvalidSubject | RequestErrorKind::Other => ChannelError::Unavailable,
+        }),
+    }
+}
+
+/// Time until a deadline in unix milliseconds.
+fn remaining(deadline: u64) -> Result<Duration, ChannelError> {
+    match deadline.saturating_sub(now_ms()) {
+        0 => Err(ChannelError::Timeout),
+        left => Ok(Duration::from_millis(left)),
+    }
+}

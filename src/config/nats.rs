@@ -1,0 +1,86 @@
+//! How a process connects to NATS.
+
+use super::Settings;
+use async_nats::ConnectOptions;
+use std::path::PathBuf;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Connection settings. At most one of the credentials is set; a user and password may stand in the URL.
+pub struct NatsConfig {
+    /// Server addresses: `nats://host:4222` or `tls://…`.
+    pub servers: Vec<String>,
+    /// A credentials file as `nsc` writes it.
+    pub credentials: Option<PathBuf>,
+    /// Seed of the connection's NKEY (`SU…`). Never the key that signs jobs: a server chooses what this one signs.
+    pub seed: Option<Zeroizing<String>>,
+    /// Certificate authority for TLS, PEM.
+    pub tls_ca: Option<PathBuf>,
+    /// Client certificate, PEM, together with `tls_key`.
+    pub tls_cert: Option<PathBuf>,
+    /// Client key, PEM.
+    pub tls_key: Option<PathBuf>,
+}
+
+impl NatsConfig {
+    /// Reads `nats_url` (required), `nats_credentials`, `nats_nkey_seed[_file]`, `nats_tls_ca`, `nats_tls_cert`, `nats_tls_key`.
+    pub fn read(settings: &mut Settings) -> Option<Self> {
+        let path = |text: &str| Ok::<_, String>(PathBuf::from(text));
+        let servers = settings.required("nats_url", |text| {
+            let servers: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+            match servers.iter().find(|server| server.parse::<async_nats::ServerAddr>().is_err()) {
+                Some(_) => Err("must be addresses like nats://host:4222, separated by commas"),
+                None => Ok(servers),
+            }
+        });
+        let credentials = settings.optional("nats_credentials", path);
+        let seed = settings.secret(
+            "nats_nkey_seed",
+            "an NKEY seed (SU…)",
+            |text| nkeys::KeyPair::from_seed(text).is_ok().then(|| Zeroizing::new(text.to_owned())),
+            false,
+        );
+        if credentials.is_some() && seed.is_some() {
+            settings.problem("nats_nkey_seed", "set together with nats_credentials; only one can be used");
+        }
+        let tls_ca = settings.optional("nats_tls_ca", path);
+        let tls_cert = settings.optional("nats_tls_cert", path);
+        let tls_key = settings.optional("nats_tls_key", path);
+        if tls_cert.is_some() != tls_key.is_some() {
+            settings.problem("nats_tls_cert", "must be set together with nats_tls_key");
+        }
+        Some(Self { servers: servers?, credentials, seed, tls_ca, tls_cert, tls_key })
+    }
+
+    /// Connects, retrying until the first server answers, and keeps the connection alive from then on.
+    ///
+    /// `name` is what the server shows for this connection. A frozen server is noticed within 10 s (two pings), and
+    /// requests give up after 5 s unless they bring a deadline of their own.
+    ///
+    /// # Errors
+    /// Unreadable credentials, a malformed address or a refused TLS set-up.
+    pub async fn connect(&self, name: &str) -> anyhow::Result<async_nats::Client> {
+        let mut options = ConnectOptions::new();
+        if let Some(path) = &self.credentials {
+            options = options.credentials_file(path).await?;
+        }
+        if let Some(seed) = &self.seed {
+            options = options.nkey(seed.to_string());
+        }
+        if let Some(ca) = &self.tls_ca {
+            options = options.add_root_certificates(ca.clone()).require_tls(true);
+        }
+        if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
+        }
+        let client = options
+            .name(name)
+            .ping_interval(Duration::from_secs(5))
+            .request_timeout(Some(Duration::from_secs(5)))
+            .retry_on_initial_connect()
+            .event_callback(|event| async move { tracing::info!(%event, "nats") })
+            .connect(self.servers.clone())
+            .await?;
+        Ok(client)
+    }
+}

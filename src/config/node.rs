@@ -1,0 +1,169 @@
+//! Settings of `trefoil-node`.
+
+use super::{ConfigError, NatsConfig, Settings, keys};
+use crate::auth::{InitiatorEntry, InitiatorList};
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use std::path::PathBuf;
+use std::time::Duration;
+use trefoil_protocol::{Party, Secret};
+
+/// One node. Settings, with the environment's prefix left out:
+///
+/// | setting | meaning |
+/// |---|---|
+/// | `role` | `node1` (co-signer) or `node2` (recovery) |
+/// | `nats_*` | see [`NatsConfig`] |
+/// | `data_dir` | directory of the store, the slot file and the audit log; one process only |
+/// | `master_key[_file]` | 32 bytes, hex or base64: wraps every share's data key |
+/// | `identity_seed[_file]` | NKEY seed of the node's Ed25519 identity, which signs attestations |
+/// | `noise_key[_file]` | X25519 private key of the channel: xkey seed (`SX…`), hex or base64 |
+/// | `peer_identity` | the other node's Ed25519 identity, public |
+/// | `workers` | list of the workers' X25519 public keys; nobody else gets a channel |
+/// | `initiators[_file]` | who may ask for what: `[[initiators]]` tables in the file, or JSON |
+/// | limits | see [`NodeLimits`] |
+pub struct NodeConfig {
+    /// `Node1` or `Node2`.
+    pub role: Party,
+    /// Connection to NATS.
+    pub nats: NatsConfig,
+    /// Directory of everything durable.
+    pub data_dir: PathBuf,
+    /// Wraps the data keys of the slot file, 32 bytes.
+    pub master_key: Secret<[u8; 32]>,
+    /// Signs attestations, commits and aborts.
+    pub identity: SigningKey,
+    /// X25519 private key of the channel, 32 bytes.
+    pub noise_key: Secret<[u8; 32]>,
+    /// The other node's identity.
+    pub peer_identity: VerifyingKey,
+    /// X25519 public keys of the workers.
+    pub workers: Vec<keys::NoisePublic>,
+    /// Who may ask for what; everybody else is refused.
+    pub initiators: InitiatorList,
+    /// Bounds of time and memory.
+    pub limits: NodeLimits,
+}
+
+/// Bounds of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// `max_sessions` (default 1,024): sessions held in memory at once; a signing session is about 100 KB.
+    pub max_sessions: usize,
+    /// `session_ttl_seconds` (30): a session that hears nothing for so long is forgotten.
+    pub session_ttl: Duration,
+    /// `max_channels` (4,096): worker channels held at once, about 3 KB each.
+    pub max_channels: usize,
+    /// `crypto_threads` (the number of cores): protocol steps computed at once.
+    pub crypto_threads: usize,
+    /// `crypto_queue` (256): steps waiting for a thread; beyond it the answer is `OVERLOADED`.
+    pub crypto_queue: usize,
+    /// `password_attempts` (10): consecutive failures per key before `TOO_MANY_ATTEMPTS`.
+    pub password_attempts: u32,
+    /// `password_lockout_seconds` (900): how long a key then refuses.
+    pub password_lockout: Duration,
+    /// `drain_seconds` (30): how long running sessions may go on after SIGTERM.
+    pub drain: Duration,
+}
+
+impl NodeConfig {
+    /// Reads the process environment and the file that `TREFOIL_CONFIG` names.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn load() -> Result<Self, ConfigError> {
+        Self::read(Settings::from_process())
+    }
+
+    /// Reads the given settings.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn read(mut settings: Settings) -> Result<Self, ConfigError> {
+        let s = &mut settings;
+        let role = s.required("role", |text| match text {
+            "node1" => Ok(Party::Node1),
+            "node2" => Ok(Party::Node2),
+            _ => Err("must be node1 or node2"),
+        });
+        let nats = NatsConfig::read(s);
+        let data_dir = s.required("data_dir", |text| Ok::<_, String>(PathBuf::from(text)));
+        let master_key = s.secret("master_key", "32 bytes as hex or base64", keys::secret32, true);
+        let identity = s.secret("identity_seed", "an NKEY seed of an Ed25519 key", keys::identity_private, true);
+        let noise_key = s.secret("noise_key", "an xkey seed (SX…), hex or base64", keys::noise_private, true);
+        let peer_identity = s.required("peer_identity", keys::identity_public);
+        let workers = s.list("workers", keys::noise_public);
+        if workers.as_ref().is_some_and(Vec::is_empty) {
+            s.problem("workers", "must name at least one worker's X25519 public key");
+        }
+        let initiators = read_initiators(s);
+        let limits = NodeLimits::read(s);
+        if let (Some(own), Some(peer)) = (&identity, &peer_identity)
+            && own.verifying_key() == *peer
+        {
+            s.problem("peer_identity", "is this node's own identity");
+        }
+        let config = (|| {
+            Some(Self {
+                role: role?,
+                nats: nats?,
+                data_dir: data_dir?,
+                master_key: master_key?,
+                identity: identity?,
+                noise_key: noise_key?,
+                peer_identity: peer_identity?,
+                workers: workers?,
+                initiators: initiators?,
+                limits: limits?,
+            })
+        })();
+        settings.finish(config)
+    }
+}
+
+/// Every malformed entry is a problem of its own; a node without initiators would refuse everything.
+fn read_initiators(s: &mut Settings) -> Option<InitiatorList> {
+    let entries = match s.structured("initiators")? {
+        serde_json::Value::Array(entries) if !entries.is_empty() => entries,
+        _ => {
+            s.problem("initiators", "must be a list of at least one entry {name, key, operations, curves}");
+            return None;
+        }
+    };
+    let mut seen = std::collections::HashSet::new();
+    let mut list = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.into_iter().enumerate() {
+        match serde_json::from_value::<InitiatorEntry>(entry) {
+            Ok(entry) if !seen.insert(entry.key.clone()) => {
+                s.problem(&format!("initiators[{index}]"), format_args!("{} is listed twice", entry.key));
+            }
+            Ok(entry) => list.push(entry),
+            Err(error) => s.problem(&format!("initiators[{index}]"), error),
+        }
+    }
+    Some(list.into_iter().collect())
+}
+
+impl NodeLimits {
+    fn read(s: &mut Settings) -> Option<Self> {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) as u64;
+        let max_sessions = s.number("max_sessions", 1_024, 1..=65_536);
+        let session_ttl = s.number("session_ttl_seconds", 30, 1..=600);
+        let max_channels = s.number("max_channels", 4_096, 1..=65_536);
+        let crypto_threads = s.number("crypto_threads", cores, 1..=1_024);
+        let crypto_queue = s.number("crypto_queue", 256, 1..=65_536);
+        let password_attempts = s.number("password_attempts", 10, 1..=1_000);
+        let password_lockout = s.number("password_lockout_seconds", 900, 1..=86_400);
+        let drain = s.number("drain_seconds", 30, 1..=600);
+        // The bounds above fit every target of these conversions.
+        Some(Self {
+            max_sessions: max_sessions? as usize,
+            session_ttl: Duration::from_secs(session_ttl?),
+            max_channels: max_channels? as usize,
+            crypto_threads: crypto_threads? as usize,
+            crypto_queue: crypto_queue? as usize,
+            password_attempts: password_attempts? as u32,
+            password_lockout: Duration::from_secs(password_lockout?),
+            drain: Duration::from_secs(drain?),
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! Settings of `trefoil-worker`.
+
+use super::{ConfigError, NatsConfig, Settings, keys};
+use ed25519_dalek::VerifyingKey;
+use nkeys::XKey;
+use std::time::Duration;
+use trefoil_protocol::Secret;
+
+/// What a worker knows of one node.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// The node's Ed25519 identity: verifies its attestations and echoes.
+    pub identity: VerifyingKey,
+    /// The node's X25519 key: pins the channel.
+    pub noise: keys::NoisePublic,
+}
+
+/// One worker. Settings, with the environment's prefix left out:
+///
+/// | setting | meaning |
+/// |---|---|
+/// | `nats_*` | see [`NatsConfig`] |
+/// | `noise_key[_file]` | X25519 private key of the channel: xkey seed (`SX…`), hex or base64 |
+/// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, public |
+/// | `node1_noise`, `node2_noise` | the nodes' X25519 keys, public |
+/// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line; old ones stay until the longest job age has passed |
+/// | `concurrency` (64) | jobs worked on at once |
+/// | `crypto_threads` (cores) | protocol steps and key derivations computed at once |
+/// | `kdf_memory_kib` (262,144) | memory of all running key derivations together |
+/// | `key_queue` (16) | jobs of one key that may wait inside this worker |
+/// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
+/// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
+/// | `replicas` (1) | replicas of the streams where this worker creates them |
+pub struct WorkerConfig {
+    /// Connection to NATS.
+    pub nats: NatsConfig,
+    /// X25519 private key of the channel, 32 bytes.
+    pub noise_key: Secret<[u8; 32]>,
+    /// The co-signer.
+    pub node1: PeerConfig,
+    /// The recovery node.
+    pub node2: PeerConfig,
+    /// Keys that open sealed secrets, at least one.
+    pub sealing_keys: Vec<XKey>,
+    /// Jobs worked on at once.
+    pub concurrency: usize,
+    /// Blocking threads for cryptography.
+    pub crypto_threads: usize,
+    /// Memory budget of key derivation, KiB.
+    pub kdf_memory_kib: u32,
+    /// Jobs of one key that may wait in this process.
+    pub key_queue: usize,
+    /// Redelivery time of the job consumer.
+    pub ack_wait: Duration,
+    /// Grace time of a drain.
+    pub drain: Duration,
+    /// Replicas of created streams.
+    pub replicas: usize,
+}
+
+impl WorkerConfig {
+    /// Reads the process environment and the file that `TREFOIL_CONFIG` names.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn load() -> Result<Self, ConfigError> {
+        Self::read(Settings::from_process())
+    }
+
+    /// Reads the given settings.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn read(mut settings: Settings) -> Result<Self, ConfigError> {
+        let s = &mut settings;
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) as u64;
+        let nats = NatsConfig::read(s);
+        let noise_key = s.secret("noise_key", "an xkey seed (SX…), hex or base64", keys::noise_private, true);
+        let node1 = PeerConfig::read(s, "node1");
+        let node2 = PeerConfig::read(s, "node2");
+        let sealing_keys = s.secret("sealing_keys", "xkey seeds (SX…), one a line", seeds, true);
+        let concurrency = s.number("concurrency", 64, 1..=4_096);
+        let crypto_threads = s.number("crypto_threads", cores, 1..=1_024);
+        let kdf_memory_kib = s.number("kdf_memory_kib", 262_144, 1_024..=67_108_864);
+        let key_queue = s.number("key_queue", 16, 1..=4_096);
+        let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
+        let drain = s.number("drain_seconds", 30, 1..=600);
+        let replicas = s.number("replicas", 1, 1..=5);
+        // The bounds above fit every target of these conversions.
+        let config = (|| {
+            Some(Self {
+                nats: nats?,
+                noise_key: noise_key?,
+                node1: node1?,
+                node2: node2?,
+                sealing_keys: sealing_keys?,
+                concurrency: concurrency? as usize,
+                crypto_threads: crypto_threads? as usize,
+                kdf_memory_kib: kdf_memory_kib? as u32,
+                key_queue: key_queue? as usize,
+                ack_wait: Duration::from_secs(ack_wait?),
+                drain: Duration::from_secs(drain?),
+                replicas: replicas? as usize,
+            })
+        })();
+        settings.finish(config)
+    }
+}
+
+impl PeerConfig {
+    fn read(s: &mut Settings, node: &str) -> Option<Self> {
+        let identity = s.required(&format!("{node}_identity"), keys::identity_public);
+        let noise = s.required(&format!("{node}_noise"), keys::noise_public);
+        Some(Self { identity: identity?, noise: noise? })
+    }
+}
+
+fn seeds(text: &str) -> Option<Vec<XKey>> {
+    let keys: Option<Vec<_>> = text
+        .split([',', ' ', '\n'])
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| XKey::from_seed(part).ok())
+        .collect();
+    keys.filter(|keys| !keys.is_empty())
+}

@@ -1,7 +1,0 @@
-//! The road of a job through JetStream: streams, the consumer, one result per job, bans, order per key.
-
-pub mod attempts;
-pub mod consumer;
-pub mod keyed_mutex;
-pub mod once;
-pub mod streams;

@@ -1,0 +1,158 @@
+//! The configuration loader: both sources, secrets by file, every problem at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+use nkeys::{KeyPair, XKey};
+use std::collections::HashMap;
+use trefoil::config::{NodeConfig, Settings, WorkerConfig};
+use trefoil_protocol::Party;
+
+const CANARY: &str = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00";
+
+fn node_env() -> HashMap<String, String> {
+    let initiator = KeyPair::new_user().public_key();
+    [
+        ("TREFOIL_ROLE", "node1".to_owned()),
+        ("TREFOIL_NATS_URL", "nats://127.0.0.1:4222".to_owned()),
+        ("TREFOIL_DATA_DIR", "/var/lib/trefoil".to_owned()),
+        ("TREFOIL_MASTER_KEY", CANARY.to_owned()),
+        ("TREFOIL_IDENTITY_SEED", KeyPair::new_server().seed().unwrap()),
+        ("TREFOIL_NOISE_KEY", XKey::new().seed().unwrap()),
+        ("TREFOIL_PEER_IDENTITY", KeyPair::new_server().public_key()),
+        ("TREFOIL_WORKERS", format!("{}, {}", XKey::new().public_key(), XKey::new().public_key())),
+        (
+            "TREFOIL_INITIATORS",
+            format!(r#"[{{"name":"shop","key":"{initiator}","operations":["sign"],"curves":["ed25519"]}}]"#),
+        ),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+fn problems(env: HashMap<String, String>) -> Vec<String> {
+    NodeConfig::read(Settings::from_env(env)).err().map(|error| error.0).unwrap_or_default()
+}
+
+#[test]
+fn a_node_from_the_environment() {
+    let config = NodeConfig::read(Settings::from_env(node_env())).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.role, Party::Node1);
+    assert_eq!(config.workers.len(), 2);
+    assert_eq!(config.limits.password_attempts, 10);
+    assert_eq!(data_encoding::HEXLOWER.encode(config.master_key.expose()), CANARY);
+}
+
+#[test]
+fn the_file_nests_and_the_environment_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    let initiator = KeyPair::new_user().public_key();
+    std::fs::write(
+        &file,
+        format!(
+            "role = \"node2\"\nmax_sessions = 7\n[nats]\nurl = \"nats://file:4222\"\n[[initiators]]\nname = \"shop\"\n\
+             key = \"{initiator}\"\noperations = [\"generate\"]\ncurves = [\"secp256k1\"]\n"
+        ),
+    )
+    .unwrap();
+    let mut env = node_env();
+    for key in ["TREFOIL_INITIATORS", "TREFOIL_NATS_URL", "TREFOIL_ROLE"] {
+        env.remove(key);
+    }
+    env.insert("TREFOIL_CONFIG".into(), file.to_str().unwrap().into());
+    let config = NodeConfig::read(Settings::from_env(env.clone())).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        (config.role, config.limits.max_sessions, config.nats.servers),
+        (Party::Node2, 7, vec!["nats://file:4222".to_owned()])
+    );
+    assert!(config.initiators.get(&initiator.parse().unwrap()).is_some());
+
+    env.insert("TREFOIL_NATS__URL".into(), "nats://env:4222".into());
+    let config = NodeConfig::read(Settings::from_env(env)).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.nats.servers, ["nats://env:4222"]);
+}
+
+#[test]
+fn every_problem_at_once() {
+    let mut env = node_env();
+    env.remove("TREFOIL_NATS_URL");
+    env.insert("TREFOIL_ROLE".into(), "node3".into());
+    env.insert("TREFOIL_MASTER_KEY".into(), CANARY[..62].into());
+    env.insert("TREFOIL_WORKERS".into(), "nonsense".into());
+    env.insert("TREFOIL_MAX_SESSIONS".into(), "0".into());
+    env.insert("TREFOIL_MAX_SESION".into(), "5".into());
+    env.insert("TREFOIL_INITIATORS".into(), r#"[{"name":"x"},{"name":"y","what":1}]"#.into());
+    env.insert("TREFOIL_NATS_NKEY_SEED_FILE".into(), "/does/not/exist".into());
+    let found = problems(env);
+    for key in [
+        "nats_url:",
+        "role:",
+        "master_key:",
+        "workers[0]:",
+        "max_sessions:",
+        "max_sesion: unknown",
+        "initiators[0]:",
+        "initiators[1]:",
+        "nats_nkey_seed_file: /does/not/exist",
+    ] {
+        assert!(found.iter().any(|problem| problem.starts_with(key)), "{key} missing in {found:#?}");
+    }
+    assert_eq!(found.len(), 9, "{found:#?}");
+    assert!(!found.concat().contains("c0ffee"), "a secret in a problem: {found:#?}");
+}
+
+#[test]
+fn secrets_by_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("master");
+    std::fs::write(&file, format!("{CANARY}\n")).unwrap();
+    let mut env = node_env();
+    env.insert("TREFOIL_MASTER_KEY_FILE".into(), file.to_str().unwrap().into());
+    assert_eq!(problems(env.clone()), ["master_key: set both by value and by file (master_key_file)"]);
+    env.remove("TREFOIL_MASTER_KEY");
+    let config = NodeConfig::read(Settings::from_env(env.clone())).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(data_encoding::HEXLOWER.encode(config.master_key.expose()), CANARY);
+    env.remove("TREFOIL_MASTER_KEY_FILE");
+    assert_eq!(problems(env), ["master_key: must be set (TREFOIL_MASTER_KEY or TREFOIL_MASTER_KEY_FILE)"]);
+}
+
+#[test]
+fn a_node_is_not_its_own_peer_and_nobody_is_listed_twice() {
+    let mut env = node_env();
+    let identity = KeyPair::new_server();
+    env.insert("TREFOIL_IDENTITY_SEED".into(), identity.seed().unwrap());
+    env.insert("TREFOIL_PEER_IDENTITY".into(), identity.public_key());
+    let entry = env["TREFOIL_INITIATORS"].trim_matches(['[', ']']).to_owned();
+    env.insert("TREFOIL_INITIATORS".into(), format!("[{entry},{entry}]"));
+    let found = problems(env);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found.iter().any(|problem| problem.ends_with("is listed twice")), "{found:#?}");
+    assert!(found.iter().any(|problem| problem.starts_with("peer_identity: is this node's own")), "{found:#?}");
+}
+
+#[test]
+fn a_setting_twice_in_one_source_is_a_problem() {
+    let mut env = node_env();
+    env.insert("TREFOIL_NATS__URL".into(), "nats://other:4222".into());
+    assert_eq!(problems(env), ["nats_url: set twice in the environment"]);
+}
+
+#[test]
+fn a_worker_from_the_environment() {
+    let mut env: HashMap<String, String> = [
+        ("TREFOIL_NATS_URL", "nats://127.0.0.1:4222".to_owned()),
+        ("TREFOIL_NOISE_KEY", XKey::new().seed().unwrap()),
+        ("TREFOIL_NODE1_IDENTITY", KeyPair::new_server().public_key()),
+        ("TREFOIL_NODE1_NOISE", XKey::new().public_key()),
+        ("TREFOIL_NODE2_IDENTITY", KeyPair::new_server().public_key()),
+        ("TREFOIL_NODE2_NOISE", XKey::new().public_key()),
+        ("TREFOIL_SEALING_KEYS", format!("{}\n{}", XKey::new().seed().unwrap(), XKey::new().seed().unwrap())),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    let config = WorkerConfig::read(Settings::from_env(env.clone())).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((config.sealing_keys.len(), config.concurrency), (2, 64));
+    // An Ed25519 key is not a curve key.
+    env.insert("TREFOIL_NODE1_NOISE".into(), KeyPair::new_server().public_key());
+    let found = WorkerConfig::read(Settings::from_env(env)).err().unwrap();
+    assert_eq!(found.0, ["node1_noise: must be a curve key (X…)"]);
+}
