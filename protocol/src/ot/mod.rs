@@ -4,6 +4,7 @@
 pub mod base;
 pub mod extension;
 mod matrix;
+pub mod setup;
 
 use crate::codec::Reader;
 use crate::error::{Abort, Result};
