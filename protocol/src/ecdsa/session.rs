@@ -1,0 +1,100 @@
+//! What one signing is about, and its session id.
+
+use crate::curve::{Group, Secp256k1};
+use crate::derive::{DerivationPath, DerivedKey, derive_public};
+use crate::error::Result;
+use crate::party::Party;
+use crate::rng::SessionRng;
+use crate::share::KeyShare;
+use crate::transcript::{Tag, hash};
+use k256::{ProjectivePoint, Scalar};
+use rand_core::{CryptoRng, RngCore};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// What the two parties sign, and where: all of it enters the session id.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Handshake hash of the channel between worker and node, 32 bytes.
+    pub channel_hash: [u8; 32],
+    /// SHA-256 of the signed job's body.
+    pub job_digest: [u8; 32],
+    /// What is signed.
+    pub digest: [u8; 32],
+    /// Which child of the key signs.
+    pub path: DerivationPath,
+}
+
+/// A session both sides agree on: the same on each, or every message is refused harmlessly by its tag.
+pub(super) struct Session {
+    pub(super) request: Request,
+    pub(super) share: Arc<KeyShare>,
+    pub(super) derived: DerivedKey,
+    pub(super) sid: [u8; 32],
+}
+
+impl Session {
+    pub(super) fn new(share: Arc<KeyShare>, request: Request, client: &[u8; 32], node1: &[u8; 32]) -> Result<Self> {
+        let derived = derive_public(&share.public_key(), &share.chain_code(), &request.path)?;
+        let sid = hash(
+            Tag::SIGN_SID,
+            &[
+                &request.channel_hash,
+                client,
+                node1,
+                &share.key_id(),
+                &share.epoch().to_be_bytes(),
+                &share.ot_id(),
+                &share.transcript(),
+                &derived.public_key,
+                &request.path.to_bytes(),
+                &request.digest,
+                &request.job_digest,
+            ],
+        );
+        Ok(Self { request, share, derived, sid })
+    }
+
+    /// The tag that message `number` carries.
+    pub(super) fn tag(&self, number: u8) -> [u8; 16] {
+        let digest = hash(Tag::SIGN_TAG, &[&self.sid, &[number]]);
+        *digest.first_chunk().unwrap_or(&[0; 16])
+    }
+
+    /// The party's additive share of the signing key: λ·x, and δ on top at node 1 only.
+    pub(super) fn signing_share(&self, own: Party) -> Result<Zeroizing<Scalar>> {
+        let lambda = Secp256k1::lagrange(own, peer(own))?;
+        let weighted = Zeroizing::new(lambda * *self.share.as_secp256k1()?.secret());
+        Ok(Zeroizing::new(if own == Party::Node1 { *weighted + self.derived.tweak } else { *weighted }))
+    }
+
+    /// The public counterpart of the peer's additive share: computed, never taken from a message.
+    pub(super) fn peer_key(&self, own: Party) -> Result<ProjectivePoint> {
+        let them = peer(own);
+        let weighted = *self.share.as_secp256k1()?.verifying_share(them) * Secp256k1::lagrange(them, own)?;
+        Ok(if them == Party::Node1 {
+            weighted + ProjectivePoint::mul_by_generator(&self.derived.tweak)
+        } else {
+            weighted
+        })
+    }
+
+    /// The RNG of one step, hedged with the share's secret.
+    pub(super) fn rng(&self, rng: &mut (impl RngCore + CryptoRng), transcript: &[u8; 32]) -> Result<SessionRng> {
+        let secret = Secp256k1::encode_scalar(self.share.as_secp256k1()?.secret());
+        Ok(SessionRng::new(rng, secret.as_slice(), &[&self.sid, transcript]))
+    }
+}
+
+/// The other signer.
+const fn peer(own: Party) -> Party {
+    match own {
+        Party::Client => Party::Node1,
+        Party::Node1 | Party::Node2 => Party::Client,
+    }
+}
+
+/// The running transcript after one more message.
+pub(super) fn extend(transcript: &[u8; 32], message: &[u8]) -> [u8; 32] {
+    hash(Tag::SIGN_TRANSCRIPT, &[transcript, message])
+}

@@ -1,0 +1,127 @@
+//! What both signers compute alike: their nonce and inversion mask, the two multiplications, and their share of s.
+
+use super::messages::Gammas;
+use crate::codec::{write_point, write_scalar};
+use crate::error::{Abort, Result};
+use crate::ot::extension::{ExtensionId, ReceiverExtension, ReceiverRows, SenderRows};
+use crate::ot::{Direction, ReceiverSeeds};
+use crate::rvole::{self, Answer, Products, random_scalar};
+use k256::{ProjectivePoint, Scalar};
+use rand_core::{CryptoRng, RngCore};
+use zeroize::Zeroizing;
+
+/// The secrets of one signing: nonce share r, inversion mask φ. Fresh per session, consumed by it, zeroised.
+pub(super) struct Nonce {
+    r: Zeroizing<Scalar>,
+    phi: Zeroizing<Scalar>,
+    pub(super) point: ProjectivePoint,
+}
+
+impl Nonce {
+    pub(super) fn new(rng: &mut (impl RngCore + CryptoRng)) -> Self {
+        let (r, phi) = (Zeroizing::new(random_scalar(rng)), Zeroizing::new(random_scalar(rng)));
+        let point = ProjectivePoint::mul_by_generator(&r);
+        Self { r, phi, point }
+    }
+}
+
+/// The party as Bob: it opened an extension and holds χ = ⟨g, β⟩.
+pub(super) struct Bob {
+    nonce: [u8; 16],
+    rows: ReceiverRows,
+    chi: Zeroizing<Scalar>,
+    direction: Direction,
+}
+
+impl Bob {
+    /// Appends nonce, U, x and t to the message so far.
+    pub(super) fn open(
+        seeds: &ReceiverSeeds,
+        sid: &[u8; 32],
+        direction: Direction,
+        transcript: &[u8; 32],
+        message: &mut Vec<u8>,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Self {
+        let mut nonce = [0; 16];
+        rng.fill_bytes(&mut nonce);
+        let id = ExtensionId { sid, direction, item: 0, nonce };
+        let (extension, u) = ReceiverExtension::new(seeds, &id, rng);
+        message.extend_from_slice(&nonce);
+        message.extend_from_slice(&u);
+        let proof = extension.prove(&id, transcript, message);
+        message.extend_from_slice(&proof.x);
+        message.extend_from_slice(&proof.t);
+        let rows = extension.into_rows();
+        let chi = rvole::bob_input(&rows);
+        Self { nonce, rows, chi, direction }
+    }
+
+    /// ψ = φ - χ, which gives the peer our mask without giving it away.
+    pub(super) fn psi(&self, nonce: &Nonce) -> [u8; 32] {
+        write_scalar(&(*nonce.phi - *self.chi))
+    }
+
+    /// Checks μ (**lock**), then that the peer multiplied its R and its share of the key (abort), in this order.
+    pub(super) fn receive(
+        &self,
+        sid: &[u8; 32],
+        transcript: &[u8; 32],
+        answer: &Answer<'_>,
+        gammas: &Gammas,
+        peer_point: &ProjectivePoint,
+        peer_key: &ProjectivePoint,
+    ) -> Result<Products> {
+        let id = ExtensionId { sid, direction: self.direction, item: 0, nonce: self.nonce };
+        let products = rvole::bob(&self.rows, &id, transcript, answer)?;
+        let culprit = self.direction.sender();
+        let ([gamma_u, gamma_v], [d_u, d_v]) = (gammas, &products.0);
+        for (input, gamma, d, check) in
+            [(peer_point, gamma_u, d_u, "gamma_u"), (peer_key, gamma_v, d_v, "gamma_v")]
+        {
+            if input * &*self.chi != ProjectivePoint::mul_by_generator(d) + gamma {
+                return Err(Abort::peer(culprit, check));
+            }
+        }
+        Ok(products)
+    }
+}
+
+/// The party as Alice: multiplies (r, sk) with the peer's χ and appends τ, η, μ, Γu, Γv.
+pub(super) fn multiply(
+    rows: &SenderRows,
+    id: &ExtensionId<'_>,
+    nonce: &Nonce,
+    key: &Scalar,
+    transcript: &[u8; 32],
+    message: &mut Vec<u8>,
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Products {
+    let products = rvole::alice(rows, id, [&nonce.r, key], transcript, message, rng);
+    for c in &products.0 {
+        message.extend_from_slice(&write_point(&ProjectivePoint::mul_by_generator(c)));
+    }
+    products
+}
+
+/// One signer's share of numerator and denominator of s.
+pub(super) struct PartialSignature {
+    pub(super) u: Scalar,
+    pub(super) w: Scalar,
+}
+
+/// `u = r(φ + ψ) + c_u + d_u`, `v = sk(φ + ψ) + c_v + d_v`, `w = m·φ + r_x·v`. Consumes the nonce: it is used once.
+pub(super) fn partial(
+    nonce: Nonce,
+    key: &Scalar,
+    psi: &Scalar,
+    c: &Products,
+    d: &Products,
+    message: &Scalar,
+    r_x: &Scalar,
+) -> PartialSignature {
+    let ([c_u, c_v], [d_u, d_v]) = (&c.0, &d.0);
+    let mask = Zeroizing::new(*nonce.phi + psi);
+    let v = Zeroizing::new(*key * *mask + c_v + d_v);
+    PartialSignature { u: *nonce.r * *mask + c_u + d_u, w: *message * *nonce.phi + *r_x * *v }
+}
