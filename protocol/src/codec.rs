@@ -1,8 +1,7 @@
 //! Reading the fixed-layout messages of docs/protocol.md. Nothing here allocates by a peer's word.
 
-use k256::elliptic_curve::PrimeField;
-use k256::elliptic_curve::group::{Group as _, GroupEncoding};
-use k256::{CompressedPoint, FieldBytes, ProjectivePoint, Scalar};
+use crate::curve::{Group, SCALAR_LEN, Secp256k1};
+use k256::{ProjectivePoint, Scalar};
 
 /// Takes fields off a message whose total length was checked first; `None` means too short or not canonical.
 pub(crate) struct Reader<'a> {
@@ -36,28 +35,11 @@ impl<'a> Reader<'a> {
 
     /// A canonical secp256k1 scalar, 32 bytes.
     pub(crate) fn scalar(&mut self) -> Option<Scalar> {
-        read_scalar(&self.array()?)
+        Secp256k1::decode_scalar(self.bytes(SCALAR_LEN)?)
     }
 
     /// A secp256k1 point, 33 bytes SEC1 compressed, not the identity.
     pub(crate) fn point(&mut self) -> Option<ProjectivePoint> {
-        let bytes: [u8; 33] = self.array()?;
-        let point: Option<ProjectivePoint> = ProjectivePoint::from_bytes(&CompressedPoint::from(bytes)).into();
-        point.filter(|p| !bool::from(p.is_identity()))
+        Secp256k1::decode_point(self.bytes(Secp256k1::POINT_LEN)?)
     }
-}
-
-/// A canonical secp256k1 scalar (`< q`), big-endian.
-pub(crate) fn read_scalar(bytes: &[u8; 32]) -> Option<Scalar> {
-    Scalar::from_repr(FieldBytes::from(*bytes)).into()
-}
-
-/// 33 bytes SEC1 compressed.
-pub(crate) fn write_point(point: &ProjectivePoint) -> [u8; 33] {
-    point.to_bytes().into()
-}
-
-/// 32 bytes big-endian.
-pub(crate) fn write_scalar(scalar: &Scalar) -> [u8; 32] {
-    scalar.to_bytes().into()
 }

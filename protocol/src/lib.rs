@@ -8,6 +8,7 @@
 mod codec;
 pub mod curve;
 pub mod derive;
+pub mod ecdsa;
 mod error;
 pub mod ot;
 mod party;

@@ -1,13 +1,13 @@
 //! Random vector OLE: DKLs23 (ePrint 2023/765), protocol 5.2 with ℓ = 2 inputs and ρ = 1 check
 //! (docs/protocol.md, section 4). Alice ends with `c_k`, Bob with `d_k`, and `c_k + d_k = a_k · b`.
 
-use crate::codec::{Reader, read_scalar, write_scalar};
+use crate::codec::Reader;
+use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use crate::ot::ROWS;
 use crate::ot::extension::{ExtensionId, ReceiverRows, SenderRows};
-use crate::transcript::{Tag, hash_wide};
-use k256::elliptic_curve::ops::Reduce;
-use k256::{Scalar, WideBytes};
+use crate::transcript::Tag;
+use k256::Scalar;
 use rand_core::{CryptoRng, RngCore};
 use std::sync::LazyLock;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
@@ -19,20 +19,9 @@ pub const TAU_LEN: usize = ROWS * 3 * 32;
 pub const ANSWER_LEN: usize = TAU_LEN + 64;
 
 /// The public gadget vector g.
-static GADGET: LazyLock<Vec<Scalar>> =
-    LazyLock::new(|| (0..ROWS as u16).map(|j| reduce(&hash_wide(Tag::RVOLE_GADGET, &[&j.to_be_bytes()]))).collect());
-
-/// 64 bytes, big-endian, mod q.
-pub(crate) fn reduce(wide: &[u8; 64]) -> Scalar {
-    Scalar::reduce(&WideBytes::from(*wide))
-}
-
-/// A uniform secret scalar (bias below 2^-255).
-pub(crate) fn random_scalar(rng: &mut (impl RngCore + CryptoRng)) -> Scalar {
-    let mut wide = Zeroizing::new([0; 64]);
-    rng.fill_bytes(wide.as_mut());
-    reduce(&wide)
-}
+static GADGET: LazyLock<Vec<Scalar>> = LazyLock::new(|| {
+    (0..ROWS as u16).map(|j| Secp256k1::hash_to_scalar(Tag::RVOLE_GADGET, &[&j.to_be_bytes()])).collect()
+});
 
 /// The challenge of the multiplication check: fixed by everything sent so far, τ included.
 struct Challenge {
@@ -43,7 +32,7 @@ struct Challenge {
 impl Challenge {
     fn new(id: &ExtensionId<'_>, transcript: &[u8; 32], prefix: &[u8]) -> Self {
         let prefix = id.hash(Tag::RVOLE_PREFIX, transcript, &[prefix]);
-        let theta = [0u8, 1].map(|k| reduce(&hash_wide(Tag::RVOLE_THETA, &[&prefix, &[k]])));
+        let theta = [0u8, 1].map(|k| Secp256k1::hash_to_scalar(Tag::RVOLE_THETA, &[&prefix, &[k]]));
         Self { prefix, theta }
     }
 
@@ -78,7 +67,7 @@ pub fn alice(
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Products {
     let [a0, a1] = inputs;
-    let check_input = Zeroizing::new(random_scalar(rng));
+    let check_input = Zeroizing::new(Secp256k1::random_scalar(rng));
     let mut zero_pads = Zeroizing::new(Vec::with_capacity(ROWS));
     let mut products = Products([Scalar::ZERO; 2]);
     let [c0, c1] = &mut products.0;
@@ -87,7 +76,7 @@ pub fn alice(
         let [z0, z1, z2] = &zero;
         let [o0, o1, o2] = &one;
         for tau in [z0 - o0 + a0, z1 - o1 + a1, z2 - o2 + &*check_input] {
-            message.extend_from_slice(&write_scalar(&tau));
+            message.extend_from_slice(Secp256k1::encode_scalar(&tau).as_slice());
         }
         *c0 -= gadget * z0;
         *c1 -= gadget * z1;
@@ -97,9 +86,9 @@ pub fn alice(
     let eta = challenge.combine(&[*a0, *a1, *check_input]);
     let mut check_rows = Zeroizing::new(Vec::with_capacity(ROWS * 32));
     for zero in zero_pads.iter() {
-        check_rows.extend_from_slice(&write_scalar(&challenge.combine(zero)));
+        check_rows.extend_from_slice(Secp256k1::encode_scalar(&challenge.combine(zero)).as_slice());
     }
-    message.extend_from_slice(&write_scalar(&eta));
+    message.extend_from_slice(Secp256k1::encode_scalar(&eta).as_slice());
     message.extend_from_slice(&challenge.mu(id, &check_rows));
     products
 }
@@ -130,7 +119,7 @@ impl<'a> Answer<'a> {
         let mut tau = Vec::with_capacity(ROWS);
         for row in rows.as_chunks::<3>().0 {
             let [t0, t1, t2] = row;
-            tau.push([read_scalar(t0)?, read_scalar(t1)?, read_scalar(t2)?]);
+            tau.push([Secp256k1::decode_scalar(t0)?, Secp256k1::decode_scalar(t1)?, Secp256k1::decode_scalar(t2)?]);
         }
         Some(Self { prefix, tau, eta: reader.scalar()?, mu: reader.array()? })
     }
@@ -154,7 +143,7 @@ pub fn bob(rows: &ReceiverRows, id: &ExtensionId<'_>, transcript: &[u8; 32], ans
         let [t0, t1, t2] = tau;
         let delta = [g0 + &chosen(t0), g1 + &chosen(t1), g2 + &chosen(t2)];
         let check = challenge.combine(&delta) - chosen(&answer.eta);
-        check_rows.extend_from_slice(&write_scalar(&check));
+        check_rows.extend_from_slice(Secp256k1::encode_scalar(&check).as_slice());
         let [x0, x1, _] = &delta;
         *d0 += gadget * x0;
         *d1 += gadget * x1;

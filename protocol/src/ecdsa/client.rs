@@ -4,7 +4,7 @@ use super::messages::{M1, M2_LEN, M3};
 use super::session::{Request, Session, extend};
 use super::share_of_signature::{Bob, Nonce, multiply, partial};
 use super::{Signature, message_scalar, r_x};
-use crate::codec::{write_point, write_scalar};
+use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use crate::ot::Direction;
 use crate::ot::extension::{ExtensionId, SenderRows};
@@ -78,10 +78,8 @@ impl Client {
         }
         let (sid, ot) = (session.sid, session.share.ot()?);
         let extension = &message.extension;
-        let id =
-            ExtensionId { sid: &sid, direction: Direction::Node1Receives, item: 0, nonce: extension.nonce };
-        let rows =
-            SenderRows::check(ot.sender(), &id, extension.u, &extension.proof, &sid, extension.prefix)?;
+        let id = ExtensionId { sid: &sid, direction: Direction::Node1Receives, item: 0, nonce: extension.nonce };
+        let rows = SenderRows::check(ot.sender(), &id, extension.u, &extension.proof, &sid, extension.prefix)?;
 
         let transcript = extend(&sid, m1);
         let mut rng = session.rng(rng, &transcript)?;
@@ -89,7 +87,7 @@ impl Client {
         let key = session.signing_share(Party::Client)?;
         let mut out = Vec::with_capacity(M2_LEN);
         out.extend_from_slice(&session.tag(2));
-        out.extend_from_slice(&write_point(&nonce.point));
+        out.extend_from_slice(&Secp256k1::encode_point(&nonce.point));
         let bob = Bob::open(ot.receiver(), &sid, Direction::ClientReceives, &transcript, &mut out, &mut rng);
         let c = multiply(&rows, &id, &nonce, &key, &transcript, &mut out, &mut rng);
         out.extend_from_slice(&bob.psi(&nonce));
@@ -110,7 +108,7 @@ impl Round2 {
         if message.tag != session.tag(3) {
             return Err(refuse("session"));
         }
-        let opening = commit(&session.sid, &write_point(&message.nonce_point), &message.salt);
+        let opening = commit(&session.sid, &Secp256k1::encode_point(&message.nonce_point), &message.salt);
         if !bool::from(opening.ct_eq(&commitment)) {
             return Err(refuse("commitment"));
         }
@@ -146,7 +144,7 @@ fn normalise(r: &Scalar, s: Scalar, recovery: u8) -> Signature {
     let (s, recovery_id) = if high { (-s, recovery ^ 1) } else { (s, recovery) };
     let mut bytes = [0; 64];
     let (left, right) = bytes.split_at_mut(32);
-    left.copy_from_slice(&write_scalar(r));
-    right.copy_from_slice(&write_scalar(&s));
+    left.copy_from_slice(Secp256k1::encode_scalar(r).as_slice());
+    right.copy_from_slice(Secp256k1::encode_scalar(&s).as_slice());
     Signature { bytes, recovery_id }
 }

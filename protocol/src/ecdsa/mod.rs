@@ -17,11 +17,12 @@ mod share_of_signature;
 pub use messages::{M1_LEN, M2_LEN, M3_LEN};
 pub use session::Request;
 
-use crate::codec::read_scalar;
 use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use k256::ecdsa::{RecoveryId, Signature as K256Signature, VerifyingKey};
+use k256::elliptic_curve::ops::Reduce;
+use k256::{FieldBytes, ProjectivePoint, Scalar};
 
 /// A standard ECDSA signature with low s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,22 +56,20 @@ impl Signature {
 }
 
 /// The digest as an integer mod q.
-fn message_scalar(digest: &[u8; 32]) -> k256::Scalar {
-    use k256::elliptic_curve::ops::Reduce;
-    read_scalar(digest).unwrap_or_else(|| k256::Scalar::reduce(&k256::FieldBytes::from(*digest)))
+fn message_scalar(digest: &[u8; 32]) -> Scalar {
+    Scalar::reduce(&FieldBytes::from(*digest))
 }
 
 /// `x(R) mod q` with the recovery id's two bits; `None` for the identity or `r_x = 0`.
-fn r_x(point: &k256::ProjectivePoint) -> Option<(k256::Scalar, u8)> {
-    use k256::elliptic_curve::ops::Reduce;
+fn r_x(point: &ProjectivePoint) -> Option<(Scalar, u8)> {
     if Secp256k1::is_identity(point) {
         return None;
     }
     let encoded = Secp256k1::encode_point(point);
     let (sign, x) = encoded.split_first()?;
     let x: [u8; 32] = x.try_into().ok()?;
-    let overflow = read_scalar(&x).is_none();
-    let r = k256::Scalar::reduce(&k256::FieldBytes::from(x));
+    let overflow = Secp256k1::decode_scalar(&x).is_none();
+    let r = Scalar::reduce(&FieldBytes::from(x));
     let zero: bool = r.is_zero().into();
     (!zero).then_some((r, (sign & 1) | (u8::from(overflow) << 1)))
 }

@@ -5,7 +5,7 @@ use super::messages::{M1_LEN, M2, M3_LEN};
 use super::session::{Request, Session, extend};
 use super::share_of_signature::{Bob, Nonce, multiply, partial};
 use super::{Signature, message_scalar, r_x};
-use crate::codec::{write_point, write_scalar};
+use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use crate::ot::Direction;
 use crate::ot::extension::{ExtensionId, SenderRows};
@@ -82,7 +82,7 @@ impl Node1 {
         out.extend_from_slice(&session.share.epoch().to_be_bytes());
         out.extend_from_slice(&session.share.ot_id());
         out.extend_from_slice(&session.tag(1));
-        out.extend_from_slice(&commit(&sid, &write_point(&nonce.point), &salt));
+        out.extend_from_slice(&commit(&sid, &Secp256k1::encode_point(&nonce.point), &salt));
         let bob = Bob::open(ot.receiver(), &sid, Direction::Node1Receives, &sid, &mut out, &mut rng);
         let transcript = extend(&sid, &out);
         Ok((Self { session, transcript, nonce, salt, bob }, out))
@@ -107,12 +107,8 @@ impl Node1 {
         }
         let (r_x, _) = r_x(&(nonce.point + message.nonce_point)).ok_or(refuse("nonce_point"))?;
         let extension = &message.extension;
-        let id = ExtensionId {
-            sid: &session.sid,
-            direction: Direction::ClientReceives,
-            item: 0,
-            nonce: extension.nonce,
-        };
+        let id =
+            ExtensionId { sid: &session.sid, direction: Direction::ClientReceives, item: 0, nonce: extension.nonce };
         let rows = SenderRows::check(
             session.share.ot()?.sender(),
             &id,
@@ -152,20 +148,16 @@ impl Burn {
         let key = session.signing_share(Party::Node1)?;
         let mut out = Vec::with_capacity(M3_LEN);
         out.extend_from_slice(&session.tag(3));
-        out.extend_from_slice(&write_point(&nonce.point));
+        out.extend_from_slice(&Secp256k1::encode_point(&nonce.point));
         out.extend_from_slice(&salt);
-        let id = ExtensionId {
-            sid: &session.sid,
-            direction: Direction::ClientReceives,
-            item: 0,
-            nonce: extension_nonce,
-        };
+        let id =
+            ExtensionId { sid: &session.sid, direction: Direction::ClientReceives, item: 0, nonce: extension_nonce };
         let c = multiply(&rows, &id, &nonce, &key, &transcript, &mut out, &mut rng);
         out.extend_from_slice(&bob.psi(&nonce));
         let m = message_scalar(&session.request.digest);
         let mine = partial(nonce, &key, &peer_psi, &c, &d, &m, &r_x);
-        out.extend_from_slice(&write_scalar(&mine.u));
-        out.extend_from_slice(&write_scalar(&mine.w));
+        out.extend_from_slice(Secp256k1::encode_scalar(&mine.u).as_slice());
+        out.extend_from_slice(Secp256k1::encode_scalar(&mine.w).as_slice());
         Ok((out, Sent { public_key: session.derived.public_key, digest: session.request.digest }))
     }
 }

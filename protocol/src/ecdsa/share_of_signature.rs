@@ -1,11 +1,11 @@
 //! What both signers compute alike: their nonce and inversion mask, the two multiplications, and their share of s.
 
 use super::messages::Gammas;
-use crate::codec::{write_point, write_scalar};
+use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use crate::ot::extension::{ExtensionId, ReceiverExtension, ReceiverRows, SenderRows};
 use crate::ot::{Direction, ReceiverSeeds};
-use crate::rvole::{self, Answer, Products, random_scalar};
+use crate::rvole::{self, Answer, Products};
 use k256::{ProjectivePoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
@@ -19,7 +19,7 @@ pub(super) struct Nonce {
 
 impl Nonce {
     pub(super) fn new(rng: &mut (impl RngCore + CryptoRng)) -> Self {
-        let (r, phi) = (Zeroizing::new(random_scalar(rng)), Zeroizing::new(random_scalar(rng)));
+        let (r, phi) = (Zeroizing::new(Secp256k1::random_scalar(rng)), Zeroizing::new(Secp256k1::random_scalar(rng)));
         let point = ProjectivePoint::mul_by_generator(&r);
         Self { r, phi, point }
     }
@@ -59,7 +59,7 @@ impl Bob {
 
     /// ψ = φ - χ, which gives the peer our mask without giving it away.
     pub(super) fn psi(&self, nonce: &Nonce) -> [u8; 32] {
-        write_scalar(&(*nonce.phi - *self.chi))
+        *Secp256k1::encode_scalar(&(*nonce.phi - *self.chi))
     }
 
     /// Checks μ (**lock**), then that the peer multiplied its R and its share of the key (abort), in this order.
@@ -76,9 +76,7 @@ impl Bob {
         let products = rvole::bob(&self.rows, &id, transcript, answer)?;
         let culprit = self.direction.sender();
         let ([gamma_u, gamma_v], [d_u, d_v]) = (gammas, &products.0);
-        for (input, gamma, d, check) in
-            [(peer_point, gamma_u, d_u, "gamma_u"), (peer_key, gamma_v, d_v, "gamma_v")]
-        {
+        for (input, gamma, d, check) in [(peer_point, gamma_u, d_u, "gamma_u"), (peer_key, gamma_v, d_v, "gamma_v")] {
             if input * &*self.chi != ProjectivePoint::mul_by_generator(d) + gamma {
                 return Err(Abort::peer(culprit, check));
             }
@@ -99,7 +97,7 @@ pub(super) fn multiply(
 ) -> Products {
     let products = rvole::alice(rows, id, [&nonce.r, key], transcript, message, rng);
     for c in &products.0 {
-        message.extend_from_slice(&write_point(&ProjectivePoint::mul_by_generator(c)));
+        message.extend_from_slice(&Secp256k1::encode_point(&ProjectivePoint::mul_by_generator(c)));
     }
     products
 }

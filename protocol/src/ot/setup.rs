@@ -12,10 +12,11 @@
 use super::base::{BaseReceiver, BaseSender, POINT_LEN, POINTS_LEN};
 use super::extension::{ExtensionId, Proof, ReceiverExtension, ReceiverRows, SenderRows};
 use super::{Direction, MATRIX_LEN, OtState, ReceiverSeeds, SenderSeeds};
-use crate::codec::{Reader, write_point};
+use crate::codec::Reader;
+use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use crate::party::Party;
-use crate::rvole::{self, Answer, random_scalar};
+use crate::rvole::{self, Answer};
 use crate::transcript::{Tag, hash};
 use k256::ProjectivePoint;
 use rand_core::{CryptoRng, RngCore};
@@ -85,15 +86,15 @@ impl<'a> Trial<'a> {
         let (nonce, u, prefix, proof) = parsed.ok_or(Abort::peer(culprit, "ot_trial_length"))?;
         let id = self.id(nonce);
         let rows = SenderRows::check(seeds, &id, u, &proof, &self.transcript, prefix).map_err(harmless)?;
-        let inputs = Zeroizing::new([random_scalar(rng), random_scalar(rng)]);
+        let inputs = Zeroizing::new([Secp256k1::random_scalar(rng), Secp256k1::random_scalar(rng)]);
         let [a0, a1] = &*inputs;
         let mut out = Vec::with_capacity(TRIAL_ANSWER_LEN);
         for a in [a0, a1] {
-            out.extend_from_slice(&write_point(&ProjectivePoint::mul_by_generator(a)));
+            out.extend_from_slice(&Secp256k1::encode_point(&ProjectivePoint::mul_by_generator(a)));
         }
         let products = rvole::alice(&rows, &id, [a0, a1], &self.transcript, &mut out, rng);
         for c in &products.0 {
-            out.extend_from_slice(&write_point(&ProjectivePoint::mul_by_generator(c)));
+            out.extend_from_slice(&Secp256k1::encode_point(&ProjectivePoint::mul_by_generator(c)));
         }
         Ok(out)
     }
