@@ -6,7 +6,7 @@ agree. Speed and constant time do not matter here: nothing in this file handles 
 
   scripts/verify.py --curve secp256k1 --public-key HEX --digest HEX --signature HEX [--recovery-id N]
   scripts/verify.py --curve ed25519 --public-key HEX --message BASE64 --signature HEX
-  scripts/verify.py --result FILE --node1 HEX --node2 HEX      (the result of a generate or public-key job)
+  scripts/verify.py --result FILE --node1 KEY --node2 KEY      (the result of a generate or public-key job)
 """
 
 from __future__ import annotations
@@ -275,6 +275,16 @@ def hex_bytes(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+def identity_bytes(text: str) -> bytes:
+    """A node's Ed25519 public key: an NKEY ("N..." or "U...": base 32 of prefix, key, CRC-16) or 64 hexadecimal digits."""
+    if len(text) != 56:
+        return bytes.fromhex(text)
+    decoded = base64.b32decode(text)
+    if binascii.crc_hqx(decoded[:33], 0) != int.from_bytes(decoded[33:], "little"):
+        raise ValueError("the NKEY's checksum is wrong")
+    return decoded[1:33]
+
+
 def base64_bytes(text: str) -> bytes:
     """Bytes from standard base64, padded."""
     try:
@@ -293,8 +303,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--signature", type=hex_bytes, metavar="HEX", help="64 bytes: r and s, or R and S")
     parser.add_argument("--recovery-id", type=int, metavar="N", help="secp256k1: 0 to 3")
     parser.add_argument("--result", metavar="FILE", help="result of a generate or public-key job; - reads standard input")
-    parser.add_argument("--node1", type=hex_bytes, metavar="HEX", help="identity of node 1, 32 bytes")
-    parser.add_argument("--node2", type=hex_bytes, metavar="HEX", help="identity of node 2, 32 bytes")
+    parser.add_argument("--node1", type=identity_bytes, metavar="KEY", help="identity of node 1: NKEY or hex")
+    parser.add_argument("--node2", type=identity_bytes, metavar="KEY", help="identity of node 2: NKEY or hex")
     given = parser.parse_args(arguments)
     try:
         if given.result is not None:

@@ -298,6 +298,15 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(self.run_main("--result", str(file), *nodes)[0], 1)
             self.assertEqual(self.run_main("--result", str(file))[0], 2)
 
+    def test_an_identity_is_hex_or_an_nkey(self):
+        # The example key of the NKEY documentation of NATS.
+        nkey = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
+        key = v.identity_bytes(nkey)
+        self.assertEqual(len(key), 32)
+        self.assertEqual(v.identity_bytes(key.hex()), key)
+        with self.assertRaisesRegex(ValueError, "checksum"):
+            v.identity_bytes(nkey[:20] + "A" + nkey[21:])
+
     def test_what_is_missing_is_said(self):
         self.assertEqual(self.run_main("--curve", "secp256k1")[0], 2)
 
