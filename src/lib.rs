@@ -2,5 +2,7 @@
 
 pub mod auth;
 pub mod channel;
+pub mod client;
 pub mod config;
+pub mod jobs;
 pub mod wire;

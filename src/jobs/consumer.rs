@@ -1,0 +1,245 @@
+//! The durable pull consumer that all workers share.
+//!
+//! A worker asks for no more jobs than it can start, tells the server every third of `ack_wait` that a job is still in hand,
+//! and settles each job once: acknowledged (and confirmed by the server) after its result is stored, or given back with a delay.
+//! A delivery that is dropped unsettled, because its worker died or panicked, comes back after `ack_wait`.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
+use async_nats::jetstream::{AckKind, Context, Message, message::Acker};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Name of the durable consumer.
+pub const CONSUMER: &str = "workers";
+
+/// How long the server holds a pull request open. Short, because a request that was lost in a reconnect is only noticed after
+/// this time and a second of grace.
+const PULL: Duration = Duration::from_secs(2);
+
+/// How the consumer behaves.
+#[derive(Debug, Clone)]
+pub struct ConsumerSettings {
+    /// Name of the stream to consume.
+    pub stream: String,
+    /// After this long without a sign of life from its worker a job is delivered again. Sets how fast a dead worker is
+    /// replaced; 1 to 2 seconds.
+    pub ack_wait: Duration,
+    /// Jobs in hand at a time: running, or waiting for their key.
+    pub in_hand: usize,
+    /// After the stop signal jobs in hand get this long to finish before they are abandoned (and delivered again elsewhere).
+    pub grace: Duration,
+}
+
+/// One delivery of a job. It must be settled by [`Delivery::acknowledge`] or [`Delivery::give_back`].
+pub struct Delivery {
+    /// `mpc.job.<op>.<keyId>`.
+    pub subject: String,
+    /// The message's headers.
+    pub headers: HeaderMap,
+    /// The message's body, exactly as published.
+    pub body: Bytes,
+    /// Sequence of the job in its stream.
+    pub sequence: u64,
+    /// 1 for the first delivery.
+    pub times_delivered: u64,
+    receipt: Receipt,
+}
+
+/// What keeps a delivered job alive and settles it.
+struct Receipt {
+    acker: Arc<Acker>,
+    in_progress: AbortHandle,
+    _in_hand: OwnedSemaphorePermit,
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.in_progress.abort();
+    }
+}
+
+/// The server did not confirm in time; it may or may not have been told.
+#[derive(Debug, thiserror::Error)]
+#[error("job not settled: {0}")]
+pub struct NotSettled(String);
+
+impl Delivery {
+    fn new(message: Message, ack_wait: Duration, in_hand: OwnedSemaphorePermit) -> Option<Self> {
+        let (sequence, times_delivered) = {
+            let info = message.info().ok()?;
+            (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1))
+        };
+        let (message, acker) = message.split();
+        let acker = Arc::new(acker);
+        let in_progress = tokio::spawn({
+            let acker = acker.clone();
+            async move {
+                let mut tick = tokio::time::interval(ack_wait / 3);
+                tick.tick().await;
+                loop {
+                    tick.tick().await;
+                    // A lost one does no harm: there are two more before the job is delivered again.
+                    let _ = acker.ack_with(AckKind::Progress).await;
+                }
+            }
+        })
+        .abort_handle();
+        Some(Self {
+            subject: message.subject.to_string(),
+            headers: message.headers.unwrap_or_default(),
+            body: message.payload,
+            sequence,
+            times_delivered,
+            receipt: Receipt { acker, in_progress, _in_hand: in_hand },
+        })
+    }
+
+    /// Removes the job from the queue, and waits until the server confirms it. Only after its result is stored.
+    ///
+    /// # Errors
+    /// [`NotSettled`] if no confirmation came; the job may be delivered again, and then finds its result.
+    pub async fn acknowledge(self) -> Result<(), NotSettled> {
+        self.receipt.in_progress.abort();
+        self.receipt.acker.double_ack().await.map_err(|error| NotSettled(error.to_string()))
+    }
+
+    /// Gives the job back to the queue, to be delivered again after `delay`, to any worker.
+    ///
+    /// # Errors
+    /// [`NotSettled`] if it could not be sent; the job is then delivered again after `ack_wait`.
+    pub async fn give_back(self, delay: Duration) -> Result<(), NotSettled> {
+        self.receipt.in_progress.abort();
+        self.receipt.acker.ack_with(AckKind::Nak(Some(delay))).await.map_err(|error| NotSettled(error.to_string()))
+    }
+}
+
+/// Runs `handle` for every job, up to `in_hand` at a time, until `stop` becomes true; then gives back what has been pulled but
+/// not started, waits for the jobs in hand (at most `grace`) and returns how many of them had to be abandoned.
+///
+/// Losing the server is not an error: pulling is tried again, with a growing delay, until it works or `stop` comes.
+pub async fn run<H, F>(jetstream: Context, settings: ConsumerSettings, stop: watch::Receiver<bool>, handle: H) -> usize
+where
+    H: Fn(Delivery) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut puller = Puller {
+        slots: Arc::new(Semaphore::new(settings.in_hand)),
+        jetstream,
+        consumer: None,
+        stop,
+        jobs: JoinSet::new(),
+        handle,
+        settings,
+    };
+    let mut wait = Duration::ZERO;
+    while !*puller.stop.borrow() {
+        puller.reap();
+        match puller.pull().await {
+            Ok(()) => wait = Duration::ZERO,
+            Err(reason) => {
+                puller.consumer = None;
+                wait = (wait * 2).clamp(Duration::from_millis(100), Duration::from_secs(2));
+                tracing::warn!(%reason, wait_ms = wait.as_millis(), "cannot pull jobs");
+                let _ = timeout(wait, puller.stop.wait_for(|stop| *stop)).await;
+            }
+        }
+    }
+    let deadline = Instant::now() + puller.settings.grace;
+    while let Ok(Some(_)) = timeout_at(deadline, puller.jobs.join_next()).await {}
+    let abandoned = puller.jobs.len();
+    puller.jobs.shutdown().await;
+    abandoned
+}
+
+struct Puller<H> {
+    jetstream: Context,
+    settings: ConsumerSettings,
+    /// `None` before the first pull and after an error: it is looked up, and made if need be.
+    consumer: Option<Consumer<pull::Config>>,
+    slots: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+    jobs: JoinSet<()>,
+    handle: H,
+}
+
+impl<H, F> Puller<H>
+where
+    H: Fn(Delivery) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    /// One pull request: as many jobs as there are free slots, each started as it comes. Returns early when told to stop.
+    async fn pull(&mut self) -> Result<(), String> {
+        let mut stop = self.stop.clone();
+        let first = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            slot = self.slots.clone().acquire_owned() => slot.map_err(|error| error.to_string())?,
+        };
+        let mut free = vec![first];
+        while let Ok(next) = self.slots.clone().try_acquire_owned() {
+            free.push(next);
+        }
+        let consumer = match &self.consumer {
+            Some(consumer) => consumer,
+            None => self.consumer.insert(durable(&self.jetstream, &self.settings).await?),
+        };
+        // An operator's consumer may differ from our settings.
+        let ack_wait = consumer.cached_info().config.ack_wait;
+        let deadline = Instant::now() + PULL + Duration::from_secs(1);
+        let mut batch = consumer
+            .batch()
+            .max_messages(free.len())
+            .expires(PULL)
+            .messages()
+            .await
+            .map_err(|error| error.to_string())?;
+        loop {
+            let next = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                next = timeout_at(deadline, batch.next()) => next,
+            };
+            let Ok(Some(message)) = next else { return Ok(()) };
+            let message = message.map_err(|error| error.to_string())?;
+            let Some(slot) = free.pop() else { return Ok(()) };
+            if let Some(delivery) = Delivery::new(message, ack_wait, slot) {
+                self.jobs.spawn((self.handle)(delivery));
+            }
+        }
+        // Told to stop: what has arrived meanwhile goes to another worker at once, not after ack_wait.
+        while let Some(Some(Ok(message))) = batch.next().now_or_never() {
+            let _ = message.ack_with(AckKind::Nak(None)).await;
+        }
+        Ok(())
+    }
+
+    /// Forgets finished jobs. A panic in a job leaves its delivery unsettled, so that it counts as a crash.
+    fn reap(&mut self) {
+        while let Some(ended) = self.jobs.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a job's task failed");
+            }
+        }
+    }
+}
+
+/// The shared consumer, made if it does not exist.
+async fn durable(jetstream: &Context, settings: &ConsumerSettings) -> Result<Consumer<pull::Config>, String> {
+    let stream = jetstream.get_stream_no_info(&settings.stream).await.map_err(|error| error.to_string())?;
+    let wanted = pull::Config {
+        durable_name: Some(CONSUMER.into()),
+        description: Some("All workers".into()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: settings.ack_wait,
+        // The worker counts crashes itself, so that a poison job ends in a result and not in silence.
+        max_deliver: -1,
+        // Jobs given back with a delay count here, so a small number lets one busy key stop all others.
+        max_ack_pending: 50_000,
+        ..pull::Config::default()
+    };
+    stream.get_or_create_consumer(CONSUMER, wanted).await.map_err(|error| error.to_string())
+}

@@ -1,0 +1,9 @@
+//! The road of a job through JetStream: streams, the consumer, one result per job, bans, order per key.
+
+pub mod attempts;
+pub mod bans;
+pub mod consumer;
+pub mod keyed_mutex;
+pub mod once;
+pub mod results;
+pub mod streams;
