@@ -12,6 +12,7 @@ pub mod dkg;
 pub mod ecdsa;
 mod error;
 pub mod frost;
+pub mod keygen;
 pub mod ot;
 mod party;
 mod rng;
