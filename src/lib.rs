@@ -5,4 +5,6 @@ pub mod channel;
 pub mod client;
 pub mod config;
 pub mod jobs;
+pub mod seal;
+pub mod vault;
 pub mod wire;

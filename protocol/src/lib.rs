@@ -8,11 +8,8 @@
 mod codec;
 pub mod curve;
 pub mod derive;
-pub mod dkg;
 pub mod ecdsa;
 mod error;
-pub mod frost;
-pub mod keygen;
 pub mod ot;
 mod party;
 mod rng;

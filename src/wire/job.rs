@@ -50,7 +50,7 @@ pub struct Envelope<P> {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Sealed {
     /// The recipient's public xkey: a worker key in a job, the reply key in a result.
-    pub worker_key: SealKey,
+    pub recipient_key: SealKey,
     /// The sender's public xkey, fresh for this box.
     pub sender_key: SealKey,
     /// `xkv1` ‖ nonce (24 bytes) ‖ NaCl box.

@@ -1,6 +1,8 @@
 //! Results: what a worker stores on `mpc.result.<initiator>.<jobId>`, one per job for ever.
 
+use crate::wire::node::KeyStatement;
 use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, Job, JobId, KeyId, Method, Op, Sealed, VERSION};
+use data_encoding::HEXLOWER;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -120,14 +122,34 @@ pub struct KeyResult {
     pub chain_code: Fixed<32>,
     /// Transcript hash of the run that made the shares.
     pub transcript: Fixed<32>,
-    /// The digest of the job that made the shares; the attestations are over it. Present when it is another job than
-    /// the one that this result answers.
+    /// The digest of the job that made the shares; the attestations are over it. Absent: the digest of this result's
+    /// own job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generated_by: Option<Fixed<32>>,
     /// Whether both nodes have committed.
     pub state: KeyState,
     /// Both nodes' signatures over the attestation statement.
     pub attestations: Attestations,
+}
+
+impl KeyResult {
+    /// What both nodes say about a key, if they say the same.
+    #[must_use]
+    pub fn agreed(node1: &KeyStatement, node2: &KeyStatement, state: KeyState) -> Option<Self> {
+        let same = KeyStatement { signature: node1.signature, ..node2.clone() } == *node1;
+        same.then(|| Self {
+            key_id: node1.key_id,
+            source_key_id: node1.source_key_id,
+            curve: node1.curve,
+            epoch: node1.epoch,
+            public_key: HEXLOWER.encode(&node1.public_key),
+            chain_code: Fixed(node1.chain_code),
+            transcript: Fixed(node1.transcript),
+            generated_by: Some(Fixed(node1.job_digest)),
+            state,
+            attestations: Attestations { node1: node1.signature, node2: node2.signature },
+        })
+    }
 }
 
 /// Whether a key is in use.

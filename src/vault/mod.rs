@@ -1,0 +1,141 @@
+//! How the client's share is kept by the backend: encrypted under a data key, which is wrapped under the password and
+//! node 1's OPRF. Whoever steals the backend's database cannot guess the password without asking node 1 each time.
+//!
+//! Two steps, because node 1's evaluation arrives with its first protocol message: [`Vault::begin`] stretches and blinds
+//! the password, then [`Begun::open`] or [`Begun::seal`] goes on with the evaluation.
+
+mod error;
+mod format;
+mod kdf;
+mod oprf;
+mod pool;
+
+pub use error::VaultError;
+pub use format::{EncryptedShare, KeyBinding, MAX_SHARE_BYTES, SecretStore};
+pub use kdf::{Password, Stretched, stretch};
+pub use oprf::{Blinded, OprfKey};
+pub use pool::KdfPool;
+
+use crate::wire::{KdfParams, KeyId};
+use rand_core::{CryptoRng, RngCore};
+use zeroize::Zeroizing;
+
+/// What generation returns for the backend to keep, both opaque to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The client's share under the data key.
+    pub encrypted_share: Vec<u8>,
+    /// The data key under the password and the OPRF.
+    pub secret_store: Vec<u8>,
+}
+
+/// The vault: password stretching with bounded memory, and the formats.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    pool: KdfPool,
+}
+
+impl Vault {
+    /// A vault whose key derivations together use at most the pool's memory.
+    #[must_use]
+    pub const fn new(pool: KdfPool) -> Self {
+        Self { pool }
+    }
+
+    /// Stretches and blinds a password to encrypt a new share.
+    ///
+    /// # Errors
+    /// `INVALID_KDF` for parameters out of range, or `hkdf` with a password of other than 32 bytes.
+    pub async fn begin(
+        &self,
+        key_id: KeyId,
+        password: Password,
+        params: KdfParams,
+        rng: &mut (impl RngCore + CryptoRng + Send),
+    ) -> Result<Begun, VaultError> {
+        let mut salt = [0; format::SALT_BYTES];
+        rng.fill_bytes(&mut salt);
+        self.prepare(key_id, password, params, salt, rng).await
+    }
+
+    /// Stretches and blinds a password to open what is stored.
+    ///
+    /// # Errors
+    /// `INVALID_KDF` if the password does not suit the stored KDF.
+    pub async fn begin_open(
+        &self,
+        password: Password,
+        store: &SecretStore,
+        rng: &mut (impl RngCore + CryptoRng + Send),
+    ) -> Result<Begun, VaultError> {
+        self.prepare(store.binding.key_id, password, store.params, store.salt, rng).await
+    }
+
+    async fn prepare(
+        &self,
+        key_id: KeyId,
+        password: Password,
+        params: KdfParams,
+        salt: [u8; format::SALT_BYTES],
+        rng: &mut (impl RngCore + CryptoRng + Send),
+    ) -> Result<Begun, VaultError> {
+        let blinded = Blinded::new(key_id, &password, rng)?;
+        let stretched = self.pool.stretch(password, params, salt).await?;
+        Ok(Begun { params, salt, blinded, stretched })
+    }
+}
+
+/// A stretched, blinded password that waits for node 1's evaluation.
+pub struct Begun {
+    params: KdfParams,
+    salt: [u8; format::SALT_BYTES],
+    blinded: Blinded,
+    stretched: Stretched,
+}
+
+impl Begun {
+    /// The OPRF input for node 1, 32 bytes, independent of the password.
+    #[must_use]
+    pub const fn blinded_password(&self) -> [u8; 32] {
+        self.blinded.element()
+    }
+
+    /// Opens the share with node 1's evaluation.
+    ///
+    /// # Errors
+    /// `WRONG_PASSWORD` if the key commitment differs, `CORRUPT_SECRET_STORE`, `CORRUPT_SHARE`, `SHARE_MISMATCH` if the two
+    /// are of different keys, `PROTOCOL_ABORT` if the evaluation is not a group element.
+    pub fn open(
+        self,
+        store: &SecretStore,
+        share: &EncryptedShare,
+        evaluation: &[u8; 32],
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        if share.binding != store.binding {
+            return Err(VaultError::ShareMismatch);
+        }
+        let output = self.blinded.finalize(evaluation)?;
+        let data_key = store.unwrap_key(&self.stretched, &output)?;
+        share.decrypt(&data_key)
+    }
+
+    /// Encrypts a new share (at most [`MAX_SHARE_BYTES`] bytes) with node 1's evaluation.
+    ///
+    /// # Errors
+    /// `PROTOCOL_ABORT` if the evaluation is not a group element, `INTERNAL` if the share is too long.
+    pub fn seal(
+        self,
+        binding: KeyBinding,
+        share: &[u8],
+        evaluation: &[u8; 32],
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Stored, VaultError> {
+        let output = self.blinded.finalize(evaluation)?;
+        let mut data_key = Zeroizing::new([0; 32]);
+        rng.fill_bytes(data_key.as_mut());
+        let keys = format::WrappingKeys::derive(&binding, &self.salt, &self.stretched, &output)?;
+        let secret_store = format::wrap_key(&binding, self.params, &self.salt, &keys, &data_key, rng)?;
+        let encrypted_share = format::encrypt_share(&binding, &data_key, share, rng)?;
+        Ok(Stored { encrypted_share, secret_store })
+    }
+}
