@@ -8,8 +8,11 @@
 mod codec;
 pub mod curve;
 pub mod derive;
+pub mod dkg;
 pub mod ecdsa;
 mod error;
+pub mod frost;
+pub mod keygen;
 pub mod ot;
 mod party;
 mod rng;

@@ -21,7 +21,7 @@ const INCONSISTENT: Abort = Abort::InvalidInput("the stored key share contradict
 
 /// What names a key and one generation of its shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyIdentity {
+pub(crate) struct KeyIdentity {
     /// The key's id.
     pub key_id: [u8; 16],
     /// Counts refreshes of the shares, from 0.

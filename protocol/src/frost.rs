@@ -1,0 +1,157 @@
+//! EdDSA signing: FROST(Ed25519, SHA-512) of RFC 9591 between the client and node 1, as `frost-ed25519` implements it
+//! (docs/protocol.md, section 7).
+//!
+//! The client's commitments travel first. Node 1 makes its nonces, signs and forgets them within one call. The client
+//! checks node 1's signature share before it computes its own, and its nonces end with the value that holds them.
+
+use crate::curve::{Ed25519, Group};
+use crate::share::KeyShare;
+use crate::{Abort, Party, Result};
+use ed25519_dalek::{Signature, VerifyingKey};
+use frost_core::verify_signature_share;
+use frost_ed25519::keys::{KeyPackage, PublicKeyPackage, SigningShare, VerifyingShare};
+use frost_ed25519::round1::{self, NonceCommitment, SigningCommitments, SigningNonces};
+use frost_ed25519::round2::{self, SignatureShare};
+use frost_ed25519::{Identifier, SigningPackage};
+use rand_core::{CryptoRng, RngCore};
+use std::collections::BTreeMap;
+
+/// Bytes of a party's commitments: hiding ‖ binding.
+pub const COMMITMENTS_LEN: usize = 64;
+/// Bytes of a signature share.
+pub const SHARE_LEN: usize = 32;
+/// The two who sign.
+const SIGNERS: [Party; 2] = [Party::Client, Party::Node1];
+
+/// Our own values, re-encoded for the library: what it refuses is our mistake.
+fn own<T>(value: core::result::Result<T, frost_ed25519::Error>) -> Result<T> {
+    value.map_err(|_| Abort::Bug("frost-ed25519 refused our own value"))
+}
+
+fn identifier(party: Party) -> Result<Identifier> {
+    own(Identifier::try_from(u16::from(party.point())))
+}
+
+/// The signer's secret share in the library's type.
+///
+/// # Errors
+/// `InvalidInput` unless the share is `party`'s and of an ed25519 key.
+pub(crate) fn key_package(share: &KeyShare, party: Party) -> Result<KeyPackage> {
+    if share.party() != party {
+        return Err(Abort::InvalidInput("the share belongs to another party"));
+    }
+    let shamir = share.as_ed25519()?;
+    Ok(KeyPackage::new(
+        identifier(party)?,
+        own(SigningShare::deserialize(Ed25519::encode_scalar(shamir.secret()).as_ref()))?,
+        own(VerifyingShare::deserialize(&share.verifying_share(party)))?,
+        own(frost_ed25519::VerifyingKey::deserialize(&share.public_key()))?,
+        2,
+    ))
+}
+
+/// The key and the verifying shares of all three parties in the library's type.
+///
+/// # Errors
+/// `InvalidInput` unless the key is an ed25519 key.
+pub(crate) fn public_key_package(share: &KeyShare) -> Result<PublicKeyPackage> {
+    share.as_ed25519()?;
+    let verifying = Party::ALL
+        .into_iter()
+        .map(|party| Ok((identifier(party)?, own(VerifyingShare::deserialize(&share.verifying_share(party)))?)));
+    let key = own(frost_ed25519::VerifyingKey::deserialize(&share.public_key()))?;
+    Ok(PublicKeyPackage::new(verifying.collect::<Result<_>>()?, key, Some(2)))
+}
+
+fn write_commitments(commitments: &SigningCommitments) -> Result<[u8; COMMITMENTS_LEN]> {
+    let bytes = [own(commitments.hiding().serialize())?, own(commitments.binding().serialize())?].concat();
+    bytes.try_into().map_err(|_| Abort::Bug("two ed25519 points have 64 bytes"))
+}
+
+/// Canonical, torsion-free and not the identity, both.
+fn read_commitments(bytes: &[u8; COMMITMENTS_LEN], from: Party) -> Result<SigningCommitments> {
+    let (hiding, binding) = bytes.split_at(32);
+    let read = |point: &[u8]| {
+        let point = Ed25519::encode_point(&Ed25519::decode_point(point)?);
+        NonceCommitment::deserialize(&point).ok()
+    };
+    let commitments = read(hiding).zip(read(binding)).map(|(h, b)| SigningCommitments::new(h, b));
+    commitments.ok_or(Abort::peer(from, "frost_commitments"))
+}
+
+fn package(client: SigningCommitments, node1: SigningCommitments, message: &[u8]) -> Result<SigningPackage> {
+    let commitments = [(identifier(Party::Client)?, client), (identifier(Party::Node1)?, node1)];
+    Ok(SigningPackage::new(BTreeMap::from(commitments), message))
+}
+
+/// Node 1's whole part: commitments 64 and signature share 32. Its nonces live only within this call.
+///
+/// # Errors
+/// `Peer` with `frost_commitments` if the client's are not two canonical points of the prime-order subgroup other than the
+/// identity; `InvalidInput` if `share` is not node 1's or of another curve.
+pub fn node_sign(
+    share: &KeyShare,
+    message: &[u8],
+    client_commitments: &[u8; COMMITMENTS_LEN],
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Result<([u8; COMMITMENTS_LEN], [u8; SHARE_LEN])> {
+    let key = key_package(share, Party::Node1)?;
+    let client = read_commitments(client_commitments, Party::Client)?;
+    let (nonces, commitments) = round1::commit(key.signing_share(), rng);
+    let z1 = own(round2::sign(&package(client, commitments, message)?, &nonces, &key))?;
+    let z1 = z1.serialize().try_into().map_err(|_| Abort::Bug("a signature share has 32 bytes"))?;
+    Ok((write_commitments(&commitments)?, z1))
+}
+
+/// The client between its commitments and its signature. Consumed by [`FrostClient::finish`], success or not.
+pub struct FrostClient {
+    key: KeyPackage,
+    public: PublicKeyPackage,
+    public_key: VerifyingKey,
+    nonces: SigningNonces,
+}
+
+impl FrostClient {
+    /// Makes the nonces; returns their commitments, 64 bytes.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `share` is not the client's or of another curve.
+    pub fn start(share: &KeyShare, rng: &mut (impl RngCore + CryptoRng)) -> Result<(Self, [u8; COMMITMENTS_LEN])> {
+        let key = key_package(share, Party::Client)?;
+        let public = public_key_package(share)?;
+        let public_key = share.public_key().as_slice().try_into().map_err(|_| Abort::Bug("not an ed25519 key"))?;
+        let (nonces, commitments) = round1::commit(key.signing_share(), rng);
+        Ok((Self { key, public, public_key, nonces }, write_commitments(&commitments)?))
+    }
+
+    /// Checks node 1's signature share, computes ours, aggregates, and verifies the signature under the public key: 64
+    /// bytes of RFC 8032.
+    ///
+    /// # Errors
+    /// `Peer` (node 1) with `frost_commitments`, `frost_share`.
+    pub fn finish(
+        self,
+        message: &[u8],
+        node1_commitments: &[u8; COMMITMENTS_LEN],
+        z1: &[u8; SHARE_LEN],
+    ) -> Result<[u8; 64]> {
+        const REFUSED: Abort = Abort::peer(Party::Node1, "frost_share");
+        let [client, node1] = SIGNERS.map(identifier);
+        let (client, node1) = (client?, node1?);
+        let theirs = read_commitments(node1_commitments, Party::Node1)?;
+        let package = package(*self.nonces.commitments(), theirs, message)?;
+        let z1 = SignatureShare::deserialize(z1).map_err(|_| REFUSED)?;
+        let verifying = self.public.verifying_shares().get(&node1).ok_or(Abort::Bug("no verifying share of node 1"))?;
+        verify_signature_share(node1, verifying, &z1, &package, self.public.verifying_key()).map_err(|_| REFUSED)?;
+
+        // Only now: a share of ours for commitments that node 1 cannot answer for would be one it did not earn.
+        let z2 = own(round2::sign(&package, &self.nonces, &self.key))?;
+        let signature =
+            own(frost_ed25519::aggregate(&package, &BTreeMap::from([(client, z2), (node1, z1)]), &self.public))?;
+        let bytes = own(signature.serialize())?.try_into().map_err(|_| Abort::Bug("a signature has 64 bytes"))?;
+        self.public_key
+            .verify_strict(message, &Signature::from_bytes(&bytes))
+            .map_err(|_| Abort::Bug("the aggregated signature does not verify"))?;
+        Ok(bytes)
+    }
+}
