@@ -15,6 +15,7 @@ use frost_ed25519::round2::{self, SignatureShare};
 use frost_ed25519::{Identifier, SigningPackage};
 use rand_core::{CryptoRng, RngCore};
 use std::collections::BTreeMap;
+use zeroize::Zeroizing;
 
 /// Bytes of a party's commitments: hiding ‖ binding.
 pub const COMMITMENTS_LEN: usize = 64;
@@ -105,51 +106,54 @@ pub fn node_sign(
 
 /// The client between its commitments and its signature. Consumed by [`FrostClient::finish`], success or not.
 pub struct FrostClient {
-    key: KeyPackage,
-    public: PublicKeyPackage,
-    public_key: VerifyingKey,
     nonces: SigningNonces,
 }
 
 impl FrostClient {
-    /// Makes the nonces; returns their commitments, 64 bytes.
+    /// Makes the nonces; returns their commitments, 64 bytes. The client's share is still locked at this time (node 1's OPRF
+    /// evaluation comes with its signature share), so it cannot hedge the nonces as in RFC 9591, section 4.1: pass a
+    /// `SessionRng` hedged with the password and the job digest. A random scalar stands in the share's place.
     ///
     /// # Errors
-    /// `InvalidInput` if `share` is not the client's or of another curve.
-    pub fn start(share: &KeyShare, rng: &mut (impl RngCore + CryptoRng)) -> Result<(Self, [u8; COMMITMENTS_LEN])> {
-        let key = key_package(share, Party::Client)?;
-        let public = public_key_package(share)?;
-        let public_key = share.public_key().as_slice().try_into().map_err(|_| Abort::Bug("not an ed25519 key"))?;
-        let (nonces, commitments) = round1::commit(key.signing_share(), rng);
-        Ok((Self { key, public, public_key, nonces }, write_commitments(&commitments)?))
+    /// Only `Bug`.
+    pub fn start(rng: &mut (impl RngCore + CryptoRng)) -> Result<(Self, [u8; COMMITMENTS_LEN])> {
+        let hedge = Zeroizing::new(Ed25519::random_scalar(rng));
+        let hedge = own(SigningShare::deserialize(Ed25519::encode_scalar(&hedge).as_ref()))?;
+        let (nonces, commitments) = round1::commit(&hedge, rng);
+        Ok((Self { nonces }, write_commitments(&commitments)?))
     }
 
     /// Checks node 1's signature share, computes ours, aggregates, and verifies the signature under the public key: 64
     /// bytes of RFC 8032.
     ///
     /// # Errors
-    /// `Peer` (node 1) with `frost_commitments`, `frost_share`.
+    /// `Peer` (node 1) with `frost_commitments`, `frost_share`; `InvalidInput` if `share` is not the client's or of another
+    /// curve.
     pub fn finish(
         self,
+        share: &KeyShare,
         message: &[u8],
         node1_commitments: &[u8; COMMITMENTS_LEN],
         z1: &[u8; SHARE_LEN],
     ) -> Result<[u8; 64]> {
         const REFUSED: Abort = Abort::peer(Party::Node1, "frost_share");
+        let key = key_package(share, Party::Client)?;
+        let public = public_key_package(share)?;
+        let public_key: [u8; 32] = share.public_key().try_into().map_err(|_| Abort::Bug("not an ed25519 key"))?;
+        let public_key = VerifyingKey::from_bytes(&public_key).map_err(|_| Abort::Bug("not an ed25519 key"))?;
         let [client, node1] = SIGNERS.map(identifier);
         let (client, node1) = (client?, node1?);
         let theirs = read_commitments(node1_commitments, Party::Node1)?;
         let package = package(*self.nonces.commitments(), theirs, message)?;
         let z1 = SignatureShare::deserialize(z1).map_err(|_| REFUSED)?;
-        let verifying = self.public.verifying_shares().get(&node1).ok_or(Abort::Bug("no verifying share of node 1"))?;
-        verify_signature_share(node1, verifying, &z1, &package, self.public.verifying_key()).map_err(|_| REFUSED)?;
+        let verifying = public.verifying_shares().get(&node1).ok_or(Abort::Bug("no verifying share of node 1"))?;
+        verify_signature_share(node1, verifying, &z1, &package, public.verifying_key()).map_err(|_| REFUSED)?;
 
         // Only now: a share of ours for commitments that node 1 cannot answer for would be one it did not earn.
-        let z2 = own(round2::sign(&package, &self.nonces, &self.key))?;
-        let signature =
-            own(frost_ed25519::aggregate(&package, &BTreeMap::from([(client, z2), (node1, z1)]), &self.public))?;
+        let z2 = own(round2::sign(&package, &self.nonces, &key))?;
+        let signature = own(frost_ed25519::aggregate(&package, &BTreeMap::from([(client, z2), (node1, z1)]), &public))?;
         let bytes = own(signature.serialize())?.try_into().map_err(|_| Abort::Bug("a signature has 64 bytes"))?;
-        self.public_key
+        public_key
             .verify_strict(message, &Signature::from_bytes(&bytes))
             .map_err(|_| Abort::Bug("the aggregated signature does not verify"))?;
         Ok(bytes)

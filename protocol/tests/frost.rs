@@ -11,9 +11,9 @@ use trefoil_protocol::frost::{FrostClient, node_sign};
 use trefoil_protocol::{Abort, KeyShare, Party};
 
 fn sign(client: &KeyShare, node1: &KeyShare, message: &[u8], seed: u64) -> [u8; 64] {
-    let (session, commitments) = FrostClient::start(client, &mut rng(seed)).unwrap();
+    let (session, commitments) = FrostClient::start(&mut rng(seed)).unwrap();
     let (theirs, z1) = node_sign(node1, message, &commitments, &mut rng(seed + 1)).unwrap();
-    session.finish(message, &theirs, &z1).unwrap()
+    session.finish(client, message, &theirs, &z1).unwrap()
 }
 
 /// Every key is fresh, every message different: empty ones, ones that begin with zeros, long ones.
@@ -47,9 +47,11 @@ fn the_same_randomness_gives_the_same_signature() {
 fn shares_of_others_and_of_other_curves_are_refused() {
     let [client, node1, node2] = run::<Ed25519>(1);
     let [ecdsa_client, ecdsa_node1, _] = run::<Secp256k1>(1);
-    let (_, commitments) = FrostClient::start(&client, &mut rng(1)).unwrap();
+    let (_, commitments) = FrostClient::start(&mut rng(1)).unwrap();
+    let (theirs, z1) = node_sign(&node1, b"", &commitments, &mut rng(1)).unwrap();
     for share in [&node1, &node2, &ecdsa_client] {
-        assert!(matches!(FrostClient::start(share, &mut rng(1)), Err(Abort::InvalidInput(_))));
+        let (session, _) = FrostClient::start(&mut rng(1)).unwrap();
+        assert!(matches!(session.finish(share, b"", &theirs, &z1), Err(Abort::InvalidInput(_))));
     }
     for share in [&client, &node2, &ecdsa_node1] {
         assert!(matches!(node_sign(share, b"", &commitments, &mut rng(1)), Err(Abort::InvalidInput(_))));
@@ -60,10 +62,10 @@ fn shares_of_others_and_of_other_curves_are_refused() {
 fn what_node1_cannot_have_sent_is_refused_and_named() {
     let [client, node1, _] = run::<Ed25519>(1);
     let attempt = |tamper: &dyn Fn(&mut [u8; 64], &mut [u8; 32])| {
-        let (session, commitments) = FrostClient::start(&client, &mut rng(2)).unwrap();
+        let (session, commitments) = FrostClient::start(&mut rng(2)).unwrap();
         let (mut theirs, mut z1) = node_sign(&node1, b"message", &commitments, &mut rng(3)).unwrap();
         tamper(&mut theirs, &mut z1);
-        session.finish(b"message", &theirs, &z1)
+        session.finish(&client, b"message", &theirs, &z1)
     };
     let refused = |check| Err(Abort::Peer { culprit: Party::Node1, ban: false, check });
     assert!(attempt(&|_, _| {}).is_ok());
@@ -79,8 +81,8 @@ fn what_node1_cannot_have_sent_is_refused_and_named() {
 
 #[test]
 fn node1_refuses_the_clients_bad_commitments() {
-    let [client, node1, _] = run::<Ed25519>(1);
-    let (_, good) = FrostClient::start(&client, &mut rng(2)).unwrap();
+    let [_, node1, _] = run::<Ed25519>(1);
+    let (_, good) = FrostClient::start(&mut rng(2)).unwrap();
     for bad in harness::bad_ed25519_points() {
         for half in [0..32, 32..64] {
             let mut commitments = good;
@@ -94,7 +96,7 @@ fn node1_refuses_the_clients_bad_commitments() {
 #[test]
 fn node1_signs_only_the_message_it_was_given() {
     let [client, node1, _] = run::<Ed25519>(1);
-    let (session, commitments) = FrostClient::start(&client, &mut rng(2)).unwrap();
+    let (session, commitments) = FrostClient::start(&mut rng(2)).unwrap();
     let (theirs, z1) = node_sign(&node1, b"one", &commitments, &mut rng(3)).unwrap();
-    assert_eq!(session.finish(b"another", &theirs, &z1).unwrap_err().check(), "frost_share");
+    assert_eq!(session.finish(&client, b"another", &theirs, &z1).unwrap_err().check(), "frost_share");
 }

@@ -42,22 +42,31 @@ pub struct Round2 {
 }
 
 impl Client {
-    /// Opens a session; the 32-byte contribution travels in `open` with key id, epoch and ot_id of the share.
+    /// Goes on with the session that was opened with this contribution (32 random bytes), now that the share is open: its
+    /// password's OPRF evaluation comes with m1. Key id, epoch and ot_id of the share travelled in `open`.
     ///
     /// # Errors
     /// `InvalidInput` when the share is not the client's, or not of secp256k1.
+    pub fn new(share: Arc<KeyShare>, request: Request, contribution: [u8; 32]) -> Result<Self> {
+        share.ot()?;
+        if share.party() != Party::Client {
+            return Err(Abort::InvalidInput("not the client's share"));
+        }
+        Ok(Self { share, request, contribution })
+    }
+
+    /// The same for a client whose share is open from the start; draws the contribution, which travels in `open`.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
     pub fn open(
         share: Arc<KeyShare>,
         request: Request,
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<(Self, [u8; 32])> {
-        share.ot()?;
-        if share.party() != Party::Client {
-            return Err(Abort::InvalidInput("not the client's share"));
-        }
         let mut contribution = [0; 32];
         rng.fill_bytes(&mut contribution);
-        Ok((Self { share, request, contribution }, contribution))
+        Ok((Self::new(share, request, contribution)?, contribution))
     }
 
     /// Takes m1 (8,884 bytes), returns m2 (48,915 bytes).
