@@ -154,3 +154,104 @@ pub fn bob(rows: &ReceiverRows, id: &ExtensionId<'_>, transcript: &[u8; 32], ans
         Err(Abort::lock(id.direction.sender(), "rvole_mu"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::Party;
+    use crate::ot::Direction;
+    use crate::ot::extension::ReceiverExtension;
+    use crate::ot::extension::tests::seeds;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    const SID: [u8; 32] = [3; 32];
+    const ID: ExtensionId<'_> = ExtensionId { sid: &SID, direction: Direction::Node1Receives, item: 0, nonce: [4; 16] };
+
+    fn rows(rng: &mut ChaCha20Rng) -> (SenderRows, ReceiverRows) {
+        let (sender, receiver) = seeds(rng);
+        let (extension, u) = ReceiverExtension::new(&receiver, &ID, rng);
+        let proof = extension.prove(&ID, &SID, &u);
+        (SenderRows::check(&sender, &ID, &u, &proof, &SID, &u).unwrap(), extension.into_rows())
+    }
+
+    fn finish(bob_rows: &ReceiverRows, message: &[u8]) -> Result<Products> {
+        let mut reader = Reader::new(message, ANSWER_LEN + 4).unwrap();
+        reader.bytes(4).unwrap();
+        bob(bob_rows, &ID, &SID, &Answer::read(&mut reader).unwrap())
+    }
+
+    #[test]
+    fn shares_sum_to_the_product() {
+        let mut rng = ChaCha20Rng::from_seed([1; 32]);
+        for _ in 0..4 {
+            let (alice_rows, bob_rows) = rows(&mut rng);
+            let inputs = [Secp256k1::random_scalar(&mut rng), Secp256k1::random_scalar(&mut rng)];
+            let mut message = b"head".to_vec();
+            let c = alice(&alice_rows, &ID, [&inputs[0], &inputs[1]], &SID, &mut message, &mut rng);
+            let d = finish(&bob_rows, &message).unwrap();
+            let b = bob_input(&bob_rows);
+            for k in 0..2 {
+                assert_eq!(c.0[k] + d.0[k], inputs[k] * *b);
+            }
+        }
+    }
+
+    /// Alice uses another input in row 0, column `word`, and makes the challenge, η and μ for it as if β_0 were 0: accepted
+    /// exactly when β_0 is 0, so a failure tells her the bit, and one failure must lock the key.
+    #[test]
+    fn a_cheat_in_one_row_is_caught_exactly_when_it_learns_a_bit() {
+        let mut rng = ChaCha20Rng::from_seed([2; 32]);
+        let (mut caught, mut passed) = (0, 0);
+        for round in 0..24 {
+            let (alice_rows, bob_rows) = rows(&mut rng);
+            let a: [Scalar; 3] = core::array::from_fn(|_| Secp256k1::random_scalar(&mut rng));
+            let mut message = b"head".to_vec();
+            let pads: Vec<_> = alice_rows.pads().collect();
+            for (row, (zero, one)) in pads.iter().enumerate() {
+                for word in 0..3 {
+                    let cheat = if row == 0 && word == round % 3 { Scalar::ONE } else { Scalar::ZERO };
+                    let tau = zero[word] - one[word] + a[word] + cheat;
+                    message.extend_from_slice(Secp256k1::encode_scalar(&tau).as_slice());
+                }
+            }
+            let challenge = Challenge::new(&ID, &SID, &message);
+            let mut check_rows = Vec::new();
+            for (zero, _) in &pads {
+                check_rows.extend_from_slice(Secp256k1::encode_scalar(&challenge.combine(zero)).as_slice());
+            }
+            message.extend_from_slice(Secp256k1::encode_scalar(&challenge.combine(&a)).as_slice());
+            message.extend_from_slice(&challenge.mu(&ID, &check_rows));
+            let first: bool = bob_rows.choices().next().unwrap().into();
+            match finish(&bob_rows, &message) {
+                Ok(_) => {
+                    assert!(!first);
+                    passed += 1;
+                }
+                Err(abort) => {
+                    assert!(first);
+                    assert_eq!(abort, Abort::lock(Party::Client, "rvole_mu"));
+                    caught += 1;
+                }
+            }
+        }
+        assert!(caught > 3 && passed > 3);
+    }
+
+    /// The challenge follows τ and all before it: a byte changed after the fact no longer fits.
+    #[test]
+    fn every_byte_before_mu_is_under_the_check() {
+        let mut rng = ChaCha20Rng::from_seed([3; 32]);
+        let (alice_rows, bob_rows) = rows(&mut rng);
+        let inputs = [Secp256k1::random_scalar(&mut rng), Secp256k1::random_scalar(&mut rng)];
+        let mut message = b"head".to_vec();
+        alice(&alice_rows, &ID, [&inputs[0], &inputs[1]], &SID, &mut message, &mut rng);
+        for at in [0, 3, 4 + 31, 4 + TAU_LEN - 1, 4 + TAU_LEN + 31, 4 + TAU_LEN + 32, 4 + TAU_LEN + 63] {
+            let mut tampered = message.clone();
+            tampered[at] ^= 1;
+            assert_eq!(finish(&bob_rows, &tampered).err().unwrap().check(), "rvole_mu", "byte {at}");
+        }
+        assert!(finish(&bob_rows, &message).is_ok());
+    }
+}

@@ -243,3 +243,121 @@ fn delta_masks(delta: &[u8; SEED_LEN]) -> impl Iterator<Item = u8> + '_ {
 }
 
 const _: () = assert!(MATRIX_LEN == 8_704);
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::ot::{CHOICE_LEN, ROWS};
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    /// Matching seeds, drawn in the clear: what the base OT gives the two sides.
+    pub(crate) fn seeds(rng: &mut ChaCha20Rng) -> (SenderSeeds, ReceiverSeeds) {
+        let mut delta = [0; SEED_LEN];
+        rng.fill_bytes(&mut delta);
+        let mut receiver = ReceiverSeeds { keys: Box::new([[[0; SEED_LEN]; 2]; BASE_OTS]) };
+        receiver.keys.iter_mut().flatten().for_each(|key| rng.fill_bytes(key));
+        let mut sender = SenderSeeds { delta, keys: Box::new([[0; SEED_LEN]; BASE_OTS]) };
+        for i in 0..BASE_OTS {
+            sender.keys[i] = receiver.keys[i][usize::from(delta[i / 8] >> (i % 8) & 1)];
+        }
+        (sender, receiver)
+    }
+
+    const SID: [u8; 32] = [3; 32];
+    const ID: ExtensionId<'_> =
+        ExtensionId { sid: &SID, direction: Direction::ClientReceives, item: 0, nonce: [4; 16] };
+
+    #[test]
+    fn rows_agree_on_every_choice() {
+        let mut rng = ChaCha20Rng::from_seed([1; 32]);
+        let (sender, receiver) = seeds(&mut rng);
+        let (extension, u) = ReceiverExtension::new(&receiver, &ID, &mut rng);
+        let proof = extension.prove(&ID, &SID, &u);
+        let mine = SenderRows::check(&sender, &ID, &u, &proof, &SID, &u).unwrap();
+        let theirs = extension.into_rows();
+        let mut seen = [0usize; 2];
+        for ((zero, one), (choice, chosen)) in mine.pads().zip(theirs.pads()) {
+            let choice = usize::from(choice.unwrap_u8());
+            assert_eq!([zero, one][choice], chosen);
+            assert_ne!([zero, one][1 - choice], chosen);
+            seen[choice] += 1;
+        }
+        assert_eq!(seen[0] + seen[1], ROWS);
+        assert!(seen[0] > 100 && seen[1] > 100);
+    }
+
+    /// The selective-abort attack: other choices in one column, with a proof made for it. It passes exactly when Δ's bit
+    /// there is 0, which is why one failure must lock the key for ever.
+    #[test]
+    fn a_cheat_in_one_column_is_caught_exactly_when_it_learns_a_bit() {
+        let mut rng = ChaCha20Rng::from_seed([2; 32]);
+        let (sender, receiver) = seeds(&mut rng);
+        let mut caught = 0;
+        for column in 0..BASE_OTS {
+            for row in [0, CHOICE_LEN * 8 - 1, COLUMN_LEN * 8 - 1] {
+                let (extension, mut u) = ReceiverExtension::new(&receiver, &ID, &mut rng);
+                u[column * COLUMN_LEN + row / 8] ^= 1 << (row % 8);
+                let proof = extension.prove(&ID, &SID, &u);
+                let delta = sender.delta[column / 8] >> (column % 8) & 1;
+                match SenderRows::check(&sender, &ID, &u, &proof, &SID, &u) {
+                    Ok(_) => assert_eq!(delta, 0),
+                    Err(abort) => {
+                        assert_eq!((delta, abort), (1, Abort::lock(crate::Party::Client, "ot_consistency")));
+                        caught += 1;
+                    }
+                }
+            }
+        }
+        assert!(caught > 100);
+    }
+
+    /// Each input of the challenge and of the PRG matters: any of them changed, and an honest proof no longer fits.
+    #[test]
+    fn a_proof_fits_one_session_direction_item_nonce_and_prefix() {
+        let mut rng = ChaCha20Rng::from_seed([3; 32]);
+        let (sender, receiver) = seeds(&mut rng);
+        let (extension, u) = ReceiverExtension::new(&receiver, &ID, &mut rng);
+        let proof = extension.prove(&ID, &SID, &u);
+        let other = [9; 32];
+        let ids = [
+            ExtensionId { sid: &other, ..ID },
+            ExtensionId { direction: Direction::Node1Receives, ..ID },
+            ExtensionId { item: 1, ..ID },
+            ExtensionId { nonce: [5; 16], ..ID },
+        ];
+        for id in ids {
+            assert!(SenderRows::check(&sender, &id, &u, &proof, &SID, &u).is_err());
+        }
+        assert!(SenderRows::check(&sender, &ID, &u, &proof, &other, &u).is_err());
+        assert!(SenderRows::check(&sender, &ID, &u, &proof, &SID, &u[1..]).is_err());
+        for len in [0, MATRIX_LEN - 1, MATRIX_LEN + 1, MATRIX_LEN * 2] {
+            let mut short = u.clone();
+            short.resize(len, 0);
+            let refused = SenderRows::check(&sender, &ID, &short, &proof, &SID, &u).err().unwrap();
+            assert_eq!(refused, Abort::peer(crate::Party::Client, "ot_length"));
+        }
+        assert!(SenderRows::check(&sender, &ID, &u, &proof, &SID, &u).is_ok());
+    }
+
+    #[test]
+    fn items_of_a_batch_never_share_choices_or_pads() {
+        let mut rng = ChaCha20Rng::from_seed([4; 32]);
+        let (_, receiver) = seeds(&mut rng);
+        let mut chis = Vec::new();
+        let mut pads = Vec::new();
+        for item in 0..4 {
+            let id = ExtensionId { item, ..ID };
+            let rows = ReceiverExtension::new(&receiver, &id, &mut rng).0.into_rows();
+            chis.push(*crate::rvole::bob_input(&rows));
+            pads.extend(rows.pads().map(|(_, pads)| pads));
+        }
+        for (i, a) in chis.iter().enumerate() {
+            assert!(chis.iter().skip(i + 1).all(|b| a != b));
+        }
+        let distinct: std::collections::HashSet<[u8; 32]> =
+            pads.iter().flatten().map(|pad| pad.to_bytes().into()).collect();
+        assert_eq!(distinct.len(), 4 * ROWS * 3);
+    }
+}
