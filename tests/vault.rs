@@ -7,8 +7,7 @@ use rand_core::{CryptoRng, OsRng, RngCore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use trefoil::vault::{
-    EncryptedShare, KdfPool, KeyBinding, MAX_SHARE_BYTES, OprfKey, Password, SecretStore, Stored, Vault, VaultError,
-    stretch,
+    KdfPool, KeyBinding, LockedShare, MAX_SHARE_BYTES, OprfKey, Password, Stored, Vault, VaultError, stretch,
 };
 use trefoil::wire::{ErrorCode, KdfParams, KeyId};
 use trefoil_protocol::CurveId;
@@ -69,12 +68,15 @@ async fn seal(
     begun.seal(binding, share, &evaluation, rng)
 }
 
+fn parse(stored: &Stored) -> Result<LockedShare, VaultError> {
+    LockedShare::parse(binding().key_id, &stored.encrypted_share, &stored.secret_store)
+}
+
 async fn open(node1: &OprfKey, text: &[u8], stored: &Stored) -> Result<Vec<u8>, VaultError> {
-    let share = EncryptedShare::parse(&stored.encrypted_share)?;
-    let store = SecretStore::parse(&stored.secret_store)?;
-    let begun = vault().begin_open(password(text), &store, &mut OsRng).await?;
+    let locked = parse(stored)?;
+    let begun = vault().begin_open(password(text), &locked, &mut OsRng).await?;
     let evaluation = node1.evaluate(&begun.blinded_password()).unwrap();
-    begun.open(&store, &share, &evaluation).map(|share| share.to_vec())
+    begun.open(&locked, &evaluation).map(|share| share.to_vec())
 }
 
 fn node1() -> OprfKey {
@@ -163,9 +165,10 @@ async fn opens_what_it_sealed() {
 #[tokio::test]
 async fn what_is_in_the_clear_can_be_read_before_opening() {
     let stored = seal(&node1(), b"pw", CHEAP, binding(), b"share", &mut OsRng).await.unwrap();
-    assert_eq!(EncryptedShare::parse(&stored.encrypted_share).unwrap().binding, binding());
-    let store = SecretStore::parse(&stored.secret_store).unwrap();
-    assert_eq!((store.binding, store.params), (binding(), CHEAP));
+    let locked = parse(&stored).unwrap();
+    assert_eq!((*locked.binding(), locked.kdf()), (binding(), CHEAP));
+    let other = LockedShare::parse(KeyId([1; 16]), &stored.encrypted_share, &stored.secret_store);
+    assert_eq!(other.err(), Some(VaultError::ShareMismatch));
 }
 
 #[tokio::test]
@@ -184,11 +187,10 @@ async fn a_wrong_password_is_told_apart() {
 #[tokio::test]
 async fn an_evaluation_that_is_no_element_is_node_1s_fault() {
     let stored = seal(&node1(), b"pw", CHEAP, binding(), b"share", &mut OsRng).await.unwrap();
-    let store = SecretStore::parse(&stored.secret_store).unwrap();
-    let share = EncryptedShare::parse(&stored.encrypted_share).unwrap();
+    let locked = parse(&stored).unwrap();
     for bad in [[0; 32], [0xff; 32]] {
-        let begun = vault().begin_open(password(b"pw"), &store, &mut OsRng).await.unwrap();
-        assert_eq!(begun.open(&store, &share, &bad).unwrap_err().code(), ErrorCode::ProtocolAbort);
+        let begun = vault().begin_open(password(b"pw"), &locked, &mut OsRng).await.unwrap();
+        assert_eq!(begun.open(&locked, &bad).unwrap_err().code(), ErrorCode::ProtocolAbort);
     }
 }
 
@@ -211,18 +213,21 @@ async fn every_damaged_byte_is_found_and_named() {
         }
     }
     for length in (0..stored.secret_store.len()).chain([221, 500]) {
-        let mut bytes = stored.secret_store.clone();
-        bytes.resize(length, 0);
-        assert_eq!(SecretStore::parse(&bytes).err(), Some(VaultError::CorruptSecretStore));
+        let mut damaged = stored.clone();
+        damaged.secret_store.resize(length, 0);
+        assert_eq!(parse(&damaged).err(), Some(VaultError::CorruptSecretStore));
     }
     for length in (0..stored.encrypted_share.len()).chain([200, 100_000]) {
-        let mut bytes = stored.encrypted_share.clone();
-        bytes.resize(length, 0);
-        assert_eq!(EncryptedShare::parse(&bytes).err(), Some(VaultError::CorruptShare));
+        let mut damaged = stored.clone();
+        damaged.encrypted_share.resize(length, 0);
+        assert_eq!(parse(&damaged).err(), Some(VaultError::CorruptShare));
     }
     // One is never taken for the other.
-    assert!(SecretStore::parse(&stored.encrypted_share).is_err());
-    assert!(EncryptedShare::parse(&stored.secret_store).is_err());
+    let Stored { encrypted_share, secret_store } = stored;
+    let swapped = Stored { encrypted_share: secret_store.clone(), secret_store };
+    assert_eq!(parse(&swapped).err(), Some(VaultError::CorruptShare));
+    let swapped = Stored { secret_store: encrypted_share.clone(), encrypted_share };
+    assert_eq!(parse(&swapped).err(), Some(VaultError::CorruptSecretStore));
 }
 
 /// Whoever tampers on purpose mends the checksum; encryption and commitment still hold.
@@ -244,7 +249,7 @@ async fn damage_under_a_mended_checksum_is_found_too() {
         let expected = match at {
             // version, curve (1 becomes 0) and party
             0..3 => ErrorCode::CorruptSecretStore,
-            // epoch, key id, transcript, ot_id
+            // epoch, key id, transcript, ot_id: other than the share's
             3..87 => ErrorCode::ShareMismatch,
             // KDF (1 becomes 0)
             87 => ErrorCode::CorruptSecretStore,
@@ -268,7 +273,7 @@ async fn damage_under_a_mended_checksum_is_found_too() {
         let expected = if (3..87).contains(&at) { ErrorCode::ShareMismatch } else { ErrorCode::CorruptShare };
         assert_eq!(code, expected, "byte {at}");
     }
-    // Both heads changed alike: the commitment covers key id and epoch, the encryption all of it.
+    // Both heads changed alike: the commitment covers the epoch, the job names the key id, the encryption covers the rest.
     for at in 3..87 {
         let mut damaged = stored.clone();
         damaged.secret_store[at] ^= 1;
@@ -276,7 +281,11 @@ async fn damage_under_a_mended_checksum_is_found_too() {
         mend(b"secretStore", &mut damaged.secret_store);
         mend(b"encryptedShare", &mut damaged.encrypted_share);
         let code = open(&node1, b"pw", &damaged).await.unwrap_err().code();
-        let expected = if at < 23 { ErrorCode::WrongPassword } else { ErrorCode::CorruptSecretStore };
+        let expected = match at {
+            3..7 => ErrorCode::WrongPassword,
+            7..23 => ErrorCode::ShareMismatch,
+            _ => ErrorCode::CorruptSecretStore,
+        };
         assert_eq!(code, expected, "byte {at}");
     }
 }
@@ -360,7 +369,7 @@ async fn version_1_fixtures_open() {
         let stored =
             Stored { encrypted_share: hex(&fixture.encrypted_share), secret_store: hex(&fixture.secret_store) };
         assert_eq!(open(&node1, &hex(&fixture.password), &stored).await.unwrap(), hex(&fixture.share));
-        let read = SecretStore::parse(&stored.secret_store).unwrap();
-        assert_eq!((read.binding, read.params), (binding(), params));
+        let locked = parse(&stored).unwrap();
+        assert_eq!((*locked.binding(), locked.kdf()), (binding(), params));
     }
 }

@@ -38,7 +38,7 @@ use rand_core::{CryptoRng, RngCore};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use trefoil_protocol::transcript::{Tag, hash};
-use trefoil_protocol::{CurveId, Party};
+use trefoil_protocol::{CurveId, KeyShare, Party};
 use zeroize::Zeroizing;
 
 const VERSION: u8 = 1;
@@ -65,6 +65,18 @@ pub struct KeyBinding {
 }
 
 impl KeyBinding {
+    /// What the stored form of this share says about it.
+    #[must_use]
+    pub fn of(share: &KeyShare) -> Self {
+        Self {
+            curve: share.curve(),
+            epoch: share.epoch(),
+            key_id: KeyId(share.key_id()),
+            transcript: share.transcript(),
+            ot_id: share.ot_id(),
+        }
+    }
+
     fn to_bytes(self) -> Vec<u8> {
         let head = [VERSION, self.curve as u8, Party::Client.point()];
         [head.as_slice(), &self.epoch.to_be_bytes(), &self.key_id.0, &self.transcript, &self.ot_id].concat()
@@ -92,11 +104,11 @@ impl KeyBinding {
 
 /// A secretStore whose form and checksum are right.
 #[derive(Debug, Clone)]
-pub struct SecretStore {
+pub(super) struct SecretStore {
     /// Which share its data key opens.
-    pub binding: KeyBinding,
+    pub(super) binding: KeyBinding,
     /// How the password was stretched; within the limits.
-    pub params: KdfParams,
+    pub(super) params: KdfParams,
     pub(super) salt: [u8; SALT_BYTES],
     commitment: [u8; 32],
     nonce: [u8; NONCE_BYTES],
@@ -108,7 +120,7 @@ impl SecretStore {
     ///
     /// # Errors
     /// `CORRUPT_SECRET_STORE`.
-    pub fn parse(bytes: &[u8]) -> Result<Self, VaultError> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, VaultError> {
         let body = verify_checksum(Kind::SecretStore, bytes).ok_or(VaultError::CorruptSecretStore)?;
         Self::read(body).ok_or(VaultError::CorruptSecretStore)
     }
@@ -147,9 +159,9 @@ impl SecretStore {
 
 /// An encryptedShare whose form and checksum are right.
 #[derive(Debug, Clone)]
-pub struct EncryptedShare {
+pub(super) struct EncryptedShare {
     /// Which share it is.
-    pub binding: KeyBinding,
+    pub(super) binding: KeyBinding,
     nonce: [u8; NONCE_BYTES],
     ciphertext: Vec<u8>,
 }
@@ -159,7 +171,7 @@ impl EncryptedShare {
     ///
     /// # Errors
     /// `CORRUPT_SHARE`.
-    pub fn parse(bytes: &[u8]) -> Result<Self, VaultError> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, VaultError> {
         let body = verify_checksum(Kind::EncryptedShare, bytes).ok_or(VaultError::CorruptShare)?;
         Self::read(body).ok_or(VaultError::CorruptShare)
     }

@@ -11,12 +11,13 @@ mod oprf;
 mod pool;
 
 pub use error::VaultError;
-pub use format::{EncryptedShare, KeyBinding, MAX_SHARE_BYTES, SecretStore};
+pub use format::{KeyBinding, MAX_SHARE_BYTES};
 pub use kdf::{Password, Stretched, stretch};
 pub use oprf::{Blinded, OprfKey};
 pub use pool::KdfPool;
 
 use crate::wire::{KdfParams, KeyId};
+use format::{EncryptedShare, SecretStore};
 use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
 
@@ -27,6 +28,42 @@ pub struct Stored {
     pub encrypted_share: Vec<u8>,
     /// The data key under the password and the OPRF.
     pub secret_store: Vec<u8>,
+}
+
+/// An encryptedShare and a secretStore that are undamaged and belong together, not yet opened.
+#[derive(Debug, Clone)]
+pub struct LockedShare {
+    share: EncryptedShare,
+    store: SecretStore,
+}
+
+impl LockedShare {
+    /// Reads what generation of the key `key_id` returned. Costs nothing and no password attempt.
+    ///
+    /// # Errors
+    /// `CORRUPT_SHARE`, `CORRUPT_SECRET_STORE`, or `SHARE_MISMATCH` if they are not both of this key and of one epoch and
+    /// attempt.
+    pub fn parse(key_id: KeyId, encrypted_share: &[u8], secret_store: &[u8]) -> Result<Self, VaultError> {
+        let share = EncryptedShare::parse(encrypted_share)?;
+        let store = SecretStore::parse(secret_store)?;
+        if share.binding == store.binding && share.binding.key_id == key_id {
+            Ok(Self { share, store })
+        } else {
+            Err(VaultError::ShareMismatch)
+        }
+    }
+
+    /// Which share it is, in the clear: what the client tells node 1 before it can open the share.
+    #[must_use]
+    pub const fn binding(&self) -> &KeyBinding {
+        &self.share.binding
+    }
+
+    /// How the password is stretched.
+    #[must_use]
+    pub const fn kdf(&self) -> KdfParams {
+        self.store.params
+    }
 }
 
 /// The vault: password stretching with bounded memory, and the formats.
@@ -58,16 +95,17 @@ impl Vault {
         self.prepare(key_id, password, params, salt, rng).await
     }
 
-    /// Stretches and blinds a password to open what is stored.
+    /// Stretches and blinds a password to open a share.
     ///
     /// # Errors
     /// `INVALID_KDF` if the password does not suit the stored KDF.
     pub async fn begin_open(
         &self,
         password: Password,
-        store: &SecretStore,
+        locked: &LockedShare,
         rng: &mut (impl RngCore + CryptoRng + Send),
     ) -> Result<Begun, VaultError> {
+        let store = &locked.store;
         self.prepare(store.binding.key_id, password, store.params, store.salt, rng).await
     }
 
@@ -100,23 +138,15 @@ impl Begun {
         self.blinded.element()
     }
 
-    /// Opens the share with node 1's evaluation.
+    /// Opens the share that [`Vault::begin_open`] began with, given node 1's evaluation.
     ///
     /// # Errors
-    /// `WRONG_PASSWORD` if the key commitment differs, `CORRUPT_SECRET_STORE`, `CORRUPT_SHARE`, `SHARE_MISMATCH` if the two
-    /// are of different keys, `PROTOCOL_ABORT` if the evaluation is not a group element.
-    pub fn open(
-        self,
-        store: &SecretStore,
-        share: &EncryptedShare,
-        evaluation: &[u8; 32],
-    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        if share.binding != store.binding {
-            return Err(VaultError::ShareMismatch);
-        }
+    /// `WRONG_PASSWORD` if the key commitment differs, `CORRUPT_SECRET_STORE`, `CORRUPT_SHARE`, `PROTOCOL_ABORT` if the
+    /// evaluation is not a group element.
+    pub fn open(self, locked: &LockedShare, evaluation: &[u8; 32]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let output = self.blinded.finalize(evaluation)?;
-        let data_key = store.unwrap_key(&self.stretched, &output)?;
-        share.decrypt(&data_key)
+        let data_key = locked.store.unwrap_key(&self.stretched, &output)?;
+        locked.share.decrypt(&data_key)
     }
 
     /// Encrypts a new share (at most [`MAX_SHARE_BYTES`] bytes) with node 1's evaluation.

@@ -8,7 +8,7 @@ use crate::wire::{Base64, Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Me
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use trefoil_protocol::CurveId;
+use trefoil_protocol::derive::{DerivationPath, PathError};
 
 /// The only version of the wire format.
 pub const VERSION: u32 = 1;
@@ -16,8 +16,6 @@ pub const VERSION: u32 = 1;
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
 /// Longest ed25519 message in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-/// Most steps of a derivation path.
-const MAX_PATH_STEPS: usize = 16;
 
 /// The common frame of every job body, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -346,15 +344,15 @@ fn refuse<T>(code: ErrorCode, message: &str) -> Result<T, Refusal> {
     Err((code, message.to_owned()))
 }
 
+/// Lets `?` turn a [`Fault`] into a refusal.
+struct JobErrorParts(Refusal);
+
 impl From<Fault> for JobErrorParts {
     fn from(fault: Fault) -> Self {
         let code = if fault.unknown_field { ErrorCode::UnknownField } else { ErrorCode::MalformedJob };
         Self((code, fault.to_string()))
     }
 }
-
-/// Lets `?` turn a [`Fault`] into a refusal.
-struct JobErrorParts(Refusal);
 
 impl From<Refusal> for JobErrorParts {
     fn from(refusal: Refusal) -> Self {
@@ -544,32 +542,10 @@ fn read_sign(body: SignBody) -> Result<Payload, Refusal> {
     Ok(Payload::Sign { method, input, secrets: body.secrets })
 }
 
-/// `m`, then at most 16 steps of `/` and a number below 2^31 without leading zeros.
 fn check_path(path: &str) -> Result<(), Refusal> {
-    let invalid = || (ErrorCode::InvalidPath, "path is not m followed by at most 16 steps such as /0".to_owned());
-    let mut steps = path.split('/');
-    if steps.next() != Some("m") {
-        return Err(invalid());
-    }
-    for (index, step) in steps.enumerate() {
-        let (number, hardened) = match step.strip_suffix(['\'', 'h', 'H']) {
-            Some(number) => (number, true),
-            None => (step, false),
-        };
-        let canonical = number == "0" || (!number.starts_with('0') && number.bytes().all(|b| b.is_ascii_digit()));
-        let value: u32 = number.parse().ok().filter(|_| canonical).ok_or_else(invalid)?;
-        if index >= MAX_PATH_STEPS {
-            return Err(invalid());
-        }
-        if hardened || value >= 1 << 31 {
-            return refuse(ErrorCode::HardenedPath, "the path has a hardened step");
-        }
-    }
-    Ok(())
-}
-
-impl From<&SignInput> for CurveId {
-    fn from(input: &SignInput) -> Self {
-        input.curve().into()
+    match DerivationPath::parse(path) {
+        Ok(_) => Ok(()),
+        Err(error @ PathError::Hardened) => refuse(ErrorCode::HardenedPath, &error.to_string()),
+        Err(error @ PathError::Invalid) => refuse(ErrorCode::InvalidPath, &error.to_string()),
     }
 }
