@@ -5,6 +5,7 @@ pub mod channel;
 pub mod client;
 pub mod config;
 pub mod jobs;
+pub mod node;
 pub mod seal;
 pub mod vault;
 pub mod wire;

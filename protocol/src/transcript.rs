@@ -82,6 +82,10 @@ tags! {
     DKG_SEAL = "dkg/seal";
     /// The jointly generated chain code.
     DKG_CHAIN_CODE = "dkg/chain-code";
+    /// Associated data of a node's stored secrets.
+    NODE_RECORD = "node/record";
+    /// One entry of a node's audit log.
+    NODE_AUDIT = "node/audit";
     /// Seed of a session's RNG.
     SESSION_RNG = "rng/session";
 }

@@ -1,0 +1,286 @@
+//! The append-only, hash-chained audit log.
+//!
+//! One line per decision: the line's hash (64 hex digits), a space, a JSON object, a line end. The hash is
+//! `H("node/audit"; JSON)`, and the JSON names the hash of the line before as `prev` (64 zeros in the first line). So an edit, a
+//! removal, an insertion or a swap breaks the chain at that place. Lines cut off at the end are noticed by comparison with the
+//! store, which anchors the log's end with each of its commits.
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+use trefoil_protocol::transcript::{Tag, hash};
+
+/// Entries of one write.
+const MAX_BATCH: usize = 1_024;
+/// Entries that may wait.
+const QUEUE: usize = 16_384;
+/// Longest line, bytes: entries are a few hundred.
+const MAX_LINE: u64 = 16_384;
+
+/// The end of a log: its number of entries, and the hash of the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Entries, so that the next one has this number.
+    pub entries: u64,
+    /// Hash of the last line, zero for an empty log.
+    pub hash: [u8; 32],
+}
+
+impl Head {
+    /// The end of an empty log.
+    pub const EMPTY: Self = Self { entries: 0, hash: [0; 32] };
+}
+
+/// What a node decided about something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Event {
+    /// Unix milliseconds.
+    pub time: u64,
+    /// What was asked for: an operation of a job (`sign`), or what a worker relayed (`commit`, `discard`, `close`).
+    pub op: String,
+    /// Who signed the job, or who owns the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<String>,
+    /// The job's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// The key, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// Digest of what was signed, or of the job's body, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// `opened`, `released`, `closed`, `prepared`, `committed`, `aborted`, `locked`, `refused`, `started`, `stopped`.
+    pub decision: String,
+    /// An error code or a failed check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A line's JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<E> {
+    seq: u64,
+    prev: String,
+    #[serde(flatten)]
+    event: E,
+}
+
+/// What is wrong with a log, and where.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// A line was altered, or is not an entry at all.
+    #[error("entry {0} was altered")]
+    Altered(u64),
+    /// A line is fine in itself but does not follow the one before: something was removed, inserted or swapped.
+    #[error("entry {0} does not follow the one before it")]
+    OutOfOrder(u64),
+    /// Entries are missing at the end.
+    #[error("the log ends at {found} entries, but the store has seen {expected}")]
+    Truncated {
+        /// Entries in the file.
+        found: u64,
+        /// Entries that the store has seen.
+        expected: u64,
+    },
+    /// The entry that the store has anchored is another one: the log was replaced.
+    #[error("entry {0} is not the one that the store has seen")]
+    Replaced(u64),
+    /// The last line has no end: a crash while writing. It was never acknowledged.
+    #[error("the last line, after {0} entries, is incomplete")]
+    Incomplete(u64),
+    /// The file cannot be read or written.
+    #[error("audit log: {0}")]
+    Io(String),
+}
+
+impl From<std::io::Error> for AuditError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+fn format_line(head: Head, event: &Event) -> Result<(Vec<u8>, Head), AuditError> {
+    let line = Line { seq: head.entries, prev: HEXLOWER.encode(&head.hash), event };
+    let json = serde_json::to_vec(&line).map_err(|error| AuditError::Io(error.to_string()))?;
+    let hash = hash(Tag::NODE_AUDIT, &[&json]);
+    let text = [HEXLOWER.encode(&hash).as_bytes(), b" ", &json, b"\n"].concat();
+    Ok((text, Head { entries: head.entries + 1, hash }))
+}
+
+/// Checks one line against the end of the log before it.
+fn check_line(head: Head, line: &[u8]) -> Result<Head, AuditError> {
+    let altered = || AuditError::Altered(head.entries);
+    let (digest, json) = line.split_at_checked(65).ok_or_else(altered)?;
+    let hash = hash(Tag::NODE_AUDIT, &[json]);
+    if digest != [HEXLOWER.encode(&hash).as_bytes(), b" "].concat() {
+        return Err(altered());
+    }
+    let line: Line<Event> = serde_json::from_slice(json).map_err(|_| altered())?;
+    if line.seq != head.entries || line.prev != HEXLOWER.encode(&head.hash) {
+        return Err(AuditError::OutOfOrder(head.entries));
+    }
+    Ok(Head { entries: head.entries + 1, hash })
+}
+
+/// Checks a whole log, and that it holds what the store has anchored.
+///
+/// # Errors
+/// The first thing that is wrong, with its place.
+pub fn verify(path: &Path, anchored: Option<Head>) -> Result<Head, AuditError> {
+    let mut reader = BufReader::new(File::open(path)?);
+    let mut head = Head::EMPTY;
+    let mut line = Vec::new();
+    loop {
+        check_anchor(head, anchored)?;
+        line.clear();
+        (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line)?;
+        match line.strip_suffix(b"\n") {
+            Some(line) => head = check_line(head, line)?,
+            None if line.is_empty() => break,
+            None => return Err(AuditError::Incomplete(head.entries)),
+        }
+    }
+    match anchored {
+        Some(anchored) if anchored.entries > head.entries => {
+            Err(AuditError::Truncated { found: head.entries, expected: anchored.entries })
+        }
+        _ => Ok(head),
+    }
+}
+
+fn check_anchor(head: Head, anchored: Option<Head>) -> Result<(), AuditError> {
+    match anchored {
+        Some(anchored) if anchored.entries == head.entries && anchored.hash != head.hash => {
+            Err(AuditError::Replaced(head.entries.saturating_sub(1)))
+        }
+        _ => Ok(()),
+    }
+}
+
+type Entry = (Event, Option<oneshot::Sender<Result<(), AuditError>>>);
+
+/// Appends to the log; one thread writes and syncs many entries at once.
+pub struct AuditLog {
+    queue: Option<SyncSender<Entry>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AuditLog {
+    /// Opens or creates the log and checks it against the store's anchor. An incomplete last line, which was never
+    /// acknowledged, is cut off. `on_head` is told the log's end after each sync.
+    ///
+    /// # Errors
+    /// Whatever [`verify`] finds but an incomplete last line; or the file is open in another process.
+    pub fn open(
+        path: &Path,
+        anchored: Option<Head>,
+        on_head: impl Fn(Head) + Send + 'static,
+    ) -> Result<Self, AuditError> {
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        file.try_lock().map_err(|_| AuditError::Io("another process has it open".into()))?;
+        cut_incomplete(&mut file)?;
+        let head = verify(path, anchored)?;
+        on_head(head);
+        let (queue, waiting) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("audit-writer".into())
+            .spawn(move || run(&mut file, head, &on_head, &waiting))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Appends an entry and waits until it is durable.
+    ///
+    /// # Errors
+    /// `Io`; then nothing that the entry allows may happen.
+    pub async fn append(&self, event: Event) -> Result<(), AuditError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send((event, Some(sender)))?;
+        receiver.await.unwrap_or_else(|_| Err(AuditError::Io("the log has stopped".into())))
+    }
+
+    /// Appends an entry that nothing waits for. It is durable soon, and before every later one.
+    pub fn note(&self, event: Event) {
+        if let Err(error) = self.send((event, None)) {
+            tracing::error!(%error, "an audit entry was lost");
+        }
+    }
+
+    fn send(&self, entry: Entry) -> Result<(), AuditError> {
+        let queue = self.queue.as_ref().ok_or_else(|| AuditError::Io("the log has stopped".into()))?;
+        queue.try_send(entry).map_err(|_| AuditError::Io("too many entries are waiting".into()))
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Cuts off what follows the last line end.
+fn cut_incomplete(file: &mut File) -> Result<(), AuditError> {
+    let length = file.metadata()?.len();
+    let tail = length.min(MAX_LINE);
+    file.seek(SeekFrom::Start(length - tail))?;
+    let mut bytes = Vec::with_capacity(tail as usize);
+    Read::by_ref(file).take(tail).read_to_end(&mut bytes)?;
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    if end == 0 && length > tail {
+        return Err(AuditError::Io("the last line is longer than any entry".into()));
+    }
+    if end < bytes.len() {
+        tracing::warn!(bytes = bytes.len() - end, "an incomplete audit entry, never acknowledged, was cut off");
+        file.set_len(length - tail + end as u64)?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+fn run(file: &mut File, mut head: Head, on_head: &impl Fn(Head), waiting: &Receiver<Entry>) {
+    while let Ok(first) = waiting.recv() {
+        let batch: Vec<Entry> = std::iter::once(first).chain(waiting.try_iter().take(MAX_BATCH - 1)).collect();
+        let written = write(file, head, &batch);
+        let outcome = match written {
+            Ok(new) => {
+                head = new;
+                on_head(head);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "the audit log cannot be written");
+                Err(error.to_string())
+            }
+        };
+        for sender in batch.into_iter().filter_map(|(_, sender)| sender) {
+            let _ = sender.send(outcome.clone().map_err(AuditError::Io));
+        }
+        if outcome.is_err() {
+            // The file's end is unknown now, so nothing may follow it: every later append fails, and with it every signature.
+            return;
+        }
+    }
+}
+
+fn write(file: &mut File, mut head: Head, batch: &[Entry]) -> Result<Head, AuditError> {
+    let mut text = Vec::new();
+    for (event, _) in batch {
+        let (line, next) = format_line(head, event)?;
+        text.extend_from_slice(&line);
+        head = next;
+    }
+    file.write_all(&text)?;
+    file.sync_data()?;
+    Ok(head)
+}

@@ -1,0 +1,120 @@
+//! Opening a data directory: database and slot file belong together, to this node, and to this master key.
+
+use super::rows::{self, ATTEMPTS, BURNED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, RECORDS};
+use super::seal;
+use super::slots::SlotFile;
+use super::{RedbStore, StoreError};
+use crate::node::audit::Head;
+use redb::{Database, ReadableDatabase, ReadableTable, TableError};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use trefoil_protocol::{Party, Secret};
+
+/// Name of the database in the data directory.
+const DATABASE: &str = "store.redb";
+/// Name of the slot file.
+const SLOTS: &str = "slots";
+/// Version of tables and rows.
+const FORMAT: u8 = 1;
+/// What the master key seals, to be recognised.
+const CHECK: &[u8] = b"trefoil master key check";
+
+impl RedbStore {
+    /// Opens the store of `party` in this directory, or makes a new one where the directory holds none.
+    ///
+    /// # Errors
+    /// `Mismatch` if the files do not belong together, to this party or to this master key, or another process has them
+    /// open; `Failed`; `Corrupt`.
+    pub fn open(directory: &Path, party: Party, master: Secret<[u8; 32]>) -> Result<Self, StoreError> {
+        let fail = |error: std::io::Error| StoreError::Failed(format!("{}: {error}", directory.display()));
+        std::fs::create_dir_all(directory).map_err(fail)?;
+        let master = Arc::new(master);
+        let db = Database::create(directory.join(DATABASE)).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("another process has the store open"),
+            error => error.into(),
+        })?;
+        let slots_path = directory.join(SLOTS);
+        let store_id = match read_meta(&db, "store-id")? {
+            Some(id) => id.try_into().map_err(|_| StoreError::Corrupt("the store's id"))?,
+            None => initialise(&db, &slots_path, party, &master)?,
+        };
+        if read_meta(&db, "format")?.as_deref() != Some(&[FORMAT]) {
+            return Err(StoreError::Mismatch("the store has another format version"));
+        }
+        if read_meta(&db, "party")?.as_deref() != Some(&[party.point()]) {
+            return Err(StoreError::Mismatch("the store belongs to the other node"));
+        }
+        let check = read_meta(&db, "master-check")?.unwrap_or_default();
+        if seal::open(master.expose(), &store_id, &check).is_err() {
+            return Err(StoreError::Mismatch("the master key does not fit the store"));
+        }
+        let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?)?;
+        Self::start(db, slots, party)
+    }
+}
+
+/// A new store: first the slot file, then, in one commit, everything by which an existing store is recognised. A crash in
+/// between leaves a slot file without a store, which is empty and may be replaced.
+fn initialise(
+    db: &Database,
+    slots_path: &Path,
+    party: Party,
+    master: &Secret<[u8; 32]>,
+) -> Result<[u8; 32], StoreError> {
+    let store_id = *seal::fresh_key()?.expose();
+    if std::fs::metadata(slots_path).is_ok_and(|slots| slots.len() > 64) {
+        return Err(StoreError::Mismatch("there is a slot file with data keys but no store"));
+    }
+    match std::fs::remove_file(slots_path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::Failed(error.to_string()));
+        }
+        _ => SlotFile::create(slots_path, &store_id)?,
+    }
+    let tx = db.begin_write()?;
+    {
+        tx.open_table(KEYS)?;
+        tx.open_table(ATTEMPTS)?;
+        tx.open_table(RECORDS)?;
+        tx.open_table(JOBS)?;
+        tx.open_table(JOBS_BY_EXPIRY)?;
+        tx.open_table(GUESSES)?;
+        tx.open_table(BURNED)?;
+        let mut meta = tx.open_table(META)?;
+        meta.insert("store-id", store_id.as_slice())?;
+        meta.insert("format", [FORMAT].as_slice())?;
+        meta.insert("party", [party.point()].as_slice())?;
+        meta.insert("master-check", seal::seal(master.expose(), &store_id, CHECK)?.as_slice())?;
+    }
+    tx.commit()?;
+    Ok(store_id)
+}
+
+fn read_meta(db: &Database, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    match db.begin_read()?.open_table(META) {
+        Ok(meta) => Ok(meta.get(name)?.map(|value| value.value().to_vec())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The anchored end of the audit log.
+pub fn read_head(db: &Database) -> Result<Option<Head>, StoreError> {
+    read_meta(db, "audit-head")?.map(|bytes| rows::decode(&bytes)).transpose()
+}
+
+fn used_slots(db: &Database) -> Result<BTreeSet<u32>, StoreError> {
+    let table = db.begin_read()?.open_table(ATTEMPTS)?;
+    let mut used = BTreeSet::new();
+    for entry in table.iter()? {
+        let row: rows::AttemptRow = rows::decode(entry?.1.value())?;
+        if row.slot != 0 && !used.insert(row.slot) {
+            return Err(StoreError::Corrupt("two shares use one slot"));
+        }
+    }
+    Ok(used)
+}
+
+/// The cell through which the audit log tells its end to the writer.
+pub type HeadCell = Arc<Mutex<Option<Head>>>;

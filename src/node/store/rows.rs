@@ -1,0 +1,111 @@
+//! The tables and their rows (postcard).
+
+use super::{Attempt, KeyState, StoreError};
+use crate::node::audit::Head;
+use crate::wire::{InitiatorId, JobId, KeyId};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Key id -> [`KeyRow`].
+pub const KEYS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("keys");
+/// Key id ‖ transcript -> [`AttemptRow`].
+pub const ATTEMPTS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new("attempts");
+/// Key id ‖ transcript -> nonce ‖ encrypted share ‖ tag.
+pub const RECORDS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new("records");
+/// Initiator ‖ job id -> [`JobRow`].
+pub const JOBS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("jobs");
+/// Expiry in milliseconds ‖ key of the job: what to forget first.
+pub const JOBS_BY_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("jobs-by-expiry");
+/// Key id -> [`GuessRow`].
+pub const GUESSES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("password-attempts");
+/// Time in milliseconds ‖ session -> key id ‖ job digest.
+pub const BURNED: TableDefinition<'_, &[u8; 24], &[u8; 48]> = TableDefinition::new("burned-sessions");
+/// Name -> bytes.
+pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// State and committed attempt of a key.
+#[derive(Serialize, Deserialize)]
+pub struct KeyRow {
+    pub state: KeyState,
+    pub transcript: [u8; 32],
+}
+
+/// An attempt and where its data key is. Slot 0, the file's header, stands for "destroyed".
+#[derive(Serialize, Deserialize)]
+pub struct AttemptRow {
+    pub attempt: Attempt,
+    pub slot: u32,
+}
+
+/// A job of the ledger.
+#[derive(Serialize, Deserialize)]
+pub struct JobRow {
+    pub digest: [u8; 32],
+    pub op: crate::wire::Op,
+    pub expires_at: u64,
+}
+
+/// Password attempts of a key.
+#[derive(Default, Serialize, Deserialize)]
+pub struct GuessRow {
+    /// Consecutive wrong passwords.
+    pub wrong: u32,
+    /// Consecutive attempts whose end nobody reported.
+    pub open: u32,
+    /// When the last one was charged or failed, unix milliseconds.
+    pub last: u64,
+}
+
+pub fn encode(row: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    postcard::to_allocvec(row).map_err(|_| StoreError::Failed("a row does not serialise".into()))
+}
+
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    postcard::from_bytes(bytes).map_err(|_| StoreError::Corrupt("a row does not parse"))
+}
+
+/// Key id ‖ transcript.
+pub fn attempt_key(id: KeyId, transcript: [u8; 32]) -> [u8; 48] {
+    let mut key = [0; 48];
+    let (left, right) = key.split_at_mut(16);
+    left.copy_from_slice(&id.0);
+    right.copy_from_slice(&transcript);
+    key
+}
+
+/// Initiators have 56 characters, so the two parts cannot be confused.
+pub fn job_key(initiator: &InitiatorId, job: &JobId) -> Vec<u8> {
+    [initiator.as_str().as_bytes(), job.as_str().as_bytes()].concat()
+}
+
+/// Reads and parses one row of any table whose values are bytes.
+pub fn get<'k, K, T>(
+    table: &impl ReadableTable<K, &'static [u8]>,
+    key: K::SelfType<'k>,
+) -> Result<Option<T>, StoreError>
+where
+    K: redb::Key + 'static,
+    T: DeserializeOwned,
+{
+    table.get(key)?.map(|value| decode(value.value())).transpose()
+}
+
+/// Anchors the end of the audit log.
+pub fn put_head(tx: &WriteTransaction, head: Option<Head>) -> Result<(), StoreError> {
+    if let Some(head) = head {
+        tx.open_table(META)?.insert("audit-head", encode(&head)?.as_slice())?;
+    }
+    Ok(())
+}
+
+macro_rules! from_redb {
+    ($($error:ident),*) => {$(
+        impl From<redb::$error> for StoreError {
+            fn from(error: redb::$error) -> Self {
+                Self::Failed(error.to_string())
+            }
+        }
+    )*};
+}
+from_redb!(StorageError, TableError, TransactionError, CommitError, DatabaseError);

@@ -1,0 +1,144 @@
+//! The slot file: one data key per stored share, overwritten in place when the share ends.
+//!
+//! ```text
+//! slot 0    8 "TREFSLOT" | 4 version | 4 zero | 32 store id | 16 zero
+//! slot n    1 in use (1) | 3 zero | 12 nonce | 32 data key, encrypted | 16 tag      (a free slot is zero)
+//! ```
+//!
+//! 64 bytes never cross a disk sector, so a slot is written whole or not at all.
+
+use super::StoreError;
+use super::seal::{self, Binding, OVERHEAD};
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use trefoil_protocol::Secret;
+
+/// Bytes of a slot.
+const SLOT: usize = 64;
+const MAGIC: &[u8; 8] = b"TREFSLOT";
+const VERSION: u32 = 1;
+
+/// Reads data keys; shared by all readers.
+#[derive(Clone)]
+pub struct SlotReader {
+    file: Arc<File>,
+    master: Arc<Secret<[u8; 32]>>,
+}
+
+/// The one writer of the slot file.
+pub struct SlotFile {
+    reader: SlotReader,
+    free: BTreeSet<u32>,
+    next: u32,
+    dirty: bool,
+}
+
+fn io(error: std::io::Error) -> StoreError {
+    StoreError::Failed(format!("slot file: {error}"))
+}
+
+fn offset(slot: u32) -> u64 {
+    u64::from(slot) * SLOT as u64
+}
+
+impl SlotFile {
+    /// Makes a new, empty slot file for the store with this id; refuses to touch an existing one.
+    pub fn create(path: &Path, store_id: &[u8; 32]) -> Result<(), StoreError> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+        let mut header = Vec::with_capacity(SLOT);
+        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&VERSION.to_be_bytes());
+        header.extend_from_slice(&[0; 4]);
+        header.extend_from_slice(store_id);
+        header.resize(SLOT, 0);
+        file.write_all_at(&header, 0).map_err(io)?;
+        file.sync_all().map_err(io)
+    }
+
+    /// Opens the slot file of the store with this id, and wipes every slot that no record of the store uses: what a crash
+    /// left between the two files.
+    pub fn open(
+        path: &Path,
+        store_id: &[u8; 32],
+        master: Arc<Secret<[u8; 32]>>,
+        used: &BTreeSet<u32>,
+    ) -> Result<Self, StoreError> {
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                StoreError::Mismatch("the slot file is missing: without it no share of this store can be read")
+            }
+            _ => io(error),
+        })?;
+        file.try_lock().map_err(|_| StoreError::Mismatch("another process has the slot file open"))?;
+        let mut header = [0u8; SLOT];
+        file.read_exact_at(&mut header, 0).map_err(io)?;
+        let expected = [MAGIC.as_slice(), &VERSION.to_be_bytes(), &[0; 4], store_id].concat();
+        if !header.starts_with(&expected) {
+            return Err(StoreError::Mismatch("the slot file belongs to another store"));
+        }
+        let slots = (file.metadata().map_err(io)?.len() / SLOT as u64).max(1);
+        let next = u32::try_from(slots).map_err(|_| StoreError::Corrupt("the slot file is too long"))?;
+        if used.last().is_some_and(|last| *last >= next) {
+            return Err(StoreError::Mismatch("the slot file is older than the store: slots are missing"));
+        }
+        let free: BTreeSet<u32> = (1..next).filter(|slot| !used.contains(slot)).collect();
+        let mut slot_file =
+            Self { reader: SlotReader { file: Arc::new(file), master }, free: BTreeSet::new(), next, dirty: false };
+        for slot in &free {
+            slot_file.wipe(*slot)?;
+        }
+        slot_file.sync()?;
+        Ok(slot_file)
+    }
+
+    /// The reading side.
+    pub fn reader(&self) -> SlotReader {
+        self.reader.clone()
+    }
+
+    /// Puts a data key into a free slot; durable after [`SlotFile::sync`].
+    pub fn put(&mut self, key: &Secret<[u8; 32]>, binding: &Binding) -> Result<u32, StoreError> {
+        let slot = self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        });
+        let sealed = seal::seal(self.reader.master.expose(), &binding.slot(slot), key.expose())?;
+        let bytes = [&[1, 0, 0, 0], sealed.as_slice()].concat();
+        self.dirty = true;
+        self.reader.file.write_all_at(&bytes, offset(slot)).map_err(io)?;
+        Ok(slot)
+    }
+
+    /// Overwrites a slot with zeros and frees it; durable after [`SlotFile::sync`].
+    pub fn wipe(&mut self, slot: u32) -> Result<(), StoreError> {
+        self.dirty = true;
+        self.reader.file.write_all_at(&[0u8; SLOT], offset(slot)).map_err(io)?;
+        self.free.insert(slot);
+        Ok(())
+    }
+
+    /// Makes what was written durable.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        if self.dirty {
+            self.reader.file.sync_data().map_err(io)?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+}
+
+impl SlotReader {
+    /// The data key in a slot.
+    pub fn get(&self, slot: u32, binding: &Binding) -> Result<Secret<[u8; 32]>, StoreError> {
+        const GONE: StoreError = StoreError::Corrupt("the data key of a share is gone or altered");
+        let mut bytes = [0u8; SLOT];
+        self.file.read_exact_at(&mut bytes, offset(slot)).map_err(|_| GONE)?;
+        let ([1, 0, 0, 0], sealed) = bytes.split_at(4) else { return Err(GONE) };
+        debug_assert_eq!(sealed.len(), 32 + OVERHEAD);
+        let key = seal::open(self.master.expose(), &binding.slot(slot), sealed).map_err(|_| GONE)?;
+        key.first_chunk::<32>().map(|key| Secret::new(*key)).ok_or(GONE)
+    }
+}

@@ -1,0 +1,127 @@
+//! One thread does all writes: it takes what is waiting, up to a bound, applies it in one transaction, commits, and only
+//! then lets each caller go on.
+
+use super::slots::SlotFile;
+use super::{StoreError, Written, rows};
+use crate::node::audit::Head;
+use redb::{Database, WriteTransaction};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+/// Writes of one commit.
+const MAX_BATCH: usize = 256;
+/// Writes that may wait.
+const QUEUE: usize = 4_096;
+
+/// What a write may use: the open transaction and the slot file.
+pub struct Batch<'a> {
+    pub tx: &'a WriteTransaction,
+    pub slots: &'a mut SlotFile,
+    /// Slots to overwrite once the batch is committed: earlier, a crash would leave records without their keys.
+    pub wipe: Vec<u32>,
+}
+
+type Finish = Box<dyn FnOnce(&Result<(), StoreError>) + Send>;
+/// Runs a write; the flag says whether the whole batch must be abandoned.
+type Apply = Box<dyn FnOnce(&mut Batch<'_>) -> (Finish, bool) + Send>;
+
+/// Hands writes to the thread. When the last one is dropped, the thread finishes what is waiting and ends.
+pub struct Writer {
+    queue: Option<SyncSender<Apply>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread. `head` is anchored with every commit.
+    pub fn start(db: Arc<Database>, slots: SlotFile, head: Arc<Mutex<Option<Head>>>) -> Result<Self, StoreError> {
+        let (queue, waiting) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || run(&db, slots, &head, &waiting))
+            .map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Queues a write. It must check everything before it writes anything: a refused write shares its transaction with
+    /// others.
+    pub fn submit<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Written<T> {
+        let (sender, receiver) = oneshot::channel();
+        let apply: Apply = Box::new(move |batch| {
+            let result = write(batch);
+            let broken = matches!(&result, Err(error) if !matches!(error, StoreError::Refused(_)));
+            let finish: Finish = Box::new(move |committed| {
+                // A caller that went away no longer wants to know.
+                let _ = sender.send(result.and_then(|value| committed.clone().map(|()| value)));
+            });
+            (finish, broken)
+        });
+        let full = || StoreError::Refused(crate::wire::ErrorCode::Overloaded);
+        let queued = self.queue.as_ref().is_some_and(|queue| queue.try_send(apply).is_ok());
+        Box::pin(async move {
+            if !queued {
+                return Err(full());
+            }
+            receiver.await.unwrap_or_else(|_| Err(StoreError::Failed("the store has stopped".into())))
+        })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(db: &Database, mut slots: SlotFile, head: &Mutex<Option<Head>>, waiting: &Receiver<Apply>) {
+    while let Ok(first) = waiting.recv() {
+        let batch: Vec<Apply> = std::iter::once(first).chain(waiting.try_iter().take(MAX_BATCH - 1)).collect();
+        let head = *head.lock().unwrap_or_else(PoisonError::into_inner);
+        let (finishes, outcome) = commit(db, &mut slots, head, batch);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "a batch of writes failed");
+        }
+        for finish in finishes {
+            finish(&outcome);
+        }
+    }
+}
+
+fn commit(
+    db: &Database,
+    slots: &mut SlotFile,
+    head: Option<Head>,
+    writes: Vec<Apply>,
+) -> (Vec<Finish>, Result<(), StoreError>) {
+    // A write whose callback is dropped here answers "stopped", which is what happened to it.
+    let tx = match db.begin_write() {
+        Ok(tx) => tx,
+        Err(error) => return (Vec::new(), Err(error.into())),
+    };
+    let mut batch = Batch { tx: &tx, slots, wipe: Vec::new() };
+    let mut finishes = Vec::with_capacity(writes.len());
+    let mut broken = false;
+    for write in writes {
+        let (finish, failed) = write(&mut batch);
+        finishes.push(finish);
+        broken |= failed;
+    }
+    let wipe = batch.wipe;
+    let committed = if broken {
+        Err(StoreError::Failed("another write of the same batch failed".into()))
+    } else {
+        rows::put_head(&tx, head).and_then(|()| slots.sync()).and_then(|()| Ok(tx.commit()?))
+    };
+    // Slots taken by a batch that did not commit stay as they are: whether the commit reached the disk is not known after
+    // an error, and the next start wipes every slot that nothing refers to.
+    let outcome =
+        committed.and_then(|()| wipe.iter().try_for_each(|slot| slots.wipe(*slot))).and_then(|()| slots.sync());
+    (finishes, outcome)
+}

@@ -1,0 +1,307 @@
+//! The node's store: durable before it answers, and a destroyed share is gone.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use trefoil::node::store::{
+    Attempt, BurnedSession, GuessLimits, GuessOutcome, KeyState, LedgerEntry, RedbStore, Store, StoreError,
+};
+use trefoil::wire::{Curve, ErrorCode, Fixed, InitiatorId, KeyId, Op};
+use trefoil_protocol::{Party, Secret};
+use zeroize::Zeroizing;
+
+const KEY: KeyId = KeyId([7; 16]);
+const CANARY: &[u8] = b"this is the secret share of node 1";
+const LIMITS: GuessLimits = GuessLimits { attempts: 3, lockout: Duration::from_secs(60) };
+
+fn open(directory: &Path) -> Result<RedbStore, StoreError> {
+    RedbStore::open(directory, Party::Node1, Secret::new([9; 32]))
+}
+
+fn initiator() -> InitiatorId {
+    nkeys::KeyPair::new_from_raw(nkeys::KeyPairType::User, [3; 32]).unwrap().public_key().parse().unwrap()
+}
+
+fn attempt(transcript: u8) -> Attempt {
+    Attempt {
+        initiator: initiator(),
+        job_id: "job-1".parse().unwrap(),
+        job_digest: [1; 32],
+        key_id: KEY,
+        source_key_id: None,
+        epoch: 0,
+        curve: Curve::Ed25519,
+        public_key: vec![5; 32],
+        chain_code: [6; 32],
+        transcript: [transcript; 32],
+        signature: Fixed([8; 64]),
+    }
+}
+
+fn job(id: &str, digest: u8) -> LedgerEntry {
+    let job_id = id.parse().unwrap();
+    LedgerEntry { initiator: initiator(), job_id, digest: [digest; 32], op: Op::Sign, expires_at: 10_000 }
+}
+
+fn secret(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(bytes.to_vec())
+}
+
+fn refused<T>(result: Result<T, StoreError>) -> ErrorCode {
+    match result {
+        Err(StoreError::Refused(code)) => code,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("was not refused"),
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.stage(attempt(2), secret(b"other attempt")).await.unwrap();
+    store.commit(KEY, [1; 32]).await.unwrap();
+    store.admit(job("a", 1)).await.unwrap();
+    // What is on disk at this moment, without any closing, is what a killed process leaves.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["store.redb", "slots"] {
+        fs::copy(folder.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let reopened = open(copy.path()).unwrap();
+    assert_eq!(*reopened.material(KEY, [1; 32]).unwrap(), CANARY);
+    assert_eq!(reopened.key(KEY).unwrap().unwrap().state, KeyState::Active);
+    assert_eq!(refused(reopened.admit(job("a", 2)).await), ErrorCode::JobIdReused);
+    reopened.admit(job("a", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn attempts_are_told_apart_and_one_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    for n in 1..=3 {
+        store.stage(attempt(n), secret(&[n; 40])).await.unwrap();
+    }
+    assert_eq!(store.prepared(KEY).unwrap().len(), 3);
+    assert_eq!(*store.material(KEY, [2; 32]).unwrap(), [2; 40]);
+    assert_eq!(store.discard(KEY, [3; 32]).await.unwrap(), attempt(3));
+    assert_eq!(refused(store.commit(KEY, [3; 32]).await), ErrorCode::UnknownKey);
+    assert_eq!(store.commit(KEY, [2; 32]).await.unwrap(), attempt(2));
+    assert_eq!(store.commit(KEY, [2; 32]).await.unwrap(), attempt(2), "again is fine");
+    assert_eq!(refused(store.commit(KEY, [1; 32]).await), ErrorCode::UnknownKey);
+    assert_eq!(refused(store.discard(KEY, [2; 32]).await), ErrorCode::JobIdReused);
+    assert_eq!(refused(store.stage(attempt(4), secret(b"late")).await), ErrorCode::JobIdReused);
+    assert!(store.material(KEY, [1; 32]).is_err(), "the other attempts are destroyed");
+    assert!(store.prepared(KEY).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn too_many_prepared_attempts_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    for n in 0..64 {
+        store.stage(attempt(n), secret(&[n])).await.unwrap();
+    }
+    assert_eq!(refused(store.stage(attempt(64), secret(b"x")).await), ErrorCode::Overloaded);
+    store.stage(attempt(63), secret(b"the same again")).await.unwrap();
+}
+
+/// A slot file from before the retirement is the only thing that still opens the share; the one in place does not.
+#[tokio::test]
+async fn a_retired_shares_data_key_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, slots) = (folder.path().join("store.redb"), folder.path().join("slots"));
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.commit(KEY, [1; 32]).await.unwrap();
+    let old_database = fs::read(&database).unwrap();
+    let old_slots = fs::read(&slots).unwrap();
+    store.transition(KEY, KeyState::Retired).await.unwrap();
+    assert!(store.material(KEY, [1; 32]).is_err());
+    assert_eq!(store.key(KEY).unwrap().unwrap().state, KeyState::Retired);
+    assert_eq!(refused(store.transition(KEY, KeyState::Active).await), ErrorCode::KeyRetired);
+    drop(store);
+    let new_slots = fs::read(&slots).unwrap();
+    assert_ne!(old_slots[64..128], [0; 64]);
+    assert_eq!(new_slots[64..128], [0; 64], "the slot was overwritten in place");
+
+    // The whole database of before, restored beside today's slot file: the share does not come back.
+    fs::write(&database, &old_database).unwrap();
+    let store = open(folder.path()).unwrap();
+    assert!(matches!(store.material(KEY, [1; 32]), Err(StoreError::Corrupt(_))));
+    drop(store);
+    // With the old slot file it would: so it is the data key that was missing.
+    fs::write(&slots, &old_slots).unwrap();
+    assert_eq!(*open(folder.path()).unwrap().material(KEY, [1; 32]).unwrap(), CANARY);
+}
+
+#[tokio::test]
+async fn a_lock_replaces_the_secret_bytes_and_their_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.commit(KEY, [1; 32]).await.unwrap();
+    let before = fs::read(folder.path().join("slots")).unwrap();
+    store.lock(KEY, secret(b"without ot")).await.unwrap();
+    store.lock(KEY, secret(b"a second lock changes nothing")).await.unwrap();
+    let after = fs::read(folder.path().join("slots")).unwrap();
+    assert_eq!(after[64..128], [0; 64]);
+    assert_ne!(before[64..128], [0; 64]);
+    drop(store);
+    let store = open(folder.path()).unwrap();
+    assert_eq!(store.key(KEY).unwrap().unwrap().state, KeyState::Locked);
+    assert_eq!(*store.material(KEY, [1; 32]).unwrap(), b"without ot");
+    let charge = store.charge(job("a", 1), KEY, LIMITS, 0).await;
+    assert_eq!(refused(charge), ErrorCode::KeyLocked);
+    let burn = BurnedSession { session: [1; 16], key_id: KEY, job_digest: [1; 32], time: 1 };
+    assert_eq!(refused(store.burn(burn).await), ErrorCode::KeyLocked, "a session cannot outlive the lock");
+}
+
+#[tokio::test]
+async fn files_that_do_not_belong_together_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, slots) = (folder.path().join("store.redb"), folder.path().join("slots"));
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    let second = open(folder.path()).err().unwrap();
+    assert_eq!(second, StoreError::Mismatch("another process has the store open"));
+    drop(store);
+    for file in [&database, &slots] {
+        let bytes = fs::read(file).unwrap();
+        assert!(!bytes.windows(CANARY.len()).any(|window| window == CANARY), "a share in the clear");
+    }
+
+    let wrong_key = RedbStore::open(folder.path(), Party::Node1, Secret::new([8; 32])).err();
+    assert_eq!(wrong_key, Some(StoreError::Mismatch("the master key does not fit the store")));
+    let wrong_node = RedbStore::open(folder.path(), Party::Node2, Secret::new([9; 32])).err();
+    assert_eq!(wrong_node, Some(StoreError::Mismatch("the store belongs to the other node")));
+
+    let other = tempfile::tempdir().unwrap();
+    drop(open(other.path()).unwrap());
+    let saved = fs::read(&slots).unwrap();
+    fs::copy(other.path().join("slots"), &slots).unwrap();
+    assert_eq!(open(folder.path()).err(), Some(StoreError::Mismatch("the slot file belongs to another store")));
+    fs::write(&slots, &saved[..64]).unwrap();
+    let older = StoreError::Mismatch("the slot file is older than the store: slots are missing");
+    assert_eq!(open(folder.path()).err(), Some(older));
+    // A copy of the database alone is useless.
+    fs::remove_file(&slots).unwrap();
+    let missing = "the slot file is missing: without it no share of this store can be read";
+    assert_eq!(open(folder.path()).err(), Some(StoreError::Mismatch(missing)));
+    // And a slot file without its database is not overwritten by a new store.
+    fs::write(&slots, &saved).unwrap();
+    fs::remove_file(&database).unwrap();
+    let orphan = StoreError::Mismatch("there is a slot file with data keys but no store");
+    assert_eq!(open(folder.path()).err(), Some(orphan));
+}
+
+#[tokio::test]
+async fn a_corrupted_data_key_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let slots = folder.path().join("slots");
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.stage(attempt(2), secret(CANARY)).await.unwrap();
+    let bytes = fs::read(&slots).unwrap();
+    let mut swapped = bytes.clone();
+    swapped[64..128].copy_from_slice(&bytes[128..192]);
+    let mut flipped = bytes.clone();
+    flipped[100] ^= 1;
+    for broken in [swapped, flipped] {
+        fs::write(&slots, &broken).unwrap();
+        assert!(matches!(store.material(KEY, [1; 32]), Err(StoreError::Corrupt(_))));
+    }
+    fs::write(&slots, &bytes).unwrap();
+    assert_eq!(*store.material(KEY, [1; 32]).unwrap(), CANARY);
+}
+
+#[tokio::test]
+async fn a_crash_between_the_files_leaves_no_orphaned_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, slots) = (folder.path().join("store.redb"), folder.path().join("slots"));
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    drop(store);
+    let before = fs::read(&database).unwrap();
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(2), secret(CANARY)).await.unwrap();
+    drop(store);
+    // The slot reached the disk, the commit did not.
+    fs::write(&database, before).unwrap();
+    let store = open(folder.path()).unwrap();
+    assert_eq!(fs::read(&slots).unwrap()[128..192], [0; 64]);
+    assert_eq!(*store.material(KEY, [1; 32]).unwrap(), CANARY);
+    store.stage(attempt(3), secret(b"reuses the slot")).await.unwrap();
+    assert_eq!(*store.material(KEY, [3; 32]).unwrap(), b"reuses the slot");
+    assert_eq!(fs::metadata(&slots).unwrap().len(), 3 * 64);
+}
+
+#[tokio::test]
+async fn guesses_are_counted_over_restarts_and_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.commit(KEY, [1; 32]).await.unwrap();
+    let mut now = 1_000;
+    for _ in 0..20 {
+        store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+        let burn = BurnedSession { session: [1; 16], key_id: KEY, job_digest: [1; 32], time: now };
+        store.burn(burn).await.unwrap();
+        now += 1;
+    }
+    for _ in 0..3 {
+        store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+        store.settle(KEY, GuessOutcome::Wrong, now).await.unwrap();
+        drop(store);
+        store = open(folder.path()).unwrap();
+    }
+    assert_eq!(refused(store.charge(job("a", 1), KEY, LIMITS, now).await), ErrorCode::TooManyAttempts);
+    now += 60_000;
+    store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+    store.settle(KEY, GuessOutcome::Wrong, now).await.unwrap();
+    assert_eq!(refused(store.charge(job("a", 1), KEY, LIMITS, now).await), ErrorCode::TooManyAttempts);
+    now += 60_000;
+    store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+    store.settle(KEY, GuessOutcome::Right, now).await.unwrap();
+    // Attempts that nobody reports on, as a compromised worker would leave them, have a bound of their own.
+    for _ in 0..30 {
+        store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+    }
+    assert_eq!(refused(store.charge(job("a", 1), KEY, LIMITS, now).await), ErrorCode::TooManyAttempts);
+    // Another body under the same job id is not charged at all.
+    assert_eq!(refused(store.charge(job("a", 2), KEY, LIMITS, now).await), ErrorCode::JobIdReused);
+}
+
+#[tokio::test]
+async fn the_ledger_forgets_only_what_is_long_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    store.admit(job("a", 1)).await.unwrap();
+    store.prune(10_000 + 3_599_999).await.unwrap();
+    assert_eq!(store.check_ledger(&job("a", 2)), Err(StoreError::Refused(ErrorCode::JobIdReused)));
+    store.prune(10_000 + 3_600_001).await.unwrap();
+    assert_eq!(store.check_ledger(&job("a", 2)), Ok(()));
+}
+
+/// Many writers at once share commits; a refused write among them changes nothing for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_writes_share_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = std::sync::Arc::new(open(folder.path()).unwrap());
+    store.admit(job("0", 1)).await.unwrap();
+    let tasks: Vec<_> = (0..1_000)
+        .map(|n: u32| {
+            let store = store.clone();
+            tokio::spawn(async move { store.admit(job(&(n % 500).to_string(), 1 + u8::from(n == 500))).await })
+        })
+        .collect();
+    let mut failed = 0;
+    for task in tasks {
+        failed += usize::from(task.await.unwrap().is_err());
+    }
+    assert_eq!(failed, 1, "only the changed body of job 0");
+    for n in 1..500 {
+        assert_eq!(refused(store.admit(job(&n.to_string(), 9)).await), ErrorCode::JobIdReused);
+    }
+}
