@@ -475,10 +475,10 @@ impl Job {
             .parse()
             .map_err(|_| (ErrorCode::UnsupportedOperation, "the operation is not known".to_owned()))?;
         let payload = match op {
-            Op::Generate => read_generate(strict::read(envelope.payload)?)?,
-            Op::Sign => read_sign(strict::read(envelope.payload)?)?,
+            Op::Generate => read_generate(strict::read_field("payload", envelope.payload)?)?,
+            Op::Sign => read_sign(strict::read_field("payload", envelope.payload)?)?,
             Op::PublicKey => {
-                let PublicKeyBody {} = strict::read(envelope.payload)?;
+                let PublicKeyBody {} = strict::read_field("payload", envelope.payload)?;
                 Payload::PublicKey
             }
         };

@@ -99,6 +99,11 @@ pub fn read<'de, T: Deserialize<'de>>(value: Json) -> Result<T, Fault> {
     T::deserialize(value)
 }
 
+/// Reads the value of a field as a type.
+pub fn read_field<'de, T: Deserialize<'de>>(field: &str, value: Json) -> Result<T, Fault> {
+    T::deserialize(value).map_err(|fault| fault.within(field))
+}
+
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Visitor;
