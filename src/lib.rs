@@ -3,9 +3,12 @@
 pub mod auth;
 pub mod channel;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod jobs;
+pub mod logging;
 pub mod node;
 pub mod seal;
 pub mod vault;
 pub mod wire;
+pub mod worker;

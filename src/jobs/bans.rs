@@ -46,3 +46,16 @@ pub async fn record(jetstream: &Context, ban: &Ban) -> Result<(), Unavailable> {
 pub async fn is_banned(jetstream: &Context, key: &KeyId, epoch: u32) -> Result<bool, Unavailable> {
     Ok(once::get(jetstream, BANS_STREAM, &subject::ban(key, epoch)).await?.is_some())
 }
+
+/// As [`record`], tried until it is stored. Once begun it goes on by itself, also where the caller stops waiting.
+pub async fn record_until_stored(jetstream: Context, ban: Ban) {
+    let recording = tokio::spawn(async move {
+        while let Err(error) = record(&jetstream, &ban).await {
+            tracing::error!(key = %ban.key_id, %error, "a ban is not stored yet");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    });
+    if let Err(error) = recording.await {
+        tracing::error!(%error, "a ban was not recorded");
+    }
+}

@@ -70,6 +70,13 @@ impl<K: Eq + Hash + Clone> KeyedMutex<K> {
         turn.await.map_err(|_| TooManyWaiters)
     }
 
+    /// Whether a caller would be refused right now: worth asking before work that would be in vain.
+    pub fn is_full(&self, key: &K) -> bool {
+        self.shared.queues.get(key).is_some_and(|waiters| {
+            waiters.len() >= self.shared.max_waiters && !waiters.iter().any(oneshot::Sender::is_closed)
+        })
+    }
+
     /// How many keys are held right now.
     pub fn held(&self) -> usize {
         self.shared.queues.len()
@@ -169,8 +176,10 @@ mod tests {
         let mut two = Box::pin(mutex.lock(7));
         assert!(futures::poll!(&mut one).is_pending());
         assert!(futures::poll!(&mut two).is_pending());
+        assert!(mutex.is_full(&7));
         assert_eq!(mutex.lock(7).await.err(), Some(TooManyWaiters));
         drop(one);
+        assert!(!mutex.is_full(&7));
         let mut three = Box::pin(mutex.lock(7));
         assert!(futures::poll!(&mut three).is_pending());
         drop(held);

@@ -23,4 +23,4 @@ pub use job::{
 };
 pub use result::{Attestations, Failure, JobResult, KeyResult, KeyState, Outcome, SignatureResult};
 pub(crate) use statement::signing_bytes;
-pub use statement::{Attestation, Decision, DecisionKind};
+pub use statement::{Attestation, Decision, DecisionKind, FIRST_EPOCH};

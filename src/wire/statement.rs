@@ -7,6 +7,9 @@ use crate::wire::{Curve, InitiatorId, KeyId};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use trefoil_protocol::transcript::{Tag, hash};
 
+/// The epoch of the shares that a generation makes; each reshare makes the next.
+pub const FIRST_EPOCH: u32 = 1;
+
 /// `0xFF ‖ label ‖ 0x00 ‖ digest`: the bytes under a signature.
 pub(crate) fn signing_bytes(label: &str, digest: &[u8; 32]) -> Vec<u8> {
     [&[0xFF], label.as_bytes(), &[0], digest].concat()

@@ -1,0 +1,121 @@
+//! The quick questions, as a NATS service (`nats micro ls` shows it): the same signed jobs, answered at once and not stored.
+
+use super::Shared;
+use super::failure::Failed;
+use super::public_key::public_key;
+use super::retry::{Schedule, Stop};
+use crate::clock::now_ms;
+use crate::wire::{
+    ErrorCode, Fixed, Job, JobError, JobHeaders, JobResult, KeyId, Op, Outcome, Payload, VERSION, subject,
+};
+use async_nats::service::{Request, Service, ServiceExt, error::Error as ServiceError};
+use futures::StreamExt;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Questions answered at a time; beyond it the answer is `OVERLOADED`.
+const AT_ONCE: usize = 256;
+
+/// Serves `mpc.api.public-key` until `stop`, then finishes what it has begun.
+///
+/// # Errors
+/// If the service cannot be registered.
+pub async fn serve(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> Result<(), async_nats::Error> {
+    let service: Service = shared
+        .nats
+        .service_builder()
+        .description("Trefoil workers")
+        .start("trefoil", env!("CARGO_PKG_VERSION"))
+        .await?;
+    let mut requests = service.endpoint(subject::api(Op::PublicKey.as_str())).await?;
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut running = JoinSet::new();
+    loop {
+        let request = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            request = requests.next() => request,
+        };
+        let Some(request) = request else { break };
+        while running.try_join_next().is_some() {}
+        let (shared, place) = (shared.clone(), places.clone().try_acquire_owned());
+        running.spawn(async move {
+            let body = &request.message.payload;
+            let answer = match place {
+                Ok(_) => answer(&shared, &request).await,
+                Err(_) => Err(JobError {
+                    code: ErrorCode::Overloaded,
+                    message: "too many questions at once".to_owned(),
+                    address: None,
+                }),
+            };
+            respond(&request, body, answer).await;
+        });
+    }
+    let _ = requests.stop().await;
+    while running.join_next().await.is_some() {}
+    service.stop().await
+}
+
+async fn answer(shared: &Shared, request: &Request) -> Result<JobResult, JobError> {
+    let body = &request.message.payload;
+    // The subject of a question names no key, so the body's own is taken in its place.
+    let key: Option<KeyId> = serde_json::from_slice::<serde_json::Value>(body)
+        .ok()
+        .and_then(|body| body.get("keyId").and_then(|key| key.as_str()).and_then(|key| key.parse().ok()));
+    let key = key.map(|key| key.to_string()).unwrap_or_default();
+    let job = Job::parse(Op::PublicKey.as_str(), &key, JobHeaders::from_nats(request.message.headers.as_ref()), body)?;
+    let outcome = match look_up(shared, &job).await {
+        Ok(outcome) => outcome,
+        Err(failed) => Outcome::failed(failed.code, failed.message),
+    };
+    Ok(JobResult::of(&job, now_ms(), outcome))
+}
+
+async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
+    shared.times.check(job, now_ms()).map_err(|code| Failed::new(code, "by this worker's clock"))?;
+    let Payload::PublicKey = job.payload else {
+        return Err(Failed::new(ErrorCode::UnsupportedOperation, "only public-key is answered here"));
+    };
+    let mut schedule = Schedule::new(job.expires_at);
+    loop {
+        match public_key(shared, job, schedule.call_deadline()).await {
+            Ok(key) => return Ok(Outcome::Ok { key: Some(key), signature: None, secrets: None }),
+            // Nobody waits long for an answer here: where a job would go away and come back, this ends.
+            Err(failed) => match schedule.pause(failed.clone()).await {
+                Ok(()) => {}
+                Err(Stop::Failed(failed)) => return Err(failed),
+                Err(Stop::Away(_)) => return Err(failed),
+            },
+        }
+    }
+}
+
+/// Sends a result, or for a body that names no job, an error of the service with the code as its text.
+async fn respond(request: &Request, body: &[u8], answer: Result<JobResult, JobError>) {
+    let result = match answer {
+        Ok(result) => Ok(result),
+        Err(JobError { code, message, address: Some(address) }) => Ok(JobResult {
+            version: VERSION,
+            job_id: address.job_id,
+            key_id: None,
+            initiator: address.initiator,
+            op: None,
+            job_digest: Fixed(Sha256::digest(body).into()),
+            completed_at: now_ms(),
+            outcome: Outcome::failed(code, message),
+        }),
+        Err(JobError { code, message, address: None }) => {
+            Err(ServiceError { code: 400, status: format!("{code}: {message}") })
+        }
+    };
+    let answer = result.and_then(|result| {
+        serde_json::to_vec(&result)
+            .map(bytes::Bytes::from)
+            .map_err(|error| ServiceError { code: 500, status: error.to_string() })
+    });
+    if let Err(error) = request.respond(answer).await {
+        tracing::info!(%error, "an answer was not sent");
+    }
+}

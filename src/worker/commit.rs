@@ -1,0 +1,64 @@
+//! Making a prepared key the key. Node 1 decides, on node 2's word that it is prepared; node 2 follows node 1's signed decision.
+//! Everything here may be repeated, by any worker, at any time after the result is stored.
+
+use super::Shared;
+use super::failure::Failed;
+use super::nodes;
+use crate::jobs::results;
+use crate::wire::node::{NodeReply, NodeRequest};
+use crate::wire::{ErrorCode, Fixed, JobResult, KeyId, KeyResult, Outcome};
+
+/// Commits the attempt whose result is stored.
+///
+/// # Errors
+/// `NODE_UNAVAILABLE` if a node cannot be asked: to be repeated. Otherwise the node's refusal.
+pub async fn commit(shared: &Shared, key: &KeyResult, deadline: u64) -> Result<(), Failed> {
+    let request =
+        |evidence: Fixed<64>| NodeRequest::Commit { key_id: key.key_id, transcript: key.transcript.0, evidence };
+    let committed = nodes::call(&shared.node1, deadline, request(key.attestations.node2), decision).await?;
+    nodes::call(&shared.node2, deadline, request(committed), decision).await?;
+    Ok(())
+}
+
+/// Commits what the result on this subject names: a node said that the key is prepared and its generation's result is there.
+///
+/// # Errors
+/// As [`commit`]; `KEY_NOT_READY` if no such result is stored.
+pub async fn commit_stored(shared: &Shared, key_id: KeyId, subject: &str, deadline: u64) -> Result<(), Failed> {
+    let not_ready = || Failed::new(ErrorCode::KeyNotReady, "the key's generation has no result yet");
+    if !subject.starts_with("mpc.result.") {
+        return Err(not_ready());
+    }
+    let stored = results::find_at(&shared.jetstream, subject).await?;
+    match stored.as_ref().and_then(generated) {
+        Some(key) if key.key_id == key_id => commit(shared, key, deadline).await,
+        _ => Err(not_ready()),
+    }
+}
+
+/// The key that a stored result says was generated.
+pub fn generated(result: &JobResult) -> Option<&KeyResult> {
+    match &result.outcome {
+        Outcome::Ok { key: Some(key), secrets: Some(_), .. } => Some(key),
+        _ => None,
+    }
+}
+
+/// Drops a prepared attempt that will not become the key. Best effort: what stays prepared harms nothing.
+pub async fn discard(shared: &Shared, key_id: KeyId, transcript: [u8; 32], deadline: u64) {
+    let request = |evidence| NodeRequest::Discard { key_id, transcript, evidence };
+    let dropped = async {
+        let aborted = nodes::call(&shared.node1, deadline, request(None), decision).await?;
+        nodes::call(&shared.node2, deadline, request(Some(aborted)), decision).await
+    };
+    if let Err(error) = dropped.await {
+        tracing::info!(key = %key_id, %error, "a prepared attempt stays behind");
+    }
+}
+
+fn decision(reply: NodeReply) -> Result<Fixed<64>, NodeReply> {
+    match reply {
+        NodeReply::Committed { signature } | NodeReply::Aborted { signature } => Ok(signature),
+        other => Err(other),
+    }
+}

@@ -1,0 +1,235 @@
+//! The client's side of key generation: run the DKG with both nodes, have both store their shares, seal the client's for the
+//! backend. What is returned is prepared, not committed: the worker stores the result first (design: prepare, result, commit).
+
+use super::failure::Failed;
+use super::nodes::Session;
+use super::retry::{Schedule, Stop};
+use super::{Shared, commit};
+use crate::jobs::keyed_mutex::Guard;
+use crate::seal::{self, Binding, Secrets};
+use crate::vault::{Begun, KeyBinding};
+use crate::wire::node::{KeyStatement, NodeReply, NodeRequest, SessionId};
+use crate::wire::{
+    Attestation, Attestations, Curve, ErrorCode, FIRST_EPOCH, Fixed, Job, KdfParams, KeyId, KeyResult, KeyState, Sealed,
+};
+use data_encoding::HEXLOWER;
+use rand_core::OsRng;
+use trefoil_protocol::keygen::{ClientKeygen, Context, Next};
+use trefoil_protocol::{CurveId, KeyShare, Party, SessionRng};
+
+/// A key that both nodes hold prepared.
+pub struct Generated {
+    /// For the job's result.
+    pub key: KeyResult,
+    /// encryptedShare and secretStore, sealed to the job's reply key.
+    pub secrets: Sealed,
+    /// Holds the key in this process.
+    pub guard: Guard<KeyId>,
+}
+
+/// Generates a key.
+///
+/// # Errors
+/// [`Stop`].
+pub async fn generate(
+    shared: &Shared,
+    job: &Job,
+    curve: Curve,
+    kdf: KdfParams,
+    schedule: &mut Schedule,
+) -> Result<Generated, Stop> {
+    let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
+    let password =
+        secrets.password.ok_or_else(|| Failed::new(ErrorCode::SealBroken, "the sealed secrets lack a password"))?;
+    let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
+    let begun = shared.vault.begin(job.key_id, password, kdf, &mut rng).await.map_err(Failed::from)?;
+    let guard = shared.hold(job.key_id, schedule).await?;
+    let run = Run { shared, job, curve, blinded: begun.blinded_password() };
+    let prepared = loop {
+        match run.attempt(schedule.call_deadline(), &mut rng).await {
+            Ok(prepared) => break prepared,
+            Err(failed) => schedule.pause(failed).await?,
+        }
+    };
+    let secrets = run.seal_share(begun, &prepared, rng).await?;
+    Ok(Generated { key: run.result(&prepared), secrets, guard })
+}
+
+/// What all attempts of one job share.
+struct Run<'a> {
+    shared: &'a Shared,
+    job: &'a Job,
+    curve: Curve,
+    blinded: [u8; 32],
+}
+
+/// One attempt that both nodes have stored.
+struct Prepared {
+    share: KeyShare,
+    evaluation: [u8; 32],
+    attestations: Attestations,
+}
+
+impl Run<'_> {
+    /// One attempt: open, five rounds with both nodes side by side, prepare at node 2, then at node 1.
+    async fn attempt(&self, deadline: u64, rng: &mut SessionRng) -> Result<Prepared, Failed> {
+        let context = Context {
+            curve: CurveId::from(self.curve),
+            key_id: self.job.key_id.0,
+            epoch: FIRST_EPOCH,
+            job_digest: self.job.digest,
+            node1: self.shared.nodes.node1,
+            node2: self.shared.nodes.node2,
+        };
+        let (node1, node2) = futures::try_join!(
+            Session::begin(&self.shared.node1, deadline),
+            Session::begin(&self.shared.node2, deadline)
+        )?;
+        let (mut client, contribution) = ClientKeygen::start(&context, rng);
+        let (opened1, opened2) = futures::try_join!(
+            self.open(&node1, contribution, Some(self.blinded), deadline),
+            self.open(&node2, contribution, None, deadline)
+        )?;
+        let evaluation = opened1.evaluation.ok_or_else(|| Failed::unexpected(Party::Node1))?;
+        let (mut reply1, mut reply2) = (opened1.contribution.to_vec(), opened2.contribution.to_vec());
+        let mut round = 0_u8;
+        let share = loop {
+            let (from1, from2) = (std::mem::take(&mut reply1), std::mem::take(&mut reply2));
+            match self.shared.crypto.run(move || client.advance(&from1, &from2)).await?? {
+                Next::Done(share) => break share,
+                Next::Continue { state, to_node1, to_node2 } => {
+                    client = state;
+                    round += 1;
+                    (reply1, reply2) = futures::try_join!(
+                        exchange(&node1, opened1.session, round, to_node1, deadline),
+                        exchange(&node2, opened2.session, round, to_node2, deadline)
+                    )?;
+                }
+            }
+        };
+        let attested2 = self.prepare(&node2, opened2.session, Party::Node2, &share, deadline).await?;
+        match self.prepare(&node1, opened1.session, Party::Node1, &share, deadline).await {
+            Ok(node1) => Ok(Prepared { share, evaluation, attestations: Attestations { node1, node2: attested2 } }),
+            Err(failed) => {
+                commit::discard(self.shared, self.job.key_id, share.transcript(), deadline).await;
+                Err(failed)
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        node: &Session,
+        contribution: [u8; 32],
+        blinded_password: Option<[u8; 32]>,
+        deadline: u64,
+    ) -> Result<Opened, Failed> {
+        let request = NodeRequest::GenerateOpen { job: self.job.signed.clone(), contribution, blinded_password };
+        node.call(deadline, request, |reply| match reply {
+            NodeReply::GenerateOpened { session, contribution, evaluation } => {
+                Ok(Opened { session, contribution, evaluation })
+            }
+            other => Err(other),
+        })
+        .await
+    }
+
+    /// Has a node store its share, and checks that it attests what we computed: anything else would be a key that the backend
+    /// has to refuse.
+    async fn prepare(
+        &self,
+        node: &Session,
+        session: SessionId,
+        party: Party,
+        share: &KeyShare,
+        deadline: u64,
+    ) -> Result<Fixed<64>, Failed> {
+        let said: KeyStatement = node
+            .call(deadline, NodeRequest::GeneratePrepare { session }, |reply| match reply {
+                NodeReply::Prepared(statement) => Ok(statement),
+                other => Err(other),
+            })
+            .await?;
+        let statement = Attestation {
+            initiator: self.job.initiator.clone(),
+            job_digest: self.job.digest,
+            key_id: self.job.key_id,
+            source_key_id: None,
+            epoch: share.epoch(),
+            curve: self.curve,
+            public_key: share.public_key(),
+            chain_code: share.chain_code(),
+            transcript: share.transcript(),
+        };
+        let identity = if party == Party::Node1 { &self.shared.nodes.node1 } else { &self.shared.nodes.node2 };
+        if statement.verify(identity, &said.signature.0) {
+            Ok(said.signature)
+        } else {
+            Err(Failed::new(ErrorCode::ProtocolAbort, format!("{party} attested another key than was generated")))
+        }
+    }
+
+    fn result(&self, prepared: &Prepared) -> KeyResult {
+        let share = &prepared.share;
+        KeyResult {
+            key_id: self.job.key_id,
+            source_key_id: None,
+            curve: self.curve,
+            epoch: share.epoch(),
+            public_key: HEXLOWER.encode(&share.public_key()),
+            chain_code: Fixed(share.chain_code()),
+            transcript: Fixed(share.transcript()),
+            generated_by: None,
+            state: KeyState::Prepared,
+            attestations: prepared.attestations.clone(),
+        }
+    }
+
+    /// Encrypts the client's share under the password, and seals it to the reply key.
+    async fn seal_share(&self, begun: Begun, prepared: &Prepared, mut rng: SessionRng) -> Result<Sealed, Failed> {
+        let share = &prepared.share;
+        let binding = KeyBinding {
+            curve: share.curve(),
+            epoch: share.epoch(),
+            key_id: self.job.key_id,
+            transcript: share.transcript(),
+            ot_id: share.ot_id(),
+        };
+        let bytes = share.to_bytes();
+        let (evaluation, reply_key, job) = (prepared.evaluation, self.job.reply_key.clone(), Binding::of(self.job));
+        self.shared
+            .crypto
+            .run(move || {
+                let stored = begun.seal(binding, &bytes, &evaluation, &mut rng)?;
+                let secrets = Secrets {
+                    password: None,
+                    encrypted_share: Some(stored.encrypted_share),
+                    secret_store: Some(stored.secret_store),
+                };
+                seal::seal(&reply_key, &job, &secrets)
+                    .map_err(|error| Failed::new(ErrorCode::Internal, format!("the result's secrets: {error}")))
+            })
+            .await?
+    }
+}
+
+/// A node's answer to open.
+struct Opened {
+    session: SessionId,
+    contribution: [u8; 32],
+    evaluation: Option<[u8; 32]>,
+}
+
+async fn exchange(
+    node: &Session,
+    session: SessionId,
+    round: u8,
+    payload: Vec<u8>,
+    deadline: u64,
+) -> Result<Vec<u8>, Failed> {
+    node.call(deadline, NodeRequest::GenerateRound { session, round, payload }, |reply| match reply {
+        NodeReply::GenerateRound { payload } => Ok(payload),
+        other => Err(other),
+    })
+    .await
+}

@@ -1,0 +1,69 @@
+//! Calls to the nodes with typed answers.
+
+use super::failure::Failed;
+use crate::channel::{Link, NodeChannel};
+use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest};
+use std::sync::Arc;
+use trefoil_protocol::Party;
+
+/// One session's way to one node: the link it was opened on, to its end.
+#[derive(Clone)]
+pub struct Session {
+    node: Party,
+    link: Arc<Link>,
+}
+
+impl Session {
+    /// The current link to a node, after a handshake where there is none.
+    ///
+    /// # Errors
+    /// `NODE_UNAVAILABLE`, by `deadline` (unix milliseconds).
+    pub async fn begin(channel: &NodeChannel, deadline: u64) -> Result<Self, Failed> {
+        let node = channel.node();
+        let link = channel.link(deadline).await.map_err(|error| Failed::channel(node, error))?;
+        Ok(Self { node, link })
+    }
+
+    /// Hash of the link's handshake, 32 bytes.
+    pub fn channel_hash(&self) -> [u8; 32] {
+        self.link.hash()
+    }
+
+    /// One call. `pick` takes the answer apart; what it gives back is an answer of another kind.
+    ///
+    /// # Errors
+    /// The node's refusal with its code, `NODE_UNAVAILABLE`, or `PROTOCOL_ABORT` for an answer of another kind.
+    pub async fn call<T>(
+        &self,
+        deadline: u64,
+        request: NodeRequest,
+        pick: impl FnOnce(NodeReply) -> Result<T, NodeReply>,
+    ) -> Result<T, Failed> {
+        let call = Call { version: NODE_VERSION, deadline, request };
+        let reply = self.link.call(&call).await.map_err(|error| Failed::channel(self.node, error))?;
+        picked(self.node, reply, pick)
+    }
+}
+
+/// One call outside of any session; the node may see it twice.
+///
+/// # Errors
+/// As [`Session::call`].
+pub async fn call<T>(
+    channel: &NodeChannel,
+    deadline: u64,
+    request: NodeRequest,
+    pick: impl FnOnce(NodeReply) -> Result<T, NodeReply>,
+) -> Result<T, Failed> {
+    let call = Call { version: NODE_VERSION, deadline, request };
+    let reply = channel.call(&call).await.map_err(|error| Failed::channel(channel.node(), error))?;
+    picked(channel.node(), reply, pick)
+}
+
+fn picked<T>(node: Party, reply: NodeReply, pick: impl FnOnce(NodeReply) -> Result<T, NodeReply>) -> Result<T, Failed> {
+    match pick(reply) {
+        Ok(answer) => Ok(answer),
+        Err(NodeReply::Refused { code, message }) => Err(Failed::new(code, format!("{node}: {message}"))),
+        Err(_) => Err(Failed::unexpected(node)),
+    }
+}

@@ -1,0 +1,278 @@
+//! One delivery of a job, from the queue to its stored result.
+//!
+//! parse and verify -> a result already? -> count crashes -> times -> work -> store the result by compare-and-set ->
+//! generate: commit at both nodes -> acknowledge -> event. Nothing here ends without a result or the job back in the queue.
+
+use super::failure::Failed;
+use super::generate::generate;
+use super::public_key::public_key;
+use super::retry::{Schedule, Stop};
+use super::sign::{Closing, sign};
+use super::{Shared, commit};
+use crate::clock::now_ms;
+use crate::jobs::attempts::{Attempt, POISON};
+use crate::jobs::consumer::Delivery;
+use crate::jobs::keyed_mutex::Guard;
+use crate::jobs::once::Unavailable;
+use crate::jobs::results::{self, Stored};
+use crate::wire::{
+    Address, ErrorCode, Event, EventOutcome, Fixed, Job, JobError, JobHeaders, JobResult, KeyId, Outcome, Payload,
+    VERSION, subject,
+};
+use data_encoding::HEXLOWER;
+use futures::FutureExt;
+use sha2::{Digest, Sha256};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// How long a result is tried to be stored before the job goes back to the queue.
+const STORE: Duration = Duration::from_secs(10);
+/// How long a job stays away whose result is stored and whose commit must wait for a node.
+const COMMIT_AWAY: Duration = Duration::from_secs(2);
+/// How long a job stays away when JetStream itself is in trouble.
+const TROUBLE_AWAY: Duration = Duration::from_secs(1);
+/// Deadline of a call that no job's expiry bounds: a commit, the end of a session.
+const CALL: Duration = Duration::from_secs(5);
+
+/// Work that is done and must be stored, and what follows when it is.
+struct Done {
+    outcome: Outcome,
+    then: Then,
+    /// Holds the key until all of it is done.
+    _guard: Option<Guard<KeyId>>,
+}
+
+enum Then {
+    Nothing,
+    Close(Closing),
+    Commit,
+}
+
+impl From<Failed> for Done {
+    fn from(failed: Failed) -> Self {
+        Self { outcome: Outcome::failed(failed.code, failed.message), then: Then::Nothing, _guard: None }
+    }
+}
+
+/// Where a delivery ends.
+enum End {
+    Acknowledge,
+    Away(Duration),
+}
+
+/// Takes one delivery to its end.
+pub async fn handle(shared: Arc<Shared>, delivery: Delivery) {
+    let (op, key) = subject::split_job(&delivery.subject).unwrap_or_default();
+    let parsed = Job::parse(op, key, JobHeaders::from_nats(Some(&delivery.headers)), &delivery.body);
+    let digest = Sha256::digest(&delivery.body);
+    let digest = HEXLOWER.encode(&digest);
+    let end = match Attempt::begin(&shared.jetstream, delivery.sequence, digest, delivery.times_delivered).await {
+        Ok(attempt) => {
+            let end = match parsed {
+                Ok(job) => Box::pin(known(&shared, &job, attempt.crashes())).await,
+                Err(error) => refused(&shared, &delivery.body, error).await,
+            };
+            let end = end.unwrap_or_else(|error| {
+                tracing::warn!(%error, "JetStream is in trouble");
+                End::Away(TROUBLE_AWAY)
+            });
+            if let End::Away(_) = end
+                && let Err(error) = attempt.returned().await
+            {
+                tracing::warn!(%error, "an attempt was not recorded as returned");
+            }
+            end
+        }
+        Err(error) => {
+            tracing::warn!(%error, "attempts cannot be read");
+            End::Away(TROUBLE_AWAY)
+        }
+    };
+    let settled = match end {
+        End::Acknowledge => delivery.acknowledge().await,
+        End::Away(delay) => delivery.give_back(delay).await,
+    };
+    if let Err(error) = settled {
+        tracing::warn!(%error, "the job will be delivered again");
+    }
+}
+
+/// A body that is no job: its sender gets the reason where the body says who that is.
+async fn refused(shared: &Shared, body: &[u8], error: JobError) -> Result<End, Unavailable> {
+    tracing::info!(%error, "job refused");
+    let Some(Address { initiator, job_id, refused }) = error.address else { return Ok(End::Acknowledge) };
+    let result = JobResult {
+        version: VERSION,
+        job_id,
+        key_id: None,
+        initiator,
+        op: None,
+        job_digest: Fixed(Sha256::digest(body).into()),
+        completed_at: now_ms(),
+        outcome: Outcome::failed(error.code, error.message),
+    };
+    if refused {
+        results::refuse(&shared.jetstream, &result).await?;
+    } else if let Stored::OtherJob = results::store(&shared.jetstream, &result).await? {
+        results::refuse(&shared.jetstream, &reused(result)).await?;
+    }
+    Ok(End::Acknowledge)
+}
+
+/// The same result saying that the job id belongs to another job.
+fn reused(result: JobResult) -> JobResult {
+    let outcome = Outcome::failed(ErrorCode::JobIdReused, "another job with this id has a result already");
+    JobResult { outcome, ..result }
+}
+
+/// An authentic job.
+async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavailable> {
+    let started = Instant::now();
+    if let Some(earlier) = results::find(&shared.jetstream, &job.initiator, &job.job_id).await? {
+        return if earlier.job_digest.0 == job.digest {
+            Ok(committed(shared, job, &earlier, started).await)
+        } else {
+            results::refuse(&shared.jetstream, &reused(JobResult::of(job, now_ms(), earlier.outcome))).await?;
+            Ok(End::Acknowledge)
+        };
+    }
+    publish_event(shared, job, EventOutcome::Started, None, started).await;
+    let done = if crashes >= POISON {
+        Failed::new(ErrorCode::PoisonJob, format!("{crashes} workers ended while they worked on this job")).into()
+    } else {
+        let mut schedule = Schedule::new(job.expires_at);
+        // The work keeps its own deadlines; this one is for what waits on something else than a node.
+        let limit = schedule.left() + Duration::from_millis(25);
+        let work = AssertUnwindSafe(timeout(limit, work(shared, job, &mut schedule))).catch_unwind();
+        match work.await {
+            Ok(Ok(Ok(done))) => done,
+            Ok(Ok(Err(Stop::Failed(failed)))) => failed.into(),
+            Ok(Ok(Err(Stop::Away(delay)))) => return Ok(End::Away(delay)),
+            Ok(Err(_)) => Failed::new(ErrorCode::Overloaded, "the job's time was over before it was done").into(),
+            Err(_) => Failed::new(ErrorCode::Internal, "the worker failed; its log says where").into(),
+        }
+    };
+    finish(shared, job, done, started).await
+}
+
+/// Does what the job asks for.
+async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Done, Stop> {
+    if let Err(code) = shared.times.check(job, now_ms()) {
+        return Err(Failed::new(code, "by this worker's clock").into());
+    }
+    if shared.keys.is_full(&job.key_id) {
+        schedule.leave(Failed::new(ErrorCode::KeyBusy, "too many jobs wait for this key")).await?;
+    }
+    Ok(match &job.payload {
+        Payload::Generate { curve, kdf, .. } => {
+            let made = generate(shared, job, *curve, *kdf, schedule).await?;
+            let outcome = Outcome::Ok { key: Some(made.key), signature: None, secrets: Some(made.secrets) };
+            Done { outcome, then: Then::Commit, _guard: Some(made.guard) }
+        }
+        Payload::Sign { input, .. } => {
+            let signed = sign(shared, job, input, schedule).await?;
+            let outcome = Outcome::Ok { key: None, signature: Some(signed.result), secrets: None };
+            Done { outcome, then: Then::Close(signed.closing), _guard: Some(signed.guard) }
+        }
+        Payload::PublicKey => loop {
+            match public_key(shared, job, schedule.call_deadline()).await {
+                Ok(key) => {
+                    let outcome = Outcome::Ok { key: Some(key), signature: None, secrets: None };
+                    break Done { outcome, then: Then::Nothing, _guard: None };
+                }
+                Err(failed) => schedule.pause(failed).await?,
+            }
+        },
+    })
+}
+
+/// Stores the result, and does what follows.
+async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Result<End, Unavailable> {
+    let result = JobResult::of(job, now_ms(), done.outcome);
+    let stored = match done.then {
+        Then::Close(closing) => {
+            let deadline = now_ms().saturating_add(CALL.as_millis() as u64);
+            futures::join!(store(shared, &result), closing.send(deadline)).0?
+        }
+        Then::Nothing | Then::Commit => store(shared, &result).await?,
+    };
+    match stored {
+        Stored::Ours => Ok(committed(shared, job, &result, started).await),
+        Stored::Earlier(earlier) => {
+            // Two workers had the job; the other's result stands, and what we prepared will never be the key.
+            if let Some(ours) = commit::generated(&result)
+                && commit::generated(&earlier).is_none_or(|theirs| theirs.transcript != ours.transcript)
+            {
+                let deadline = now_ms().saturating_add(CALL.as_millis() as u64);
+                commit::discard(shared, ours.key_id, ours.transcript.0, deadline).await;
+            }
+            Ok(committed(shared, job, &earlier, started).await)
+        }
+        Stored::OtherJob => {
+            results::refuse(&shared.jetstream, &reused(result)).await?;
+            Ok(End::Acknowledge)
+        }
+    }
+}
+
+/// Stores a result, again and again for a while: it may be the only copy of a new share.
+async fn store(shared: &Shared, result: &JobResult) -> Result<Stored, Unavailable> {
+    let started = Instant::now();
+    loop {
+        match results::store(&shared.jetstream, result).await {
+            Err(error) if started.elapsed() < STORE => {
+                tracing::warn!(%error, job = %result.job_id, "the result is not stored yet");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            stored => return stored,
+        }
+    }
+}
+
+/// The job has a stored result. If it generated a key, both nodes commit it; then the job is done.
+async fn committed(shared: &Shared, job: &Job, result: &JobResult, started: Instant) -> End {
+    match &result.outcome {
+        Outcome::Ok { .. } => publish_event(shared, job, EventOutcome::Completed, None, started).await,
+        Outcome::Error { error } => {
+            tracing::info!(job = %job.job_id, code = %error.code, message = %error.message, "job failed");
+            publish_event(shared, job, EventOutcome::Failed, Some(error.code), started).await;
+        }
+    }
+    let Some(key) = commit::generated(result) else { return End::Acknowledge };
+    let deadline = now_ms().saturating_add(CALL.as_millis() as u64);
+    match commit::commit(shared, key, deadline).await {
+        Ok(()) => {
+            publish_event(shared, job, EventOutcome::Committed, None, started).await;
+            End::Acknowledge
+        }
+        // Whenever the node is back: a commit does not expire.
+        Err(failed) if failed.is_retryable() => {
+            tracing::warn!(key = %key.key_id, %failed, "the key waits for its commit");
+            End::Away(COMMIT_AWAY)
+        }
+        Err(failed) => {
+            tracing::error!(key = %key.key_id, %failed, "a node refused to commit");
+            End::Acknowledge
+        }
+    }
+}
+
+/// Tells whoever listens. Events may be lost; the result is the record.
+async fn publish_event(shared: &Shared, job: &Job, outcome: EventOutcome, code: Option<ErrorCode>, started: Instant) {
+    let event = Event {
+        version: VERSION,
+        job_id: job.job_id.clone(),
+        key_id: job.key_id,
+        op: job.op(),
+        worker_id: shared.worker_id.clone(),
+        outcome,
+        code,
+        duration_ms: started.elapsed().as_millis() as u64,
+        at: now_ms(),
+    };
+    if let Ok(body) = serde_json::to_vec(&event) {
+        let _ = shared.nats.publish(subject::event(job.op(), &job.initiator), body.into()).await;
+    }
+}

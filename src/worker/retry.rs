@@ -1,0 +1,161 @@
+//! When a job is tried again, and when it is given up.
+
+use super::failure::Failed;
+use crate::clock::now_ms;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// First wait between two attempts; each further one is twice as long, up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(25);
+const LONGEST_WAIT: Duration = Duration::from_millis(400);
+/// After this long without success a job goes back to the queue, so that jobs which cannot be done now do not hold the places
+/// of those that can.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a job that was given back stays away.
+const AWAY: Duration = Duration::from_secs(1);
+/// Longest wait for one answer of a node.
+const CALL: Duration = Duration::from_secs(5);
+
+/// What to do after a failed attempt.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Try again after this wait.
+    Again(Duration),
+    /// Give the job back to the queue for so long.
+    Away(Duration),
+    /// The failure is the job's result.
+    Final,
+}
+
+/// Why work on a delivery ended without success.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The failure is the job's result.
+    Failed(Failed),
+    /// Give the job back to the queue for so long.
+    Away(Duration),
+}
+
+impl From<Failed> for Stop {
+    fn from(failed: Failed) -> Self {
+        Self::Failed(failed)
+    }
+}
+
+/// The time that a delivery of a job has.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    started: Instant,
+    attempts: u32,
+    /// When the result must be on its way, unix milliseconds.
+    deadline: u64,
+}
+
+impl Schedule {
+    /// The schedule of a job that expires at `expires_at` (unix milliseconds). Its result must be stored by then, so work on it
+    /// ends a tenth of the remaining time earlier, at least 50 ms and at most a second.
+    pub fn new(expires_at: u64) -> Self {
+        let left = expires_at.saturating_sub(now_ms());
+        let deadline = expires_at.saturating_sub((left / 10).clamp(50, 1_000));
+        Self { started: Instant::now(), attempts: 0, deadline }
+    }
+
+    /// When to stop waiting for a node's answer, unix milliseconds.
+    pub fn call_deadline(&self) -> u64 {
+        self.deadline.min(now_ms().saturating_add(CALL.as_millis() as u64))
+    }
+
+    /// Time until the result must be on its way.
+    pub fn left(&self) -> Duration {
+        Duration::from_millis(self.deadline.saturating_sub(now_ms()))
+    }
+
+    /// Waits before the next attempt, after one that failed so.
+    ///
+    /// # Errors
+    /// [`Stop`] if there is to be none.
+    pub async fn pause(&mut self, failed: Failed) -> Result<(), Stop> {
+        match self.after(&failed) {
+            Verdict::Final => Err(Stop::Failed(failed)),
+            Verdict::Away(delay) => {
+                tracing::info!(%failed, "job goes back to the queue");
+                Err(Stop::Away(delay))
+            }
+            Verdict::Again(wait) => {
+                tracing::debug!(%failed, wait_ms = wait.as_millis(), "trying again");
+                tokio::time::sleep(wait).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes room for others at once: gives the job back, or waits here where it is too late for that.
+    ///
+    /// # Errors
+    /// [`Stop`] unless the job should try again.
+    pub async fn leave(&mut self, failed: Failed) -> Result<(), Stop> {
+        if self.left() > AWAY * 2 { Err(Stop::Away(AWAY / 2)) } else { self.pause(failed).await }
+    }
+
+    fn after(&mut self, failed: &Failed) -> Verdict {
+        if !failed.is_retryable() {
+            return Verdict::Final;
+        }
+        let wait = FIRST_WAIT.saturating_mul(1 << self.attempts.min(8)).min(LONGEST_WAIT);
+        self.attempts = self.attempts.saturating_add(1);
+        let left = self.left();
+        if left <= wait {
+            Verdict::Final
+        } else if self.started.elapsed() + wait < PATIENCE {
+            Verdict::Again(wait)
+        } else if left > AWAY * 2 {
+            Verdict::Away(AWAY)
+        } else {
+            // Too late to go away and come back: the last attempts are made here.
+            Verdict::Again(wait)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+mod tests {
+    use super::*;
+    use crate::wire::ErrorCode;
+
+    fn unavailable() -> Failed {
+        Failed::new(ErrorCode::NodeUnavailable, "")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_grow_then_the_job_goes_away() {
+        let mut schedule = Schedule::new(now_ms() + 60_000);
+        let mut waits = Vec::new();
+        loop {
+            match schedule.after(&unavailable()) {
+                Verdict::Again(wait) => {
+                    waits.push(wait.as_millis());
+                    tokio::time::advance(wait).await;
+                }
+                verdict => break assert_eq!(verdict, Verdict::Away(AWAY)),
+            }
+        }
+        assert_eq!(waits, [25, 50, 100, 200, 400, 400, 400, 400]);
+    }
+
+    #[test]
+    fn final_codes_are_final_and_the_end_is_the_end() {
+        let mut schedule = Schedule::new(now_ms() + 60_000);
+        assert_eq!(schedule.after(&Failed::new(ErrorCode::WrongPassword, "")), Verdict::Final);
+        assert_eq!(Schedule::new(now_ms() + 60).after(&unavailable()), Verdict::Final);
+        assert_eq!(Schedule::new(now_ms() - 5).after(&unavailable()), Verdict::Final);
+    }
+
+    #[test]
+    fn the_result_has_time_to_be_stored() {
+        let schedule = Schedule::new(now_ms() + 5_000);
+        let left = schedule.left().as_millis();
+        assert!((4_300..=4_500).contains(&left), "{left}");
+        assert!(schedule.call_deadline() <= now_ms() + 4_500);
+    }
+}

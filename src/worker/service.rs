@@ -1,0 +1,100 @@
+//! A worker process: connect, provision, serve until told to stop, drain.
+
+use super::crypto::CryptoPool;
+use super::{Shared, api, pipeline};
+use crate::auth::TimePolicy;
+use crate::channel::NodeChannel;
+use crate::client::verify::NodeIdentities;
+use crate::config::WorkerConfig;
+use crate::jobs::consumer::{self, ConsumerSettings};
+use crate::jobs::keyed_mutex::KeyedMutex;
+use crate::jobs::streams::{self, StreamError, StreamSettings};
+use crate::seal::WorkerKeys;
+use crate::vault::{KdfPool, Vault};
+use crate::wire::subject::JOBS_STREAM;
+use anyhow::Context as _;
+use async_nats::jetstream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use trefoil_protocol::Party;
+
+/// Runs a worker until `stop` becomes true: then it pulls no more, finishes what it has in hand and returns.
+///
+/// # Errors
+/// A configuration that cannot be used, or streams that break the service's promises.
+pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let worker_id = format!("worker-{}", nuid_like());
+    let client = config.nats.connect(&worker_id).await.context("cannot set up the NATS connection")?;
+    let jetstream = jetstream::new(client.clone());
+    let settings = StreamSettings { replicas: config.replicas, ..StreamSettings::default() };
+    if !provision(&jetstream, &settings, &mut stop).await? {
+        return Ok(());
+    }
+    let noise_key = Arc::new(config.noise_key);
+    let seeds = config.sealing_keys.iter().map(nkeys::XKey::seed).collect::<Result<Vec<_>, _>>();
+    let seeds = seeds.map_err(|_| anyhow::anyhow!("sealing_keys: not xkey seeds"))?;
+    let sealing = WorkerKeys::from_seeds(seeds.iter().map(String::as_str));
+    let channel = |node, remote| NodeChannel::new(client.clone(), node, noise_key.clone(), remote);
+    let shared = Arc::new(Shared {
+        node1: channel(Party::Node1, config.node1.noise),
+        node2: channel(Party::Node2, config.node2.noise),
+        nats: client.clone(),
+        jetstream: jetstream.clone(),
+        nodes: NodeIdentities { node1: config.node1.identity, node2: config.node2.identity },
+        sealing: sealing.context("sealing_keys: not xkey seeds")?,
+        vault: Vault::new(KdfPool::new(config.kdf_memory_kib, config.crypto_threads)),
+        keys: KeyedMutex::new(config.key_queue),
+        crypto: CryptoPool::new(config.crypto_threads),
+        times: TimePolicy::default(),
+        worker_id: worker_id.clone(),
+    });
+    let consumer = ConsumerSettings {
+        stream: JOBS_STREAM.to_owned(),
+        ack_wait: config.ack_wait,
+        in_hand: config.concurrency,
+        grace: config.drain,
+    };
+    let questions = tokio::spawn(api::serve(shared.clone(), stop.clone()));
+    tracing::info!(worker = %worker_id, sealing_key = %shared.sealing.current(), "ready");
+    let abandoned = consumer::run(jetstream, consumer, stop, {
+        let shared = shared.clone();
+        move |delivery| pipeline::handle(shared.clone(), delivery)
+    })
+    .await;
+    match tokio::time::timeout(Duration::from_secs(5), questions).await {
+        Ok(Ok(Ok(()))) => {}
+        ended => tracing::warn!(?ended, "the API service did not end well"),
+    }
+    client.flush().await.context("the last messages were not sent")?;
+    if abandoned > 0 {
+        tracing::warn!(abandoned, "stopped with jobs in hand; they will be delivered again");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Makes or checks the streams, as soon as JetStream answers. False if told to stop before.
+async fn provision(
+    jetstream: &jetstream::Context,
+    settings: &StreamSettings,
+    stop: &mut watch::Receiver<bool>,
+) -> anyhow::Result<bool> {
+    loop {
+        match streams::provision(jetstream, settings).await {
+            Ok(()) => return Ok(true),
+            Err(error @ StreamError::Unsafe { .. }) => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, "waiting for JetStream"),
+        }
+        if tokio::time::timeout(Duration::from_secs(1), stop.wait_for(|stop| *stop)).await.is_ok() {
+            return Ok(false);
+        }
+    }
+}
+
+/// A short random name for this process.
+fn nuid_like() -> String {
+    let mut bytes = [0; 6];
+    rand_core::RngCore::fill_bytes(&mut rand_core::OsRng, &mut bytes);
+    data_encoding::HEXLOWER.encode(&bytes)
+}

@@ -1,0 +1,322 @@
+//! The client's side of signing: open the secrets, then one session with node 1 after the other until one succeeds, fails for
+//! good, or the job's time is over.
+
+use super::failure::Failed;
+use super::nodes::Session;
+use super::retry::{Schedule, Stop};
+use super::{Shared, commit};
+use crate::clock::now_ms;
+use crate::jobs::bans::{self, Ban};
+use crate::jobs::keyed_mutex::Guard;
+use crate::vault::{Begun, LockedShare, VaultError};
+use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
+use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Method, SignInput, SignatureResult, VERSION};
+use data_encoding::HEXLOWER;
+use rand_core::{OsRng, RngCore};
+use std::sync::Arc;
+use trefoil_protocol::derive::{DerivationPath, derive_public};
+use trefoil_protocol::ecdsa::{Request, client::Client};
+use trefoil_protocol::frost::FrostClient;
+use trefoil_protocol::{Abort, CurveId, KeyShare, SessionRng};
+
+/// Most commits on the way to one signature.
+const MAX_COMMITS: u32 = 3;
+
+/// A signature, and what is still to be told to node 1.
+pub struct Signed {
+    /// For the job's result.
+    pub result: SignatureResult,
+    /// Node 1's session; to be closed beside storing the result, while the key is still held.
+    pub closing: Closing,
+    /// Holds the key in this process.
+    pub guard: Guard<KeyId>,
+}
+
+/// An open session at node 1 and how it ended.
+pub struct Closing {
+    node1: Session,
+    id: SessionId,
+    outcome: SignOutcome,
+}
+
+impl Closing {
+    /// Tells node 1. Best effort: a session that nobody closes ends by itself.
+    pub async fn send(self, deadline: u64) {
+        let request = NodeRequest::SignClose { session: self.id, outcome: self.outcome };
+        let closed = self.node1.call(deadline, request, |reply| match reply {
+            NodeReply::Closed => Ok(()),
+            other => Err(other),
+        });
+        if let Err(error) = closed.await {
+            tracing::info!(%error, "a signing session was not closed");
+        }
+    }
+}
+
+/// What an attempt came to.
+enum Reached {
+    Signature(SignatureResult, Closing),
+    /// The key must be committed first; its generation's result is on this subject.
+    NotCommitted(String),
+}
+
+/// Signs.
+///
+/// # Errors
+/// [`Stop`].
+pub async fn sign(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut Schedule) -> Result<Signed, Stop> {
+    let mut client = unseal(shared, job, input).await?;
+    if bans::is_banned(&shared.jetstream, &job.key_id, client.locked.binding().epoch).await.map_err(Failed::from)? {
+        return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before").into());
+    }
+    let guard = shared.hold(job.key_id, schedule).await?;
+    let mut commits = 0;
+    loop {
+        let deadline = schedule.call_deadline();
+        let attempt = match input {
+            SignInput::Secp256k1 { digest, path } => {
+                client.ecdsa(shared, job, *digest, path.as_deref(), deadline).await
+            }
+            SignInput::Ed25519 { message } => client.eddsa(shared, job, message, deadline).await,
+        };
+        match attempt {
+            Ok(Reached::Signature(result, closing)) => return Ok(Signed { result, closing, guard }),
+            Ok(Reached::NotCommitted(subject)) if commits < MAX_COMMITS => {
+                commits += 1;
+                // If only node 2 is missing, node 1 has committed all the same, and the next attempt succeeds.
+                match commit::commit_stored(shared, job.key_id, &subject, deadline).await {
+                    Err(failed) if !failed.is_retryable() => return Err(failed.into()),
+                    committed => tracing::info!(key = %job.key_id, ?committed, "committed before its first use"),
+                }
+            }
+            Ok(Reached::NotCommitted(_)) => {
+                return Err(Failed::new(ErrorCode::KeyNotReady, "the key could not be committed").into());
+            }
+            Err(failed) => schedule.pause(failed).await?,
+        }
+    }
+}
+
+/// The client party of one job.
+struct ClientParty {
+    locked: LockedShare,
+    /// OPRF input; the same in each attempt.
+    blinded: [u8; 32],
+    share: Access,
+    rng: SessionRng,
+}
+
+/// The client's share, before and after node 1's first OPRF evaluation.
+enum Access {
+    Locked(Box<Begun>),
+    Open(Arc<KeyShare>),
+    /// Only while it is being opened, and after that failed.
+    Lost,
+}
+
+/// Opens the sealed secrets, checks that they belong together, and stretches the password.
+async fn unseal(shared: &Shared, job: &Job, input: &SignInput) -> Result<ClientParty, Failed> {
+    let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs"));
+    let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
+    let (Some(password), Some(share), Some(store)) = (secrets.password, secrets.encrypted_share, secrets.secret_store)
+    else {
+        return refuse(ErrorCode::SealBroken);
+    };
+    let locked = LockedShare::parse(job.key_id, &share, &store)?;
+    if Curve::from(locked.binding().curve) != input.curve() {
+        return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve"));
+    }
+    let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
+    let begun = shared.vault.begin_open(password, &locked, &mut rng).await.map_err(|error| match error {
+        // The stored parameters are within the limits, so it is the password that the KDF does not take.
+        VaultError::InvalidKdf(_) => VaultError::WrongPassword,
+        other => other,
+    })?;
+    Ok(ClientParty { blinded: begun.blinded_password(), share: Access::Locked(Box::new(begun)), locked, rng })
+}
+
+impl ClientParty {
+    fn open_request(&mut self, job: &Job) -> SignOpen {
+        let mut contribution = [0; 32];
+        self.rng.fill_bytes(&mut contribution);
+        let binding = self.locked.binding();
+        SignOpen {
+            job: job.signed.clone(),
+            contribution,
+            epoch: binding.epoch,
+            ot_id: binding.ot_id,
+            transcript: binding.transcript,
+            lease_token: 0,
+            blinded_password: self.blinded,
+        }
+    }
+
+    /// The share, opened with node 1's evaluation the first time.
+    async fn open_share(&mut self, shared: &Shared, evaluation: [u8; 32]) -> Result<Arc<KeyShare>, Failed> {
+        let begun = match std::mem::replace(&mut self.share, Access::Lost) {
+            Access::Open(share) => {
+                self.share = Access::Open(share.clone());
+                return Ok(share);
+            }
+            Access::Locked(begun) => begun,
+            Access::Lost => return Err(Failed::new(ErrorCode::Internal, "the share was not opened")),
+        };
+        let locked = self.locked.clone();
+        let opened = shared.crypto.run(move || {
+            let bytes = begun.open(&locked, &evaluation)?;
+            let share = KeyShare::from_bytes(&bytes).map_err(|_| corrupt())?;
+            let binding = locked.binding();
+            let same = share.curve() == binding.curve
+                && share.key_id() == binding.key_id.0
+                && share.epoch() == binding.epoch
+                && share.transcript() == binding.transcript
+                && (share.curve() == CurveId::Ed25519 || share.ot_id() == binding.ot_id);
+            if same { Ok(Arc::new(share)) } else { Err(corrupt()) }
+        });
+        let share = opened.await??;
+        self.share = Access::Open(share.clone());
+        Ok(share)
+    }
+
+    /// One ECDSA session: open and m1, m2 and m3.
+    async fn ecdsa(
+        &mut self,
+        shared: &Shared,
+        job: &Job,
+        digest: [u8; 32],
+        path: Option<&str>,
+        deadline: u64,
+    ) -> Result<Reached, Failed> {
+        let path = DerivationPath::parse(path.unwrap_or("m"))
+            .map_err(|e| Failed::new(ErrorCode::InvalidPath, e.to_string()))?;
+        let node1 = Session::begin(&shared.node1, deadline).await?;
+        let open = self.open_request(job);
+        let contribution = open.contribution;
+        let opened = node1.call(deadline, NodeRequest::SignOpen(open), |reply| match reply {
+            NodeReply::SignOpened { session, m1, evaluation } => Ok(Ok((session, m1, evaluation))),
+            NodeReply::NotCommitted { result_subject } => Ok(Err(result_subject)),
+            other => Err(other),
+        });
+        let (id, m1, evaluation) = match opened.await? {
+            Ok(opened) => opened,
+            Err(subject) => return Ok(Reached::NotCommitted(subject)),
+        };
+        let open = OpenSession { shared, job, node1, id, epoch: self.locked.binding().epoch };
+        let share = match self.open_share(shared, evaluation).await {
+            Ok(share) => share,
+            Err(failed) => return Err(open.give_up(failed, deadline).await),
+        };
+        let request = Request { channel_hash: open.node1.channel_hash(), job_digest: job.digest, digest, path };
+        let (for_m2, m2_request) = (share.clone(), request.clone());
+        let mut rng = SessionRng::new(&mut self.rng, &[], &[&id]);
+        let step = move || Client::new(for_m2, m2_request, contribution)?.advance(&m1, &mut rng);
+        let (round2, m2) = match shared.crypto.run(step).await? {
+            Ok(next) => next,
+            Err(abort) => return Err(open.abort(abort, deadline).await),
+        };
+        let m3 = open.node1.call(deadline, NodeRequest::SignRound2 { session: id, m2 }, |reply| match reply {
+            NodeReply::SignRound3 { m3 } => Ok(m3),
+            other => Err(other),
+        });
+        let m3 = m3.await?;
+        let signature = match shared.crypto.run(move || round2.finish(&m3)).await? {
+            Ok(signature) => signature,
+            Err(abort) => return Err(open.abort(abort, deadline).await),
+        };
+        let key = derive_public(&share.public_key(), &share.chain_code(), &request.path)?;
+        let result = SignatureResult {
+            curve: Curve::Secp256k1,
+            method: Method::resolve(Curve::Secp256k1),
+            signature: Fixed(signature.bytes),
+            recovery_id: Some(signature.recovery_id),
+            public_key: HEXLOWER.encode(&key.public_key),
+            path: (!request.path.steps().is_empty()).then(|| request.path.to_string()),
+        };
+        Ok(Reached::Signature(result, open.closing(SignOutcome::Signature(Fixed(signature.bytes)))))
+    }
+
+    /// One FROST session: open and node 1's share.
+    async fn eddsa(&mut self, shared: &Shared, job: &Job, message: &[u8], deadline: u64) -> Result<Reached, Failed> {
+        let node1 = Session::begin(&shared.node1, deadline).await?;
+        let open = self.open_request(job);
+        let (frost, commitments) = FrostClient::start(&mut self.rng)?;
+        let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
+        let signed = node1.call(deadline, request, |reply| match reply {
+            NodeReply::FrostSigned { session, commitments, share, evaluation } => {
+                Ok(Ok((session, commitments, share, evaluation)))
+            }
+            NodeReply::NotCommitted { result_subject } => Ok(Err(result_subject)),
+            other => Err(other),
+        });
+        let (id, theirs, z1, evaluation) = match signed.await? {
+            Ok(signed) => signed,
+            Err(subject) => return Ok(Reached::NotCommitted(subject)),
+        };
+        let open = OpenSession { shared, job, node1, id, epoch: self.locked.binding().epoch };
+        let share = match self.open_share(shared, evaluation).await {
+            Ok(share) => share,
+            Err(failed) => return Err(open.give_up(failed, deadline).await),
+        };
+        let (own, message) = (share.clone(), message.to_vec());
+        let signature = match shared.crypto.run(move || frost.finish(&own, &message, &theirs.0, &z1)).await? {
+            Ok(signature) => signature,
+            Err(abort) => return Err(open.abort(abort, deadline).await),
+        };
+        let result = SignatureResult {
+            curve: Curve::Ed25519,
+            method: Method::resolve(Curve::Ed25519),
+            signature: Fixed(signature),
+            recovery_id: None,
+            public_key: HEXLOWER.encode(&share.public_key()),
+            path: None,
+        };
+        Ok(Reached::Signature(result, open.closing(SignOutcome::Signature(Fixed(signature)))))
+    }
+}
+
+fn corrupt() -> Failed {
+    Failed::new(ErrorCode::CorruptShare, "the opened share is not a share of this key")
+}
+
+/// A session that node 1 has open, with what its end needs.
+struct OpenSession<'a> {
+    shared: &'a Shared,
+    job: &'a Job,
+    node1: Session,
+    id: SessionId,
+    epoch: u32,
+}
+
+impl OpenSession<'_> {
+    fn closing(self, outcome: SignOutcome) -> Closing {
+        Closing { node1: self.node1, id: self.id, outcome }
+    }
+
+    /// Ends the session because the share did not open.
+    async fn give_up(self, failed: Failed, deadline: u64) -> Failed {
+        let check = failed.code.as_str().to_lowercase();
+        self.closing(SignOutcome::Abort { check, ban: false }).send(deadline).await;
+        failed
+    }
+
+    /// Ends the session because a check failed. Where the check locks the key, that is recorded before anybody is told.
+    async fn abort(self, abort: Abort, deadline: u64) -> Failed {
+        if let Abort::Peer { culprit, ban: true, check } = abort {
+            tracing::error!(key = %self.job.key_id, epoch = self.epoch, %culprit, check, "key locked");
+            let ban = Ban {
+                version: VERSION,
+                key_id: self.job.key_id,
+                epoch: self.epoch,
+                check: check.to_owned(),
+                culprit: culprit.to_string(),
+                job_id: self.job.job_id.clone(),
+                job_digest: Fixed(self.job.digest),
+                at: now_ms(),
+            };
+            bans::record_until_stored(self.shared.jetstream.clone(), ban).await;
+        }
+        let outcome = SignOutcome::Abort { check: abort.check().to_owned(), ban: abort.is_ban() };
+        self.closing(outcome).send(deadline).await;
+        abort.into()
+    }
+}
