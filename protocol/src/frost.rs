@@ -2,7 +2,16 @@
 //! (docs/protocol.md, section 7).
 //!
 //! The client's commitments travel first. Node 1 makes its nonces, signs and forgets them within one call. The client
-//! checks node 1's signature share before it computes its own, and its nonces end with the value that holds them.
+//! checks node 1's signature share before it computes its own, and its nonces end with the value that holds them: signing a
+//! second message with them does not compile.
+//!
+//! ```compile_fail,E0382
+//! # use trefoil_protocol::{KeyShare, frost::FrostClient};
+//! fn twice(client: FrostClient, share: &KeyShare, commitments: &[u8; 64], z1: &[u8; 32]) {
+//!     let _ = client.finish(share, b"one", commitments, z1);
+//!     let _ = client.finish(share, b"another", commitments, z1);
+//! }
+//! ```
 
 use crate::curve::{Ed25519, Group};
 use crate::share::KeyShare;
@@ -139,8 +148,7 @@ impl FrostClient {
         const REFUSED: Abort = Abort::peer(Party::Node1, "frost_share");
         let key = key_package(share, Party::Client)?;
         let public = public_key_package(share)?;
-        let public_key: [u8; 32] = share.public_key().try_into().map_err(|_| Abort::Bug("not an ed25519 key"))?;
-        let public_key = VerifyingKey::from_bytes(&public_key).map_err(|_| Abort::Bug("not an ed25519 key"))?;
+        let public_key = Ed25519::encode_point(share.as_ed25519()?.public_key());
         let [client, node1] = SIGNERS.map(identifier);
         let (client, node1) = (client?, node1?);
         let theirs = read_commitments(node1_commitments, Party::Node1)?;
@@ -153,9 +161,17 @@ impl FrostClient {
         let z2 = own(round2::sign(&package, &self.nonces, &key))?;
         let signature = own(frost_ed25519::aggregate(&package, &BTreeMap::from([(client, z2), (node1, z1)]), &public))?;
         let bytes = own(signature.serialize())?.try_into().map_err(|_| Abort::Bug("a signature has 64 bytes"))?;
-        public_key
-            .verify_strict(message, &Signature::from_bytes(&bytes))
-            .map_err(|_| Abort::Bug("the aggregated signature does not verify"))?;
+        verify(&public_key, message, &bytes).map_err(|_| Abort::Bug("the aggregated signature does not verify"))?;
         Ok(bytes)
     }
+}
+
+/// Verifies a signature of RFC 8032 strictly: canonical `s`, no key or `R` of small order, no cofactor.
+///
+/// # Errors
+/// `InvalidInput` when any of it does not hold.
+pub fn verify(public_key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Result<()> {
+    let key = VerifyingKey::from_bytes(public_key).map_err(|_| Abort::InvalidInput("not an ed25519 public key"))?;
+    let signature = Signature::from_bytes(signature);
+    key.verify_strict(message, &signature).map_err(|_| Abort::InvalidInput("the signature does not verify"))
 }

@@ -10,6 +10,23 @@
 //!
 //! Checks: `dkg_shape` (a wrong length, a point or scalar that is not canonical), `dkg_commitment`, `dkg_proof`,
 //! `dkg_echo`, `dkg_share`. The culprit named is the message's sender; if a relay altered the message, it is the relay.
+//!
+//! A state is used once, or the program does not compile:
+//!
+//! ```
+//! # use trefoil_protocol::{curve::Ed25519, dkg::Open};
+//! fn once(state: Open<Ed25519>, m: [&[u8]; 2]) {
+//!     let _ = state.commit(m);
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # use trefoil_protocol::{curve::Ed25519, dkg::Open};
+//! fn twice(state: Open<Ed25519>, m: [&[u8]; 2]) {
+//!     let _ = state.commit(m);
+//!     let _ = state.commit(m);
+//! }
+//! ```
 
 mod dealing;
 mod seal;

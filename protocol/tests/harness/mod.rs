@@ -106,11 +106,14 @@ pub enum Round {
 /// Every message in flight passes through this: (round, from, to, bytes).
 pub type Relay<'a> = &'a mut dyn FnMut(Round, Party, Party, &mut Vec<u8>);
 
+/// Two messages of each party, or to each: the others' in the order of `others()`.
+type Messages = [[Vec<u8>; 2]; 3];
+
 /// Who gave up, and why.
 pub type Aborts = Vec<(Party, Abort)>;
 
 /// Each party's messages to the two others, delivered: what each receives, in the order of `others()`.
-fn deliver(round: Round, sent: [[Vec<u8>; 2]; 3], relay: Relay<'_>) -> [[Vec<u8>; 2]; 3] {
+fn deliver(round: Round, sent: Messages, relay: Relay<'_>) -> Messages {
     Party::ALL.map(|to| {
         to.others().map(|from| {
             let slot = from.others().iter().position(|p| *p == to).unwrap();
@@ -123,9 +126,9 @@ fn deliver(round: Round, sent: [[Vec<u8>; 2]; 3], relay: Relay<'_>) -> [[Vec<u8>
 
 fn step<S, T>(
     states: [S; 3],
-    inbox: &[[Vec<u8>; 2]; 3],
+    inbox: &Messages,
     f: impl Fn(S, [&[u8]; 2], Party) -> Result<(T, [Vec<u8>; 2]), Abort>,
-) -> Result<([T; 3], [[Vec<u8>; 2]; 3]), Aborts> {
+) -> Result<([T; 3], Messages), Aborts> {
     let mut next = Vec::new();
     let mut out = Vec::new();
     let mut aborts = Vec::new();
@@ -196,5 +199,19 @@ pub fn bad_ed25519_points() -> Vec<[u8; 32]> {
     signed_identity[0] = 1;
     signed_identity[31] = 0x80;
     bad.push(signed_identity);
+    bad
+}
+
+/// The same on secp256k1.
+pub fn bad_secp256k1_points() -> Vec<Vec<u8>> {
+    let good = Secp256k1::encode_point(&Secp256k1::mul_generator(&7u64.into()));
+    let with_tag = |tag: u8| [[tag].as_slice(), &good[1..]].concat();
+    let with_x = |x: [u8; 32]| [[2].as_slice(), &x].concat();
+    let p = BigUint::parse_bytes(b"fffffffffffffffffffffffffffffffffffffffffffffffffffffffefffffc2f", 16).unwrap();
+    // p + 1 would be another encoding of x = 1, which is on the curve; x = 5 is not on it.
+    let above_p = Secp256k1::from_integer(&(&p + 1u8));
+    let off_curve = Secp256k1::from_integer(&BigUint::from(5u8));
+    let mut bad: Vec<Vec<u8>> = [0, 1, 4, 5, 6, 7, 0xff].map(with_tag).to_vec();
+    bad.extend([vec![0; 33], with_x([0; 32]), with_x([0xff; 32]), with_x(above_p), with_x(off_curve)]);
     bad
 }
