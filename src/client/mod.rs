@@ -1,3 +1,12 @@
 //! The backend's side: build, sign and seal jobs, publish them, await their results and believe only what is proven.
 
+mod backend;
+mod config;
+mod job;
+mod results;
 pub mod verify;
+
+pub use backend::{Backend, ClientError, NewKey, SigningMaterial};
+pub use config::ClientConfig;
+pub use job::{BuildError, JobBuilder, SignedRequest, random_job_id};
+pub use results::{Expected, Results};

@@ -47,6 +47,12 @@ macro_rules! as_text {
 pub struct JobId(String);
 
 impl JobId {
+    /// An id made of 16 random bytes: 32 hex digits.
+    #[must_use]
+    pub fn random(bytes: [u8; 16]) -> Self {
+        Self(Fixed(bytes).to_string())
+    }
+
     /// The id's text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -1,0 +1,308 @@
+//! A backend: publishes jobs, awaits their results, and returns only what it has verified.
+
+use super::config::ClientConfig;
+use super::job::{BuildError, JobBuilder, SignedRequest, random_job_id};
+use super::results::Results;
+use super::verify::{self, AttestedKey, NodeIdentities, Untrusted};
+use crate::clock::now_ms;
+use crate::jobs::once::Unavailable;
+use crate::seal::{self, Binding, Secrets};
+use crate::vault::{LockedShare, Password};
+use crate::wire::subject::{self, JOBS_STREAM};
+use crate::wire::{
+    Curve, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, Op, Outcome, SealKey, SignInput,
+    SignatureResult,
+};
+use async_nats::HeaderMap;
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::{self, Context, ErrorCode as JetStreamCode, message::PublishMessage};
+use nkeys::XKey;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// After a job's expiry its result is awaited this much longer: clocks differ.
+const GRACE: Duration = Duration::from_secs(5);
+/// JetStream's code for a subject or stream that is full.
+const FULL: JetStreamCode = JetStreamCode(10_077);
+
+/// Why there is nothing to return.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The job ended in an error.
+    #[error("{}: {} {}", .0.code, .0.message, .0.action)]
+    Job(Failure),
+    /// A result came that must not be believed.
+    #[error("refused a result: {0}")]
+    Untrusted(#[from] Untrusted),
+    /// The queue is full, for this key or altogether.
+    #[error("the queue is full for this key: wait for running jobs, or send fewer at a time")]
+    Busy,
+    /// NATS, the streams or the workers cannot be reached.
+    #[error("not available: {0}")]
+    Unavailable(String),
+    /// No result by the job's expiry.
+    #[error("no result by the job's expiry: are workers running?")]
+    Timeout,
+    /// The job could not be built.
+    #[error("cannot build the job: {0}")]
+    Build(#[from] BuildError),
+}
+
+impl From<Unavailable> for ClientError {
+    fn from(error: Unavailable) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// A generated key: what the backend keeps.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// The attested public part.
+    pub key: AttestedKey,
+    /// Opaque.
+    pub encrypted_share: Vec<u8>,
+    /// Opaque.
+    pub secret_store: Vec<u8>,
+}
+
+/// What is needed to sign with a key, besides the password.
+#[derive(Debug, Clone)]
+pub struct SigningMaterial {
+    /// The key.
+    pub key_id: KeyId,
+    /// Its attested public key.
+    pub public_key: Vec<u8>,
+    /// Its chain code.
+    pub chain_code: [u8; 32],
+    /// As generation returned it.
+    pub encrypted_share: Vec<u8>,
+    /// As generation returned it.
+    pub secret_store: Vec<u8>,
+}
+
+/// The connection of one initiator.
+pub struct Backend {
+    nats: async_nats::Client,
+    jetstream: Context,
+    jobs: JobBuilder,
+    nodes: NodeIdentities,
+    reply: XKey,
+    lifetime: Duration,
+    results: Results,
+}
+
+impl Backend {
+    /// Connects; returns when the server has answered.
+    ///
+    /// # Errors
+    /// [`ClientError::Unavailable`] if it does not within 10 s, or the configuration cannot be used.
+    pub async fn connect(config: ClientConfig) -> Result<Self, ClientError> {
+        let unavailable = |error: String| ClientError::Unavailable(error);
+        let nats = config.nats.connect("trefoil-client").await.map_err(|error| unavailable(format!("{error:#}")))?;
+        let answered = tokio::time::timeout(Duration::from_secs(10), nats.flush()).await;
+        match answered {
+            Ok(Ok(())) if nats.connection_state() == async_nats::connection::State::Connected => {}
+            _ => return Err(unavailable(format!("no NATS server at {}", config.nats.servers.join(", ")))),
+        }
+        let jobs = JobBuilder::new(config.initiator, config.worker_key)
+            .ok_or_else(|| unavailable("the initiator's key is not a user NKEY".to_owned()))?;
+        let jetstream = jetstream::new(nats.clone());
+        let results = Results::listen(jetstream.clone(), jobs.initiator().clone());
+        let reply = config.reply.unwrap_or_default();
+        Ok(Self { nats, jetstream, jobs, nodes: config.nodes, reply, lifetime: config.lifetime, results })
+    }
+
+    /// Builds this initiator's jobs; for callers that publish themselves.
+    #[must_use]
+    pub const fn jobs(&self) -> &JobBuilder {
+        &self.jobs
+    }
+
+    /// Generates a key and verifies both nodes' attestations. The key is prepared; [`Backend::committed`] waits for the rest.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn generate(&self, curve: Curve, kdf: KdfParams, password: Password) -> Result<NewKey, ClientError> {
+        let secrets = Secrets { password: Some(password), ..Secrets::default() };
+        let request = self.jobs.generate(random_job_id(), curve, kdf, &secrets, &self.reply_key()?, self.lifetime)?;
+        let result = self.run(&request).await?;
+        self.new_key(&request, result)
+    }
+
+    /// Verifies the result of a generate job and opens its secrets.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn new_key(&self, request: &SignedRequest, result: JobResult) -> Result<NewKey, ClientError> {
+        let (key, sealed) = match result.outcome {
+            Outcome::Ok { key: Some(key), secrets: Some(sealed), .. } => (key, sealed),
+            Outcome::Ok { .. } => return Err(Untrusted::WrongShape.into()),
+            Outcome::Error { error } => return Err(ClientError::Job(error)),
+        };
+        let initiator = self.jobs.initiator();
+        let key = verify::attested_key(&self.nodes, initiator, request.key_id, request.digest, &key)?;
+        if key.generated_by != request.digest {
+            return Err(Untrusted::OtherKey.into());
+        }
+        let binding = Binding { job_id: request.job_id.clone(), key_id: request.key_id, initiator: initiator.clone() };
+        let broken = |error: String| Untrusted::SealBroken(error);
+        let secrets = seal::open(&self.reply, &binding, &sealed).map_err(|error| broken(error.to_string()))?;
+        let (Some(encrypted_share), Some(secret_store)) = (secrets.encrypted_share, secrets.secret_store) else {
+            return Err(broken("encryptedShare or secretStore is missing".to_owned()).into());
+        };
+        let locked = LockedShare::parse(key.key_id, &encrypted_share, &secret_store)
+            .map_err(|error| broken(error.to_string()))?;
+        let share = locked.binding();
+        if share.epoch != key.epoch || share.transcript != key.transcript || Curve::from(share.curve) != key.curve {
+            return Err(broken("the share is not of the attested key".to_owned()).into());
+        }
+        Ok(NewKey { key, encrypted_share, secret_store })
+    }
+
+    /// Signs, and verifies the signature under the attested public key (or its child along the input's path).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn sign(
+        &self,
+        key: &SigningMaterial,
+        method: Method,
+        input: &SignInput,
+        password: Password,
+    ) -> Result<SignatureResult, ClientError> {
+        let secrets = Secrets {
+            password: Some(password),
+            encrypted_share: Some(key.encrypted_share.clone()),
+            secret_store: Some(key.secret_store.clone()),
+        };
+        let request = self.jobs.sign(key.key_id, method, input, &secrets, &self.reply_key()?, self.lifetime)?;
+        match self.run(&request).await?.outcome {
+            Outcome::Ok { signature: Some(signature), .. } => {
+                verify::signature(&key.public_key, &key.chain_code, input, &signature)?;
+                Ok(signature)
+            }
+            Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
+            Outcome::Error { error } => Err(ClientError::Job(error)),
+        }
+    }
+
+    /// Asks the workers' service what both nodes say about a key, and verifies it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn public_key(&self, key_id: KeyId) -> Result<AttestedKey, ClientError> {
+        let lifetime = self.lifetime.min(Duration::from_secs(10));
+        let request = self.jobs.public_key(key_id, &self.reply_key()?, lifetime)?;
+        let result = self.ask(&request, lifetime + Duration::from_secs(1)).await?;
+        match result.outcome {
+            Outcome::Ok { key: Some(key), .. } => {
+                Ok(verify::attested_key(&self.nodes, self.jobs.initiator(), key_id, request.digest, &key)?)
+            }
+            Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
+            Outcome::Error { error } => Err(ClientError::Job(error)),
+        }
+    }
+
+    /// Waits until both nodes say that this very attempt at the key is committed.
+    ///
+    /// # Errors
+    /// [`ClientError::Timeout`] after `patience`; [`ClientError::Untrusted`] if the nodes committed another attempt.
+    pub async fn committed(&self, key: &AttestedKey, patience: Duration) -> Result<AttestedKey, ClientError> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.public_key(key.key_id).await {
+                Ok(found) if found.state == KeyState::Active => {
+                    return if found.transcript == key.transcript && found.public_key == key.public_key {
+                        Ok(found)
+                    } else {
+                        Err(Untrusted::OtherKey.into())
+                    };
+                }
+                Err(untrusted @ ClientError::Untrusted(_)) => return Err(untrusted),
+                _ if Instant::now() >= until => return Err(ClientError::Timeout),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Publishes a job and waits for its result. Safe to repeat with the same request.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a job's own failure is in the result.
+    pub async fn run(&self, request: &SignedRequest) -> Result<JobResult, ClientError> {
+        let expected = self.results.expect(&request.job_id, request.digest);
+        self.publish(request).await?;
+        let left = Duration::from_millis(request.expires_at.saturating_sub(now_ms())) + GRACE;
+        expected.wait(left).await?.ok_or(ClientError::Timeout)
+    }
+
+    /// Puts a job into the queue, trying again while the answer does not come.
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`] or [`ClientError::Unavailable`].
+    pub async fn publish(&self, request: &SignedRequest) -> Result<(), ClientError> {
+        let mut last = String::new();
+        for _ in 0..3 {
+            // The message id only spares the workers a repeated job; what makes repeating safe is the one result.
+            let message = PublishMessage::build()
+                .headers(request.headers.clone())
+                .message_id(data_encoding::HEXLOWER.encode(&request.digest))
+                .expected_stream(JOBS_STREAM)
+                .payload(request.body.clone().into());
+            let sent = match self.jetstream.send_publish(request.subject.clone(), message).await {
+                Ok(acknowledged) => acknowledged.await,
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    let code = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+                    if code.is_some_and(|code: &jetstream::Error| code.error_code() == FULL) {
+                        return Err(ClientError::Busy);
+                    }
+                    last = error.to_string();
+                }
+            }
+        }
+        Err(ClientError::Unavailable(last))
+    }
+
+    /// Asks the workers' service; nothing is stored.
+    async fn ask(&self, request: &SignedRequest, patience: Duration) -> Result<JobResult, ClientError> {
+        let headers: HeaderMap = request.headers.clone();
+        let message =
+            async_nats::Request::new().headers(headers).payload(request.body.clone().into()).timeout(Some(patience));
+        let subject = subject::api(Op::PublicKey.as_str());
+        let answer = self.nats.send_request(subject, message).await.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => ClientError::Unavailable("no worker is running".to_owned()),
+            RequestErrorKind::TimedOut => ClientError::Timeout,
+            _ => ClientError::Unavailable(error.to_string()),
+        })?;
+        let result: JobResult = serde_json::from_slice(&answer.payload).map_err(|_| {
+            let said = answer.headers.as_ref().and_then(|h| h.get(async_nats::service::NATS_SERVICE_ERROR));
+            ClientError::Unavailable(said.map_or("an unreadable answer".to_owned(), |error| error.as_str().to_owned()))
+        })?;
+        if result.job_digest.0 == request.digest { Ok(result) } else { Err(Untrusted::OtherKey.into()) }
+    }
+
+    /// The public half of the key that opens results.
+    ///
+    /// # Errors
+    /// None that a valid xkey can cause.
+    pub fn reply_key(&self) -> Result<SealKey, ClientError> {
+        self.reply.public_key().parse().map_err(|_| ClientError::Build(BuildError::Key))
+    }
+
+    /// Awaits the result of a job that was published before.
+    ///
+    /// # Errors
+    /// [`ClientError::Timeout`] or [`ClientError::Unavailable`].
+    pub async fn result_of(
+        &self,
+        job_id: &JobId,
+        digest: [u8; 32],
+        patience: Duration,
+    ) -> Result<JobResult, ClientError> {
+        self.results.expect(job_id, digest).wait(patience).await?.ok_or(ClientError::Timeout)
+    }
+}

@@ -1,0 +1,80 @@
+//! Settings of a backend that uses this library, such as the command line.
+
+use crate::client::verify::NodeIdentities;
+use crate::config::{ConfigError, NatsConfig, Settings, keys};
+use crate::vault::Password;
+use crate::wire::SealKey;
+use nkeys::{KeyPair, XKey};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// One backend. Settings, with the environment's prefix left out:
+///
+/// | setting | meaning |
+/// |---|---|
+/// | `nats_*` | see [`NatsConfig`] |
+/// | `initiator_seed[_file]` | NKEY seed (`SU…`) that signs jobs; never the connection's |
+/// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, as their operators handed them over |
+/// | `worker_key` | the workers' current sealing key (`X…`) |
+/// | `reply_seed[_file]` | xkey seed (`SX…`) that opens secrets in results; without it each job gets a fresh one, and the result of a generation is lost with the process that asked for it |
+/// | `job_lifetime_seconds` (60) | after this long a job ends without a result |
+/// | `password[_file]` | the password, instead of a prompt |
+pub struct ClientConfig {
+    /// Connection to NATS.
+    pub nats: NatsConfig,
+    /// Signs jobs.
+    pub initiator: KeyPair,
+    /// The nodes' pinned identities.
+    pub nodes: NodeIdentities,
+    /// Secrets are sealed to it.
+    pub worker_key: SealKey,
+    /// Opens secrets in results.
+    pub reply: Option<XKey>,
+    /// Lifetime of jobs.
+    pub lifetime: Duration,
+    /// The password, if it is configured.
+    pub password: Option<Password>,
+}
+
+impl ClientConfig {
+    /// Reads the given settings.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn read(mut settings: Settings) -> Result<Self, ConfigError> {
+        let s = &mut settings;
+        let nats = NatsConfig::read(s);
+        let initiator = s.secret("initiator_seed", "an NKEY seed of a user (SU…)", user_seed, true);
+        let node1 = s.required("node1_identity", keys::identity_public);
+        let node2 = s.required("node2_identity", keys::identity_public);
+        if node1.is_some() && node1 == node2 {
+            s.problem("node2_identity", "is node 1's identity");
+        }
+        let worker_key = s.required("worker_key", str::parse::<SealKey>);
+        let reply = s.secret("reply_seed", "an xkey seed (SX…)", |text| XKey::from_seed(text).ok(), false);
+        let lifetime = s.number("job_lifetime_seconds", 60, 1..=3_600);
+        let password = s.secret("password", "1 to 1024 bytes", password, false);
+        let config = (|| {
+            Some(Self {
+                nats: nats?,
+                initiator: initiator?,
+                nodes: NodeIdentities { node1: node1?, node2: node2? },
+                worker_key: worker_key?,
+                reply,
+                lifetime: Duration::from_secs(lifetime?),
+                password,
+            })
+        })();
+        settings.finish(config)
+    }
+}
+
+fn user_seed(text: &str) -> Option<KeyPair> {
+    let pair = KeyPair::from_seed(text).ok()?;
+    pair.public_key().starts_with('U').then_some(pair)
+}
+
+/// The text's UTF-8 bytes, as they are.
+fn password(text: &str) -> Option<Password> {
+    Password::new(Zeroizing::new(text.as_bytes().to_vec())).ok()
+}

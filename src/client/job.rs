@@ -1,0 +1,172 @@
+//! Building jobs: seal the secrets, fill the envelope, sign the exact body bytes.
+
+use crate::auth::sign_job;
+use crate::clock::now_ms;
+use crate::seal::{Binding, SealError, Secrets, seal};
+use crate::wire::{
+    Curve, Envelope, GenerateBody, InitiatorId, JobHeaders, JobId, KdfParams, KeyId, Method, Op, PublicKeyBody,
+    SealKey, SignBody, SignInput, VERSION, subject,
+};
+use async_nats::HeaderMap;
+use nkeys::KeyPair;
+use rand_core::{OsRng, RngCore};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+/// A job, signed and ready to be published; publishing it again is safe.
+#[derive(Debug, Clone)]
+pub struct SignedRequest {
+    /// `mpc.job.<op>.<keyId>`.
+    pub subject: String,
+    /// Version and signature.
+    pub headers: HeaderMap,
+    /// The signed bytes.
+    pub body: Vec<u8>,
+    /// Their SHA-256.
+    pub digest: [u8; 32],
+    /// The operation.
+    pub op: Op,
+    /// The job.
+    pub job_id: JobId,
+    /// Its key.
+    pub key_id: KeyId,
+    /// When it ends without a result, unix milliseconds.
+    pub expires_at: u64,
+}
+
+/// Why a job could not be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// The worker key or the secrets are not usable.
+    #[error("the secrets cannot be sealed: {0}")]
+    Seal(#[from] SealError),
+    /// The signing key has no seed.
+    #[error("the initiator's key cannot sign")]
+    Key,
+}
+
+/// Builds the jobs of one initiator.
+pub struct JobBuilder {
+    key: KeyPair,
+    initiator: InitiatorId,
+    worker_key: SealKey,
+}
+
+impl JobBuilder {
+    /// For the initiator with this NKEY, sealing to this worker key. `None` unless the key is a user's.
+    #[must_use]
+    pub fn new(key: KeyPair, worker_key: SealKey) -> Option<Self> {
+        let initiator = key.public_key().parse().ok()?;
+        Some(Self { key, initiator, worker_key })
+    }
+
+    /// The initiator's public name.
+    #[must_use]
+    pub const fn initiator(&self) -> &InitiatorId {
+        &self.initiator
+    }
+
+    /// A job that generates a key; its id follows from initiator and job id. `secrets` holds the password.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn generate(
+        &self,
+        job_id: JobId,
+        curve: Curve,
+        kdf: KdfParams,
+        secrets: &Secrets,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let key_id = KeyId::derive(&self.initiator, &job_id);
+        let sealed = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        self.build(Op::Generate, job_id, key_id, GenerateBody::new(curve, kdf, sealed), reply, lifetime)
+    }
+
+    /// A job that signs. `secrets` holds password, encryptedShare and secretStore.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn sign(
+        &self,
+        key_id: KeyId,
+        method: Method,
+        input: &SignInput,
+        secrets: &Secrets,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let job_id = random_job_id();
+        let sealed = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        self.build(Op::Sign, job_id, key_id, SignBody::new(method, input, sealed), reply, lifetime)
+    }
+
+    /// A job that asks for the public key.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn public_key(&self, key_id: KeyId, reply: &SealKey, lifetime: Duration) -> Result<SignedRequest, BuildError> {
+        self.build(Op::PublicKey, random_job_id(), key_id, PublicKeyBody {}, reply, lifetime)
+    }
+
+    /// Signs a body and puts headers and subject to it.
+    ///
+    /// # Errors
+    /// [`BuildError::Key`].
+    pub fn sign_body(
+        &self,
+        op: Op,
+        job_id: JobId,
+        key_id: KeyId,
+        expires_at: u64,
+        body: Vec<u8>,
+    ) -> Result<SignedRequest, BuildError> {
+        let signed = sign_job(&self.key, body).map_err(|_| BuildError::Key)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(JobHeaders::VERSION, "1");
+        headers.insert(JobHeaders::SIGNATURE, data_encoding::BASE64.encode(&signed.signature.0));
+        let digest = Sha256::digest(&signed.body).into();
+        let subject = subject::job(op, &key_id);
+        Ok(SignedRequest { subject, headers, body: signed.body, digest, op, job_id, key_id, expires_at })
+    }
+
+    fn binding(&self, job_id: &JobId, key_id: KeyId) -> Binding {
+        Binding { job_id: job_id.clone(), key_id, initiator: self.initiator.clone() }
+    }
+
+    fn build<P: Serialize>(
+        &self,
+        op: Op,
+        job_id: JobId,
+        key_id: KeyId,
+        payload: P,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let issued_at = now_ms();
+        let expires_at = issued_at.saturating_add(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+        let envelope = Envelope {
+            version: VERSION,
+            op: op.to_string(),
+            job_id: job_id.clone(),
+            key_id,
+            initiator: self.initiator.clone(),
+            issued_at,
+            expires_at,
+            reply_key: reply.clone(),
+            payload,
+        };
+        let body = envelope.to_bytes().map_err(|_| BuildError::Seal(SealError::Broken))?;
+        self.sign_body(op, job_id, key_id, expires_at, body)
+    }
+}
+
+/// A job id of 128 random bits.
+#[must_use]
+pub fn random_job_id() -> JobId {
+    let mut bytes = [0; 16];
+    OsRng.fill_bytes(&mut bytes);
+    JobId::random(bytes)
+}
