@@ -85,13 +85,17 @@ async fn attempts_are_told_apart_and_one_is_committed() {
     }
     assert_eq!(store.prepared(KEY).unwrap().len(), 3);
     assert_eq!(*store.material(KEY, [2; 32]).unwrap(), [2; 40]);
-    assert_eq!(store.discard(KEY, [3; 32]).await.unwrap(), attempt(3));
+    store.discard(KEY, [3; 32]).await.unwrap();
+    store.discard(KEY, [3; 32]).await.unwrap();
+    store.discard(KEY, [4; 32]).await.unwrap();
+    assert_eq!(refused(store.stage(attempt(3), secret(b"again")).await), ErrorCode::JobIdReused);
+    assert_eq!(refused(store.stage(attempt(4), secret(b"too late")).await), ErrorCode::JobIdReused);
     assert_eq!(refused(store.commit(KEY, [3; 32]).await), ErrorCode::UnknownKey);
     assert_eq!(store.commit(KEY, [2; 32]).await.unwrap(), attempt(2));
     assert_eq!(store.commit(KEY, [2; 32]).await.unwrap(), attempt(2), "again is fine");
     assert_eq!(refused(store.commit(KEY, [1; 32]).await), ErrorCode::UnknownKey);
     assert_eq!(refused(store.discard(KEY, [2; 32]).await), ErrorCode::JobIdReused);
-    assert_eq!(refused(store.stage(attempt(4), secret(b"late")).await), ErrorCode::JobIdReused);
+    assert_eq!(refused(store.stage(attempt(5), secret(b"late")).await), ErrorCode::JobIdReused);
     assert!(store.material(KEY, [1; 32]).is_err(), "the other attempts are destroyed");
     assert!(store.prepared(KEY).unwrap().is_empty());
 }

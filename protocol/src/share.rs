@@ -263,6 +263,18 @@ impl KeyShare {
         out
     }
 
+    /// The stored form with the OT state left out: what a locked key keeps for its recovery. [`KeyShare::from_bytes`] refuses
+    /// it where the key had OT state, so nothing can sign with it.
+    #[must_use]
+    pub fn to_bytes_without_ot(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = self.to_bytes();
+        if keeps_ot(self.curve(), self.party) {
+            let length = bytes.len() - OtState::LEN;
+            bytes.truncate(length);
+        }
+        bytes
+    }
+
     /// Reads the stored form and checks it again: exact length, canonical encodings, the secret share fits the party's
     /// verifying share, and the verifying shares fit the public key.
     ///

@@ -1,13 +1,14 @@
 //! The worker's end: one [`NodeChannel`] per node, shared by all jobs.
 
 use super::{ChannelError, ChannelId, NOISE, STATUS_OK, STATUS_UNKNOWN, VERSION, prologue, record};
+use crate::clock::now_ms;
 use crate::wire::node::{Call, NODE_VERSION, NodeReply};
 use crate::wire::subject;
 use async_nats::client::RequestErrorKind;
 use snow::StatelessTransportState;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use trefoil_protocol::{Party, Secret};
 use zeroize::Zeroizing;
@@ -22,11 +23,6 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 const FAILURE_MEMORY: Duration = Duration::from_millis(100);
 /// Longest wait for a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Unix milliseconds.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
-}
 
 /// The way to one node. Cheap to clone; usable by any number of tasks at once.
 #[derive(Clone)]

@@ -1,4 +1,296 @@
 //! A node: holds one share of every key, checks every job itself, and never trusts the worker that relays it.
+//!
+//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `generate` or `keys`, which check the job
+//! (`gate`), use `sessions` in memory, the [`store`] and the [`audit`] log, and compute on the `pool`.
 
 pub mod audit;
+mod gate;
+mod generate;
+mod keys;
+mod material;
+mod pool;
+mod server;
+mod sessions;
+mod sign;
 pub mod store;
+
+pub use server::{NodeServer, run};
+
+use crate::clock::now_ms;
+use crate::config::NodeLimits;
+use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest, SessionId};
+use crate::wire::{ErrorCode, Job};
+use audit::{AuditLog, Event};
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use material::Material;
+use pool::CryptoPool;
+use rand_core::{OsRng, RngCore};
+use sessions::{About, Sessions};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use store::{RedbStore, Store, StoreError};
+use trefoil_protocol::{Abort, CurveId, Party, Secret};
+
+/// Name of the audit log in the data directory.
+pub const AUDIT_LOG: &str = "audit.log";
+
+/// A node's "no".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why, for programs.
+    pub code: ErrorCode,
+    /// Why, for people. Never a secret.
+    pub message: String,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Internal, message)
+    }
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Self {
+        Self::new(code, code.action())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(code) => code.into(),
+            // What the disk said is for the operator, not for whoever sent the job.
+            error => {
+                tracing::error!(%error, "store");
+                Self::internal("the node's store failed")
+            }
+        }
+    }
+}
+
+impl From<audit::AuditError> for Refusal {
+    fn from(error: audit::AuditError) -> Self {
+        tracing::error!(%error, "audit");
+        Self::internal("the node's audit log failed")
+    }
+}
+
+type Answer = Result<NodeReply, Refusal>;
+
+/// Who sends a request, as the channel proved it.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// Handshake hash of the channel.
+    pub channel: [u8; 32],
+}
+
+/// What a session has reached.
+enum Stage {
+    Sign(sign::SignStage),
+    Generate(Box<generate::GenerateStage>),
+}
+
+/// A node's state and keys. Shared by all requests.
+pub struct Node {
+    role: Party,
+    identity: SigningKey,
+    peer: VerifyingKey,
+    gate: gate::Gate,
+    limits: NodeLimits,
+    store: Arc<dyn Store>,
+    audit: AuditLog,
+    pool: CryptoPool,
+    sessions: Sessions<Stage>,
+    draining: AtomicBool,
+}
+
+/// What a node is built from, besides its data directory.
+pub struct NodeKeys {
+    /// `Node1` or `Node2`.
+    pub role: Party,
+    /// Signs attestations and decisions.
+    pub identity: SigningKey,
+    /// The other node's identity.
+    pub peer: VerifyingKey,
+    /// Wraps the data keys.
+    pub master: Secret<[u8; 32]>,
+}
+
+impl Node {
+    /// Opens the data directory and builds the node.
+    ///
+    /// # Errors
+    /// Files that do not belong together, a broken audit log, an unreadable disk: each in one sentence.
+    pub fn open(
+        directory: &Path,
+        keys: NodeKeys,
+        initiators: crate::auth::InitiatorList,
+        limits: NodeLimits,
+    ) -> anyhow::Result<Arc<Self>> {
+        let NodeKeys { role, identity, peer, master } = keys;
+        let store: Arc<dyn Store> = Arc::new(RedbStore::open(directory, role, master)?);
+        let anchored = store.anchored()?;
+        let anchor = Arc::clone(&store);
+        let audit = AuditLog::open(&directory.join(AUDIT_LOG), anchored, move |head| anchor.anchor(head))?;
+        Ok(Arc::new(Self {
+            role,
+            identity,
+            peer,
+            gate: gate::Gate::new(initiators),
+            pool: CryptoPool::new(limits.crypto_threads, limits.crypto_queue),
+            sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
+            limits,
+            store,
+            audit,
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// Answers one authentic call.
+    pub async fn handle(&self, caller: Caller, call: Call) -> NodeReply {
+        let answer = self.dispatch(caller, call).await;
+        answer.unwrap_or_else(|Refusal { code, message }| NodeReply::Refused { code, message })
+    }
+
+    async fn dispatch(&self, caller: Caller, call: Call) -> Answer {
+        if call.version != NODE_VERSION {
+            return Err(ErrorCode::UnsupportedVersion.into());
+        }
+        // A request that waited out a disconnection has nobody left who waits for it.
+        if call.deadline <= now_ms() {
+            return Err(Refusal::new(ErrorCode::NodeUnavailable, "the call arrived after its deadline"));
+        }
+        let opens = matches!(
+            call.request,
+            NodeRequest::SignOpen(_) | NodeRequest::FrostSign { .. } | NodeRequest::GenerateOpen { .. }
+        );
+        if opens && self.draining.load(Ordering::Acquire) {
+            return Err(Refusal::new(ErrorCode::NodeUnavailable, "the node is shutting down"));
+        }
+        match call.request {
+            NodeRequest::SignOpen(open) => self.sign_open(caller, open).await,
+            NodeRequest::SignRound2 { session, m2 } => self.sign_round2(caller, session, m2).await,
+            NodeRequest::FrostSign { open, commitments } => self.frost_sign(caller, open, commitments.0).await,
+            NodeRequest::SignClose { session, outcome } => self.sign_close(caller, session, outcome).await,
+            NodeRequest::GenerateOpen { job, contribution, blinded_password } => {
+                self.generate_open(caller, &job, contribution, blinded_password).await
+            }
+            NodeRequest::GenerateRound { session, round, payload } => {
+                self.generate_round(caller, session, round, payload).await
+            }
+            NodeRequest::GeneratePrepare { session } => self.generate_prepare(caller, session).await,
+            NodeRequest::Commit { key_id, transcript, evidence } => self.commit(key_id, transcript, evidence.0).await,
+            NodeRequest::Discard { key_id, transcript, evidence } => {
+                self.discard(key_id, transcript, evidence.map(|evidence| evidence.0)).await
+            }
+            NodeRequest::KeyInfo { job } => self.key_info(&job),
+        }
+    }
+
+    /// Refuses new sessions from now on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Sessions that a drain waits for: all but those that only await the worker's report.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.sessions.count(|stage| match stage {
+            Stage::Sign(stage) => stage.is_unfinished(),
+            Stage::Generate(stage) => stage.is_unfinished(),
+        })
+    }
+
+    /// Forgets what is over: sessions at once, ledger entries where `ledger` is set.
+    pub async fn tidy(&self, ledger: bool) {
+        self.sessions.sweep();
+        if ledger && let Err(error) = self.store.prune(now_ms()).await {
+            tracing::warn!(%error, "the ledger was not pruned");
+        }
+    }
+
+    /// Writes a start or stop into the audit log, durably.
+    ///
+    /// # Errors
+    /// The log cannot be written; then the node must not serve.
+    pub async fn mark(&self, decision: &str) -> Result<(), audit::AuditError> {
+        self.audit.append(Event { decision: decision.to_owned(), ..self.event("node") }).await
+    }
+
+    fn event(&self, op: &str) -> Event {
+        Event {
+            time: now_ms(),
+            op: op.to_owned(),
+            initiator: None,
+            job_id: None,
+            key_id: None,
+            digest: None,
+            decision: String::new(),
+            reason: None,
+        }
+    }
+
+    /// An audit entry about a session.
+    fn about(&self, op: &str, about: &About, decision: &str, reason: Option<&str>) -> Event {
+        Event {
+            initiator: Some(about.initiator.clone()),
+            job_id: Some(about.job_id.clone()),
+            key_id: Some(about.key_id.to_string()),
+            digest: Some(data_encoding::HEXLOWER.encode(&about.job_digest)),
+            decision: decision.to_owned(),
+            reason: reason.map(str::to_owned),
+            ..self.event(op)
+        }
+    }
+
+    /// Notes the refusal of an authentic job, and hands it on.
+    fn refuse(&self, job: &Job, refusal: Refusal) -> Refusal {
+        let about = about_job(job, [0; 32]);
+        self.audit.note(self.about(job.op().as_str(), &about, "refused", Some(refusal.code.as_str())));
+        refusal
+    }
+
+    /// The secrets of an attempt. Blocking: call on the pool.
+    fn material(store: &dyn Store, key_id: crate::wire::KeyId, transcript: [u8; 32]) -> Result<Material, Refusal> {
+        let bytes = store.material(key_id, transcript)?;
+        Material::from_bytes(&bytes).ok_or_else(|| Refusal::internal("a stored share does not parse"))
+    }
+}
+
+fn about_job(job: &Job, channel: [u8; 32]) -> About {
+    About {
+        channel,
+        key_id: job.key_id,
+        job_digest: job.digest,
+        expires_at: job.expires_at,
+        initiator: job.initiator.to_string(),
+        job_id: job.job_id.to_string(),
+    }
+}
+
+fn session_id() -> SessionId {
+    let mut id = [0; 16];
+    OsRng.fill_bytes(&mut id);
+    id
+}
+
+/// What a worker hears of a protocol error that does not lock.
+fn aborted(abort: Abort) -> Refusal {
+    let code = match abort {
+        Abort::Bug(_) => ErrorCode::Internal,
+        Abort::InvalidInput(_) | Abort::Peer { .. } => ErrorCode::ProtocolAbort,
+    };
+    Refusal::new(code, abort.to_string())
+}
+
+const fn curve_id(curve: crate::wire::Curve) -> CurveId {
+    match curve {
+        crate::wire::Curve::Secp256k1 => CurveId::Secp256k1,
+        crate::wire::Curve::Ed25519 => CurveId::Ed25519,
+    }
+}

@@ -221,7 +221,7 @@ pub trait Store: Send + Sync + 'static {
     /// Stages an attempt with its secret bytes.
     ///
     /// # Errors
-    /// `JOB_ID_REUSED` if the key is committed already; `OVERLOADED` with 64 attempts prepared.
+    /// `JOB_ID_REUSED` if the key is committed already or the attempt was discarded; `OVERLOADED` with 64 attempts prepared.
     fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>) -> Written<()>;
 
     /// Makes a prepared attempt the key, and destroys the key's other attempts. Again for the same attempt is fine.
@@ -230,11 +230,11 @@ pub trait Store: Send + Sync + 'static {
     /// `UNKNOWN_KEY` if there is no such attempt.
     fn commit(&self, id: KeyId, transcript: [u8; 32]) -> Written<Attempt>;
 
-    /// Destroys a prepared attempt and returns what it was.
+    /// Destroys a prepared attempt, or keeps one that is not there from being prepared later.
     ///
     /// # Errors
-    /// `UNKNOWN_KEY` if there is no such attempt, `JOB_ID_REUSED` if it is committed.
-    fn discard(&self, id: KeyId, transcript: [u8; 32]) -> Written<Attempt>;
+    /// `JOB_ID_REUSED` if it is committed.
+    fn discard(&self, id: KeyId, transcript: [u8; 32]) -> Written<()>;
 
     /// Locks a key for good. `kept` replaces its secret bytes (the share without OT state) under a new data key, and the old
     /// data key is destroyed.

@@ -1,6 +1,6 @@
 //! Opening a data directory: database and slot file belong together, to this node, and to this master key.
 
-use super::rows::{self, ATTEMPTS, BURNED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, RECORDS};
+use super::rows::{self, ATTEMPTS, BURNED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, RECORDS};
 use super::seal;
 use super::slots::SlotFile;
 use super::{RedbStore, StoreError};
@@ -77,6 +77,7 @@ fn initialise(
         tx.open_table(KEYS)?;
         tx.open_table(ATTEMPTS)?;
         tx.open_table(RECORDS)?;
+        tx.open_table(DISCARDED)?;
         tx.open_table(JOBS)?;
         tx.open_table(JOBS_BY_EXPIRY)?;
         tx.open_table(GUESSES)?;

@@ -2,8 +2,8 @@
 
 use super::open::{HeadCell, read_head};
 use super::rows::{
-    self, ATTEMPTS, AttemptRow, BURNED, GUESSES, GuessRow, JOBS, JOBS_BY_EXPIRY, JobRow, KEYS, KeyRow, RECORDS,
-    attempt_key,
+    self, ATTEMPTS, AttemptRow, BURNED, DISCARDED, GUESSES, GuessRow, JOBS, JOBS_BY_EXPIRY, JobRow, KEYS, KeyRow,
+    RECORDS, attempt_key,
 };
 use super::seal::{self, Binding};
 use super::slots::{SlotFile, SlotReader};
@@ -202,6 +202,10 @@ impl Store for RedbStore {
             if key_row(batch, attempt.key_id)?.is_some() {
                 return refused(ErrorCode::JobIdReused);
             }
+            let key = attempt_key(attempt.key_id, attempt.transcript);
+            if batch.tx.open_table(DISCARDED)?.get(&key)?.is_some() {
+                return refused(ErrorCode::JobIdReused);
+            }
             let prepared = attempts_of(&batch.tx.open_table(ATTEMPTS)?, attempt.key_id)?;
             if prepared.iter().any(|row| row.attempt.transcript == attempt.transcript) {
                 return Ok(());
@@ -230,16 +234,17 @@ impl Store for RedbStore {
         })
     }
 
-    fn discard(&self, id: KeyId, transcript: [u8; 32]) -> Written<Attempt> {
+    fn discard(&self, id: KeyId, transcript: [u8; 32]) -> Written<()> {
         self.writer.submit(move |batch| {
             if key_row(batch, id)?.is_some_and(|key| key.transcript == transcript) {
                 return refused(ErrorCode::JobIdReused);
             }
             let key = attempt_key(id, transcript);
-            let row = attempt_row(batch, &key)?.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?;
-            let attempt = row.attempt.clone();
-            destroy(batch, &key, row, false)?;
-            Ok(attempt)
+            batch.tx.open_table(DISCARDED)?.insert(&key, ())?;
+            match attempt_row(batch, &key)? {
+                Some(row) => destroy(batch, &key, row, false),
+                None => Ok(()),
+            }
         })
     }
 
@@ -293,7 +298,9 @@ impl Store for RedbStore {
             }
             let mut burned = batch.tx.open_table(BURNED)?;
             let mut end = [0; 24];
-            end.first_chunk_mut::<8>().map(|time| *time = cutoff);
+            if let Some(time) = end.first_chunk_mut::<8>() {
+                *time = cutoff;
+            }
             let over = burned.range::<&[u8; 24]>(..&end)?.take(PRUNE);
             let over: Vec<[u8; 24]> = over.map(|entry| Ok(*entry?.0.value())).collect::<Result<_, StoreError>>()?;
             for key in over {

@@ -13,6 +13,8 @@ pub const KEYS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("ke
 pub const ATTEMPTS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new("attempts");
 /// Key id ‖ transcript -> nonce ‖ encrypted share ‖ tag.
 pub const RECORDS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new("records");
+/// Key id ‖ transcript of attempts that are void.
+pub const DISCARDED: TableDefinition<'_, &[u8; 48], ()> = TableDefinition::new("discarded");
 /// Initiator ‖ job id -> [`JobRow`].
 pub const JOBS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("jobs");
 /// Expiry in milliseconds ‖ key of the job: what to forget first.

@@ -1,0 +1,53 @@
+//! The secret bytes of an attempt: what the store encrypts.
+
+use crate::vault::OprfKey;
+use std::sync::Arc;
+use trefoil_protocol::KeyShare;
+use zeroize::Zeroizing;
+
+/// Version of the encoding.
+const VERSION: u8 = 1;
+
+/// One node's secrets of one key.
+pub struct Material {
+    /// The key share.
+    pub share: Arc<KeyShare>,
+    /// Node 1 only: the key's OPRF key.
+    pub oprf: Option<OprfKey>,
+}
+
+impl Material {
+    /// Version 1 ‖ has OPRF key 1 ‖ OPRF key 32 (zeros without) ‖ share.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        self.encode(&self.share.to_bytes())
+    }
+
+    /// The same without OT state: what a locked key keeps. [`Material::from_bytes`] refuses it where the key had some.
+    #[must_use]
+    pub fn to_bytes_without_ot(&self) -> Zeroizing<Vec<u8>> {
+        self.encode(&self.share.to_bytes_without_ot())
+    }
+
+    fn encode(&self, share: &[u8]) -> Zeroizing<Vec<u8>> {
+        let oprf = self.oprf.as_ref().map(OprfKey::to_bytes);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(2 + 32 + share.len()));
+        bytes.extend_from_slice(&[VERSION, u8::from(oprf.is_some())]);
+        bytes.extend_from_slice(oprf.as_deref().unwrap_or(&[0; 32]));
+        bytes.extend_from_slice(share);
+        bytes
+    }
+
+    /// Reads what [`Material::to_bytes`] wrote; the share is checked again.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let ([VERSION, has_oprf], rest) = bytes.split_first_chunk::<2>()? else { return None };
+        let (oprf, share) = rest.split_first_chunk::<32>()?;
+        let oprf = match has_oprf {
+            0 => None,
+            1 => Some(OprfKey::from_bytes(oprf)?),
+            _ => return None,
+        };
+        Some(Self { share: Arc::new(KeyShare::from_bytes(share).ok()?), oprf })
+    }
+}

@@ -1,0 +1,196 @@
+//! The node on NATS: a service with two endpoints, one for handshakes, shared by all instances, and one for this instance.
+
+use super::{Caller, Node, NodeKeys};
+use crate::channel::{Incoming, Reject, Responder};
+use crate::clock::now_ms;
+use crate::config::NodeConfig;
+use crate::wire::ErrorCode;
+use crate::wire::node::{Call, NODE_VERSION, NodeReply};
+use crate::wire::subject;
+use async_nats::service::endpoint::Endpoint;
+use async_nats::service::{Request, Service, ServiceExt};
+use futures::StreamExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+/// Requests worked on at once: beyond it they wait in the subscription.
+const MAX_REQUESTS: usize = 4_096;
+/// How often sessions are swept.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Sweeps per pruning of the ledger.
+const PRUNE_EVERY: u32 = 60;
+
+/// A node that serves.
+pub struct NodeServer {
+    node: Arc<Node>,
+    client: async_nats::Client,
+    service: Service,
+    tasks: JoinSet<()>,
+    running: Arc<Semaphore>,
+    drain: Duration,
+}
+
+/// Runs a node until `stop` completes, then drains it.
+///
+/// # Errors
+/// Whatever keeps it from starting, or from saying in its audit log that it did.
+pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let server = NodeServer::start(config).await?;
+    stop.await;
+    server.drain().await
+}
+
+impl NodeServer {
+    /// Opens the data directory, connects and serves.
+    ///
+    /// # Errors
+    /// See [`Node::open`] and [`crate::config::NatsConfig::connect`].
+    pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        let NodeConfig {
+            role,
+            nats,
+            data_dir,
+            master_key,
+            identity,
+            noise_key,
+            peer_identity,
+            workers,
+            initiators,
+            limits,
+        } = config;
+        let (max_channels, drain) = (limits.max_channels, limits.drain);
+        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key };
+        let node = Node::open(&data_dir, keys, initiators, limits)?;
+        node.mark("started").await?;
+
+        let name = role.to_string();
+        let client = nats.connect(&format!("trefoil-{name}")).await?;
+        let instance = instance_id()?;
+        let responder = Arc::new(Responder::new(role, noise_key, &workers, instance.clone(), max_channels));
+        let failed = |error: async_nats::Error| anyhow::anyhow!("NATS service: {error}");
+        let service = client
+            .service_builder()
+            .description("Trefoil key share node; calls are encrypted to it by pinned keys")
+            .start(format!("trefoil-{name}"), env!("CARGO_PKG_VERSION"))
+            .await
+            .map_err(failed)?;
+        let endpoint = |name: &str| service.endpoint_builder().name(name);
+        let handshakes = endpoint("handshake").add(subject::node_handshake(&name)).await.map_err(failed)?;
+        let calls = endpoint("call").add(subject::node_instance(&name, &instance)).await.map_err(failed)?;
+        client.flush().await?;
+
+        let running = Arc::new(Semaphore::new(MAX_REQUESTS));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve_handshakes(handshakes, Arc::clone(&responder)));
+        tasks.spawn(serve_calls(calls, responder, Arc::clone(&node), Arc::clone(&running)));
+        tasks.spawn(tidy(Arc::clone(&node)));
+        tracing::info!(node = %name, %instance, "serving");
+        Ok(Self { node, client, service, tasks, running, drain })
+    }
+
+    /// Takes no new sessions, lets the open ones finish within the grace time, answers what is under way, and stops.
+    ///
+    /// # Errors
+    /// The audit log or the connection failed at the end.
+    pub async fn drain(mut self) -> anyhow::Result<()> {
+        tracing::info!("draining");
+        self.node.start_draining();
+        let end = Instant::now() + self.drain;
+        while self.node.unfinished() > 0 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let left = self.node.unfinished();
+        if left > 0 {
+            tracing::warn!(left, "sessions were cut off at the end of the grace time");
+        }
+        self.service.stop().await.map_err(|error| anyhow::anyhow!("NATS service: {error}"))?;
+        // All permits back means that every request has its answer.
+        let answered = self.running.acquire_many(MAX_REQUESTS as u32);
+        let _ = tokio::time::timeout(Duration::from_secs(5), answered).await;
+        self.tasks.shutdown().await;
+        self.client.flush().await?;
+        self.node.mark("stopped").await?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// 16 random bytes as hex: names this process in its subject.
+fn instance_id() -> anyhow::Result<String> {
+    let mut id = [0u8; 16];
+    getrandom::fill(&mut id)?;
+    Ok(data_encoding::HEXLOWER.encode(&id))
+}
+
+async fn tidy(node: Arc<Node>) {
+    let mut clock = tokio::time::interval(SWEEP);
+    let mut ticks = 0_u32;
+    loop {
+        clock.tick().await;
+        ticks = ticks.wrapping_add(1);
+        node.tidy(ticks.is_multiple_of(PRUNE_EVERY)).await;
+    }
+}
+
+async fn serve_handshakes(mut endpoint: Endpoint, responder: Arc<Responder>) {
+    while let Some(request) = endpoint.next().await {
+        let answer = responder.handshake(&request.message.payload, now_ms()).unwrap_or_else(|reject| {
+            tracing::warn!(?reject, "handshake refused");
+            reject.reply()
+        });
+        respond(&request, answer).await;
+    }
+}
+
+async fn serve_calls(mut endpoint: Endpoint, responder: Arc<Responder>, node: Arc<Node>, running: Arc<Semaphore>) {
+    while let Some(request) = endpoint.next().await {
+        let Ok(permit) = Arc::clone(&running).acquire_owned().await else { return };
+        let (responder, node) = (Arc::clone(&responder), Arc::clone(&node));
+        tokio::spawn(async move {
+            match responder.open(&request.message.payload) {
+                Ok(incoming) => {
+                    if let Some(answer) = serve_call(&node, incoming).await {
+                        respond(&request, answer).await;
+                    }
+                }
+                // A replayed request was answered the first time; a second answer would only reach whoever replayed it.
+                Err(Reject::Replayed) => tracing::debug!("replayed request dropped"),
+                Err(reject) => {
+                    tracing::debug!(?reject, "request refused");
+                    respond(&request, reject.reply()).await;
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn serve_call(node: &Node, incoming: Incoming) -> Option<Vec<u8>> {
+    let Incoming { channel_hash, payload, reply: sealer, .. } = incoming;
+    let reply = match postcard::from_bytes::<Call>(&payload) {
+        Ok(call) => node.handle(Caller { channel: channel_hash }, call).await,
+        Err(_) => NodeReply::Refused { code: ErrorCode::ProtocolAbort, message: "not a call".into() },
+    };
+    drop(payload);
+    let mut bytes = Zeroizing::new(vec![NODE_VERSION]);
+    match postcard::to_allocvec(&reply).map(Zeroizing::new) {
+        Ok(body) => bytes.extend_from_slice(&body),
+        Err(error) => {
+            tracing::error!(%error, "a reply does not serialise");
+            return None;
+        }
+    }
+    sealer.seal(&bytes).inspect_err(|error| tracing::error!(%error, "a reply was not sealed")).ok()
+}
+
+async fn respond(request: &Request, answer: Vec<u8>) {
+    if request.message.reply.is_none() {
+        return;
+    }
+    if let Err(error) = request.respond(Ok(answer.into())).await {
+        tracing::warn!(%error, "an answer was not sent");
+    }
+}

@@ -1,0 +1,264 @@
+//! Signing at node 1: ECDSA in two requests, FROST in one, and the worker's report.
+
+use super::gate::{self, Found};
+use super::material::Material;
+use super::sessions::Busy;
+use super::store::{Attempt, BurnedSession, GuessLimits, GuessOutcome};
+use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, session_id};
+use crate::clock::now_ms;
+use crate::wire::node::{NodeReply, SessionId, SignOpen, SignOutcome};
+use crate::wire::{Curve, ErrorCode, Fixed, Job, Op, Payload, SignInput};
+use ed25519_dalek::{Signature as EdSignature, VerifyingKey};
+use rand_core::OsRng;
+use std::sync::Arc;
+use trefoil_protocol::derive::DerivationPath;
+use trefoil_protocol::ecdsa::node1::{Node1, Sent};
+use trefoil_protocol::ecdsa::{M2_LEN, Request, Signature};
+use trefoil_protocol::frost;
+use trefoil_protocol::{Abort, Party};
+
+/// What a signing session has reached.
+pub enum SignStage {
+    /// m1 is out.
+    Opened { node1: Box<Node1>, material: Arc<Material> },
+    /// m3 is out.
+    Released(Sent),
+    /// Node 1's FROST share is out.
+    FrostReleased { public_key: Vec<u8>, message: Vec<u8> },
+}
+
+impl SignStage {
+    pub const fn is_unfinished(&self) -> bool {
+        matches!(self, Self::Opened { .. })
+    }
+}
+
+/// A sign job that passed every harmless check and holds its key's slot.
+struct Admitted {
+    job: Job,
+    input: SignInput,
+    attempt: Attempt,
+    material: Arc<Material>,
+    busy: Busy<Stage>,
+}
+
+/// Either the job goes on, or the key must be committed first.
+enum Entry {
+    Admitted(Box<Admitted>),
+    NotCommitted(NodeReply),
+}
+
+impl Node {
+    /// Every check of a sign job that changes nothing, in the order: signature, permission, times, ledger, key, share.
+    async fn sign_entry(&self, caller: Caller, open: &SignOpen, curve: Curve) -> Result<Entry, Refusal> {
+        if self.role != Party::Node1 {
+            return Err(Refusal::new(ErrorCode::UnsupportedOperation, "node 2 does not sign"));
+        }
+        let job = self.gate.admit(&open.job, Op::Sign, now_ms());
+        let job = job.map_err(|(job, refusal)| match job {
+            Some(job) => self.refuse(&job, refusal),
+            None => refusal,
+        })?;
+        let refused = |refusal: Refusal| self.refuse(&job, refusal);
+        let Payload::Sign { input, .. } = job.payload.clone() else {
+            return Err(ErrorCode::MalformedJob.into());
+        };
+        self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
+        let key = match gate::find_key(self.store.as_ref(), &job).map_err(refused)? {
+            Found::Committed(key) => key,
+            Found::Prepared(result_subject) => {
+                return Ok(Entry::NotCommitted(NodeReply::NotCommitted { result_subject }));
+            }
+        };
+        key.state.usable().map_err(|code| refused(code.into()))?;
+        let attempt = key.attempt;
+        if attempt.curve != input.curve() || attempt.curve != curve {
+            return Err(refused(ErrorCode::CurveMismatch.into()));
+        }
+        if open.epoch != attempt.epoch || open.transcript != attempt.transcript {
+            return Err(refused(ErrorCode::StaleShare.into()));
+        }
+        let about = about_job(&job, caller.channel);
+        let busy = self.sessions.begin(session_id(), about, Some(open.lease_token))?;
+        let (store, key_id, transcript) = (Arc::clone(&self.store), attempt.key_id, attempt.transcript);
+        let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
+        if open.ot_id != material.share.ot_id() {
+            return Err(refused(ErrorCode::StaleShare.into()));
+        }
+        Ok(Entry::Admitted(Box::new(Admitted { job, input, attempt, material: Arc::new(material), busy })))
+    }
+
+    /// Charges the password attempt; nothing leaves before this is durable.
+    async fn charge(&self, job: &Job) -> Result<(), Refusal> {
+        let limits = GuessLimits { attempts: self.limits.password_attempts, lockout: self.limits.password_lockout };
+        let charged = self.store.charge(gate::ledger_entry(job), job.key_id, limits, now_ms()).await;
+        charged.map_err(|error| self.refuse(job, error.into()))
+    }
+
+    pub(super) async fn sign_open(&self, caller: Caller, open: SignOpen) -> Answer {
+        let admitted = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
+            Entry::Admitted(admitted) => *admitted,
+            Entry::NotCommitted(reply) => return Ok(reply),
+        };
+        let Admitted { job, input, material, busy, .. } = admitted;
+        let SignInput::Secp256k1 { digest, path } = input else { return Err(ErrorCode::CurveMismatch.into()) };
+        let path = DerivationPath::parse(path.as_deref().unwrap_or("m")).map_err(|_| ErrorCode::InvalidPath)?;
+        let request = Request { channel_hash: caller.channel, job_digest: job.digest, digest, path };
+        let (step_material, blinded) = (Arc::clone(&material), open.blinded_password);
+        let step = self.pool.run(move || {
+            let evaluation = evaluate(&step_material, &blinded)?;
+            let share = Arc::clone(&step_material.share);
+            let (node1, m1) = Node1::open(share, request, &open.contribution, &mut OsRng).map_err(aborted)?;
+            Ok::<_, Refusal>((node1, m1, evaluation))
+        });
+        // Computing beside the write hides its latency; what was computed is dropped unless the charge is durable.
+        let (charged, opened) = tokio::join!(self.charge(&job), step);
+        charged?;
+        let (node1, m1, evaluation) = opened??;
+        self.audit.note(self.about("sign", busy.about(), "opened", None));
+        let session = busy.id();
+        busy.park(Stage::Sign(SignStage::Opened { node1: Box::new(node1), material }));
+        Ok(NodeReply::SignOpened { session, m1, evaluation })
+    }
+
+    pub(super) async fn sign_round2(&self, caller: Caller, session: SessionId, m2: Vec<u8>) -> Answer {
+        let wanted = |stage: &Stage| match stage {
+            // Bytes that do not even name the session cannot end it.
+            Stage::Sign(SignStage::Opened { node1, .. }) if m2.len() == M2_LEN && node1.owns(&m2) => Ok(()),
+            _ => Err(Refusal::new(ErrorCode::ProtocolAbort, "m2 does not belong to this session")),
+        };
+        let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
+        let Stage::Sign(SignStage::Opened { node1, material }) = stage else {
+            return Err(Refusal::internal("a session changed while it was taken"));
+        };
+        let about = Arc::clone(busy.about());
+        if about.expires_at <= now_ms() {
+            return Err(ErrorCode::JobExpired.into());
+        }
+        let burn = match self.pool.run(move || node1.advance(&m2, &mut OsRng)).await? {
+            Ok(burn) => burn,
+            Err(abort) if abort.is_ban() => {
+                self.lock(&busy, &material, abort.check()).await?;
+                return Err(Refusal::new(ErrorCode::ProtocolAbort, format!("{abort}")));
+            }
+            Err(abort) => {
+                self.audit.note(self.about("sign", &about, "refused", Some(abort.check())));
+                return Err(aborted(abort));
+            }
+        };
+        // Burned and logged, both durably, before m3 exists.
+        let burned = BurnedSession { session, key_id: about.key_id, job_digest: about.job_digest, time: now_ms() };
+        let (burned, logged) =
+            tokio::join!(self.store.burn(burned), self.audit.append(self.about("sign", &about, "released", None)));
+        logged?;
+        if let Err(error) = burned {
+            self.audit.note(self.about("sign", &about, "withdrawn", Some("the session was not burned")));
+            return Err(error.into());
+        }
+        let (m3, sent) = self.pool.run(move || burn.release()).await?.map_err(aborted)?;
+        busy.free_slot();
+        busy.park(Stage::Sign(SignStage::Released(sent)));
+        Ok(NodeReply::SignRound3 { m3 })
+    }
+
+    pub(super) async fn frost_sign(&self, caller: Caller, open: SignOpen, commitments: [u8; 64]) -> Answer {
+        let admitted = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
+            Entry::Admitted(admitted) => *admitted,
+            Entry::NotCommitted(reply) => return Ok(reply),
+        };
+        let Admitted { job, input, attempt, material, busy } = admitted;
+        let SignInput::Ed25519 { message } = input else { return Err(ErrorCode::CurveMismatch.into()) };
+        let (to_sign, blinded) = (message.clone(), open.blinded_password);
+        let step = self.pool.run(move || {
+            let evaluation = evaluate(&material, &blinded)?;
+            let signed = frost::node_sign(&material.share, &to_sign, &commitments, &mut OsRng).map_err(aborted)?;
+            Ok::<_, Refusal>((signed, evaluation))
+        });
+        let (charged, signed) = tokio::join!(self.charge(&job), step);
+        charged?;
+        let ((commitments, share), evaluation) = signed??;
+        // The nonces are gone already; the entry is durable before the share leaves.
+        self.audit.append(self.about("sign", busy.about(), "released", None)).await?;
+        let session = busy.id();
+        busy.free_slot();
+        busy.park(Stage::Sign(SignStage::FrostReleased { public_key: attempt.public_key, message }));
+        Ok(NodeReply::FrostSigned { session, commitments: Fixed(commitments), share, evaluation })
+    }
+
+    pub(super) async fn sign_close(&self, caller: Caller, session: SessionId, outcome: SignOutcome) -> Answer {
+        let wanted = |stage: &Stage| match stage {
+            Stage::Sign(_) => Ok(()),
+            Stage::Generate(_) => Err(Refusal::new(ErrorCode::ProtocolAbort, "not a signing session")),
+        };
+        let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
+        let Stage::Sign(stage) = stage else { return Err(ErrorCode::Internal.into()) };
+        let about = Arc::clone(busy.about());
+        match outcome {
+            SignOutcome::Signature(Fixed(signature)) => {
+                let frost = matches!(stage, SignStage::FrostReleased { .. });
+                let valid = self.pool.run(move || verifies(&stage, &signature)).await?;
+                // For ECDSA the valid m2 gave the attempt back already.
+                if valid && frost {
+                    self.store.settle(about.key_id, GuessOutcome::Right, now_ms()).await?;
+                }
+                let reason = if valid { None } else { Some("signature_invalid") };
+                self.audit.note(self.about("close", &about, "closed", reason));
+            }
+            SignOutcome::Abort { check, ban: true } => {
+                // The worker's own check failed. Its word is enough: it is authentic, inside a session of a signed job, and a
+                // worker that lies about it could as well have locked the key by its messages.
+                let key = self.store.key(about.key_id)?.ok_or(ErrorCode::UnknownKey)?;
+                let (store, key_id, transcript) = (Arc::clone(&self.store), about.key_id, key.attempt.transcript);
+                key.state.usable()?;
+                let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
+                self.lock(&busy, &material, &shown(&check)).await?;
+            }
+            SignOutcome::Abort { check, ban: false } => {
+                if check.eq_ignore_ascii_case(ErrorCode::WrongPassword.as_str()) {
+                    self.store.settle(about.key_id, GuessOutcome::Wrong, now_ms()).await?;
+                }
+                self.audit.note(self.about("close", &about, "closed", Some(&shown(&check))));
+            }
+        }
+        drop(busy);
+        Ok(NodeReply::Closed)
+    }
+
+    /// Locks a key for good: durably, OT state erased, other sessions ended, logged; only then may anybody be answered. The
+    /// caller holds the busy session, and with it the key's slot, until then.
+    async fn lock(&self, busy: &Busy<Stage>, material: &Material, check: &str) -> Result<(), Refusal> {
+        let about = busy.about();
+        tracing::error!(key = %about.key_id, check, "a check failed: the key is locked");
+        self.sessions.block(about.key_id);
+        self.store.lock(about.key_id, material.to_bytes_without_ot()).await?;
+        self.audit.append(self.about("sign", about, "locked", Some(check))).await?;
+        Ok(())
+    }
+}
+
+fn evaluate(material: &Material, blinded: &[u8; 32]) -> Result<[u8; 32], Refusal> {
+    let key = material.oprf.as_ref().ok_or_else(|| Refusal::internal("the key has no OPRF key"))?;
+    let refused = || aborted(Abort::peer(Party::Client, "oprf_element"));
+    key.evaluate(blinded).ok_or_else(refused)
+}
+
+/// A worker's text, cut and cleaned for the log.
+fn shown(check: &str) -> String {
+    check.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect()
+}
+
+fn verifies(stage: &SignStage, signature: &[u8; 64]) -> bool {
+    match stage {
+        SignStage::Opened { .. } => false,
+        // The recovery id is not reported; it has four values, of which two are practically impossible.
+        SignStage::Released(sent) => {
+            (0..4).any(|recovery_id| sent.accepts(&Signature { bytes: *signature, recovery_id }))
+        }
+        SignStage::FrostReleased { public_key, message } => public_key
+            .as_slice()
+            .try_into()
+            .ok()
+            .and_then(|key| VerifyingKey::from_bytes(key).ok())
+            .is_some_and(|key| key.verify_strict(message, &EdSignature::from_bytes(signature)).is_ok()),
+    }
+}
