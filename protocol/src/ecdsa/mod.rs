@@ -19,7 +19,6 @@ pub use session::Request;
 
 use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
-use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use k256::ecdsa::{RecoveryId, Signature as K256Signature, VerifyingKey};
 use k256::elliptic_curve::ops::Reduce;
 use k256::{FieldBytes, ProjectivePoint, Scalar};
@@ -47,10 +46,11 @@ impl Signature {
         if signature.normalize_s() != signature {
             return Err(Abort::InvalidInput("the signature has a high s"));
         }
-        key.verify_prehash(digest, &signature).map_err(|_| REFUSED)?;
+        // Recovery solves s·R = m·G + r·Q for Q with the R that r and the recovery id name: that it gives this key is the
+        // verification equation itself, and says of the id what the equation alone cannot.
         match VerifyingKey::recover_from_prehash(digest, &signature, recovery_id) {
             Ok(recovered) if recovered == key => Ok(()),
-            _ => Err(Abort::InvalidInput("the recovery id recovers another key")),
+            _ => Err(Abort::InvalidInput("the signature does not verify, or the recovery id is wrong")),
         }
     }
 }

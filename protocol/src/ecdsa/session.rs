@@ -7,6 +7,7 @@ use crate::party::Party;
 use crate::rng::SessionRng;
 use crate::share::KeyShare;
 use crate::transcript::{Tag, hash};
+use k256::elliptic_curve::group::Group as _;
 use k256::{ProjectivePoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use std::sync::Arc;
@@ -63,19 +64,20 @@ impl Session {
 
     /// The party's additive share of the signing key: λ·x, and δ on top at node 1 only.
     pub(super) fn signing_share(&self, own: Party) -> Result<Zeroizing<Scalar>> {
-        let lambda = Secp256k1::lagrange(own, peer(own))?;
-        let weighted = Zeroizing::new(lambda * *self.share.as_secp256k1()?.secret());
+        let secret = self.share.as_secp256k1()?.secret();
+        let weighted = Zeroizing::new(Secp256k1::lagrange(own, peer(own))? * *secret);
         Ok(Zeroizing::new(if own == Party::Node1 { *weighted + self.derived.tweak } else { *weighted }))
     }
 
     /// The public counterpart of the peer's additive share: computed, never taken from a message.
     pub(super) fn peer_key(&self, own: Party) -> Result<ProjectivePoint> {
         let them = peer(own);
-        let weighted = *self.share.as_secp256k1()?.verifying_share(them) * Secp256k1::lagrange(them, own)?;
-        Ok(if them == Party::Node1 {
-            weighted + ProjectivePoint::mul_by_generator(&self.derived.tweak)
-        } else {
-            weighted
+        let share = self.share.as_secp256k1()?.verifying_share(them);
+        // λ is 2 for the client and -1 for node 1 (points 1 and 2): no multiplication needed.
+        Ok(match them {
+            Party::Node1 if self.request.path.steps().is_empty() => -*share,
+            Party::Node1 => ProjectivePoint::mul_by_generator(&self.derived.tweak) - share,
+            Party::Client | Party::Node2 => share.double(),
         })
     }
 
