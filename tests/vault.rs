@@ -328,6 +328,32 @@ async fn the_pool_keeps_its_budget_and_answers_everyone() {
     pool.stretch(password(b"pw"), largest, [0; 16]).await.map(|_| ()).unwrap();
 }
 
+/// Does not compile if the type has the trait: then both implementations of `Ambiguous` apply.
+macro_rules! lacks {
+    ($type:ty: $($trait:path),*) => {$({
+        trait Ambiguous<Marker> {
+            fn check() {}
+        }
+        impl<T: ?Sized> Ambiguous<()> for T {}
+        struct HasTrait;
+        impl<T: ?Sized + $trait> Ambiguous<HasTrait> for T {}
+        <$type as Ambiguous<_>>::check();
+    })*};
+}
+
+#[test]
+fn secrets_cannot_be_printed_copied_or_serialised() {
+    use std::fmt::{Debug, Display};
+    lacks!(Password: Debug, Display, Clone, PartialEq, Serialize);
+    lacks!(trefoil::vault::Stretched: Debug, Display, Clone, PartialEq, Serialize);
+    lacks!(trefoil::vault::Blinded: Debug, Display, Clone, PartialEq, Serialize);
+    lacks!(trefoil::vault::Begun: Debug, Display, Clone, PartialEq, Serialize);
+    lacks!(OprfKey: Debug, Display, Clone, PartialEq, Serialize);
+    lacks!(trefoil::seal::Secrets: Debug, Display, Clone, PartialEq, Serialize);
+    lacks!(trefoil::seal::SecretsBody: Debug, Display, Clone, PartialEq);
+    lacks!(trefoil::seal::WorkerKeys: Debug, Display, Clone, PartialEq, Serialize);
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fixture {

@@ -49,3 +49,37 @@ impl KdfPool {
         work.await.map_err(|_| VaultError::Bug("the KDF thread ended"))?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::time::Duration;
+    use zeroize::Zeroizing;
+
+    #[tokio::test]
+    async fn memory_in_use_stays_within_the_budget() {
+        let budget = *KdfParams::MEMORY_KIB.end() as usize;
+        let pool = KdfPool::new(0, 4);
+        let start = |memory_kib, passes| {
+            let pool = pool.clone();
+            let password = Password::new(Zeroizing::new(b"pw".to_vec())).unwrap();
+            let params = KdfParams::Argon2id { memory_kib, passes };
+            tokio::spawn(async move { pool.stretch(password, params, [0; 16]).await.map(|_| ()) })
+        };
+        let large = start(200_000, 10);
+        while pool.memory_kib.available_permits() == budget {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(pool.memory_kib.available_permits(), budget - 200_000);
+        let waiting = start(100_000, 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!large.is_finished() && !waiting.is_finished());
+        // Nobody listens any more, but the thread still uses its memory.
+        large.abort();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(pool.memory_kib.available_permits() < budget - 100_000);
+        waiting.await.unwrap().unwrap();
+        assert_eq!(pool.memory_kib.available_permits(), budget);
+    }
+}

@@ -49,6 +49,7 @@ impl JobResult {
 }
 
 /// What came of a job.
+#[allow(clippy::large_enum_variant, reason = "there is one per job, and it is not kept in collections")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "camelCase", deny_unknown_fields)]
 pub enum Outcome {
