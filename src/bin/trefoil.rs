@@ -1,2 +1,7 @@
-//! The command line.
-fn main() {}
+//! The command line. See `trefoil::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trefoil::cli::main()
+}

@@ -2,7 +2,6 @@
 
 use crate::client::verify::NodeIdentities;
 use crate::config::{ConfigError, NatsConfig, Settings, keys};
-use crate::vault::Password;
 use crate::wire::SealKey;
 use nkeys::{KeyPair, XKey};
 use std::time::Duration;
@@ -33,7 +32,7 @@ pub struct ClientConfig {
     /// Lifetime of jobs.
     pub lifetime: Duration,
     /// The password, if it is configured.
-    pub password: Option<Password>,
+    pub password: Option<Zeroizing<String>>,
 }
 
 impl ClientConfig {
@@ -53,7 +52,7 @@ impl ClientConfig {
         let worker_key = s.required("worker_key", str::parse::<SealKey>);
         let reply = s.secret("reply_seed", "an xkey seed (SX…)", |text| XKey::from_seed(text).ok(), false);
         let lifetime = s.number("job_lifetime_seconds", 60, 1..=3_600);
-        let password = s.secret("password", "1 to 1024 bytes", password, false);
+        let password = s.content("password", false);
         let config = (|| {
             Some(Self {
                 nats: nats?,
@@ -72,9 +71,4 @@ impl ClientConfig {
 fn user_seed(text: &str) -> Option<KeyPair> {
     let pair = KeyPair::from_seed(text).ok()?;
     pair.public_key().starts_with('U').then_some(pair)
-}
-
-/// The text's UTF-8 bytes, as they are.
-fn password(text: &str) -> Option<Password> {
-    Password::new(Zeroizing::new(text.as_bytes().to_vec())).ok()
 }

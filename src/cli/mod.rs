@@ -1,0 +1,96 @@
+//! The command line `trefoil`: a backend in the hands of a person or a script.
+//!
+//! Standard output carries the answer (with `--json`, one JSON object, errors included), standard error everything else.
+//! Exit codes: 0 done, 1 the job ended in an error, 2 wrong usage or configuration, 3 not available or no answer in time,
+//! 4 something did not verify.
+
+mod generate;
+mod identity;
+mod input;
+mod keyfile;
+mod output;
+mod password;
+mod public_key;
+mod sign;
+mod verify;
+
+use crate::client::{Backend, ClientConfig, ClientError};
+use crate::config::Settings;
+use clap::{Parser, Subcommand};
+use output::{Failure, Output};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 job error, 2 usage or configuration, 3 not available or timeout, \
+4 verification failed.\nSettings: trefoil.toml in the current directory (or --config), and TREFOIL_* variables.";
+
+/// MPC signing: keys that no machine ever holds whole.
+#[derive(Parser)]
+#[command(name = "trefoil", version, after_help = EXIT_CODES)]
+struct Arguments {
+    /// Settings file [default: trefoil.toml where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print one JSON object on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make and show identities: the keys of initiators, nodes, workers
+    #[command(subcommand)]
+    Identity(identity::Command),
+    /// Generate a key and keep it in a key file
+    Generate(generate::Arguments),
+    /// Sign with a key file
+    Sign(sign::Arguments),
+    /// Ask both nodes for a key's public key, and check their attestations
+    PublicKey(public_key::Arguments),
+    /// Check a signature, offline
+    Verify(verify::Arguments),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Arguments { config, json, command } = Arguments::parse();
+    let output = Output::new(json);
+    let outcome = run(config.as_deref(), command, &output);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::Identity(command) => identity::run(&command, output),
+        Command::Generate(arguments) => generate::run(config, &arguments, output).await,
+        Command::Sign(arguments) => sign::run(config, &arguments, output).await,
+        Command::PublicKey(arguments) => public_key::run(config, &arguments, output).await,
+        Command::Verify(arguments) => verify::run(&arguments, output),
+    }
+}
+
+/// The client's settings: environment, and the file given or found.
+fn settings(file: Option<&Path>) -> Result<ClientConfig, Failure> {
+    const DEFAULT: &str = "trefoil.toml";
+    let mut env: std::collections::HashMap<String, String> = std::env::vars().collect();
+    let named = file.map(|path| path.to_string_lossy().into_owned());
+    let found = || Path::new(DEFAULT).exists().then(|| DEFAULT.to_owned());
+    if let Some(path) = named.or_else(|| if env.contains_key("TREFOIL_CONFIG") { None } else { found() }) {
+        env.insert("TREFOIL_CONFIG".to_owned(), path);
+    }
+    ClientConfig::read(Settings::from_env(env)).map_err(|error| Failure::usage(error.to_string()))
+}
+
+async fn connect(config: ClientConfig) -> Result<Backend, ClientError> {
+    Backend::connect(config).await
+}

@@ -1,0 +1,118 @@
+//! What goes to standard output and standard error.
+
+use crate::client::ClientError;
+use crate::client::verify::Untrusted;
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+use tokio::time::{Instant, interval_at};
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line, a file or the settings are wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// The service failed or was not believed.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// What was to be verified does not verify.
+    #[error("{0}")]
+    Unverified(#[from] Untrusted),
+}
+
+impl Failure {
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self::Usage(what.into())
+    }
+
+    /// 1 job error, 2 usage, 3 not available, 4 verification failed.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(ClientError::Job(_)) => 1,
+            Self::Usage(_) | Self::Client(ClientError::Build(_)) => 2,
+            Self::Client(ClientError::Busy | ClientError::Unavailable(_) | ClientError::Timeout) => 3,
+            Self::Client(ClientError::Untrusted(_)) | Self::Unverified(_) => 4,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Self::Client(ClientError::Job(failure)) => json!({ "error": failure }),
+            other => json!({ "error": { "message": other.to_string() } }),
+        }
+    }
+}
+
+/// An object with the fields of another one added.
+pub fn merged(mut object: Value, more: Value) -> Value {
+    if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
+        object.extend(more);
+    }
+    object
+}
+
+/// Where answers and remarks go.
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub const fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// The command's answer: labelled lines for people, or one JSON object.
+    pub fn answer(&self, lines: &[(&str, String)], object: &Value) {
+        // A closed pipe is the reader's decision, not our failure.
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let _ = writeln!(out, "{object}");
+            return;
+        }
+        let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+        for (label, text) in lines {
+            let _ = writeln!(out, "{label:width$}  {text}");
+        }
+    }
+
+    /// A remark for people.
+    pub fn remark(&self, text: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
+    /// The reason for a failed command.
+    pub fn failure(&self, failure: &Failure) {
+        if self.json {
+            let _ = writeln!(std::io::stdout().lock(), "{}", failure.to_json());
+        } else {
+            self.remark(&format!("trefoil: {failure}"));
+        }
+    }
+
+    /// Waits for something, and says on standard error what is waited for when it takes longer than a second.
+    pub async fn patiently<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let terminal = std::io::stderr().is_terminal();
+        let step = Duration::from_secs(if terminal { 1 } else { 10 });
+        let mut tick = interval_at(started + Duration::from_secs(1), step);
+        let mut said = false;
+        let mut work = std::pin::pin!(work);
+        let result = loop {
+            tokio::select! {
+                result = &mut work => break result,
+                _ = tick.tick() => {
+                    said = true;
+                    let text = format!("{what} … {} s", started.elapsed().as_secs());
+                    let mut out = std::io::stderr().lock();
+                    let _ = if terminal { write!(out, "\r{text}") } else { writeln!(out, "{text}") };
+                    let _ = out.flush();
+                }
+            }
+        };
+        if said && terminal {
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+        }
+        result
+    }
+}

@@ -1,0 +1,68 @@
+//! `trefoil sign`.
+
+use super::input::Input;
+use super::keyfile::{Existing, KeyFile};
+use super::output::{Failure, Output, merged};
+use super::{connect, password, settings};
+use crate::client::ClientError;
+use crate::vault::LockedShare;
+use crate::wire::{ErrorCode, Method};
+use clap::Args;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The key file
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    #[command(flatten)]
+    input: Input,
+    /// mta or default
+    #[arg(long, default_value = "default")]
+    method: Method,
+    /// File that holds the password
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+    let mut config = settings(config)?;
+    let mut file = KeyFile::read(&arguments.key, &config.nodes)?;
+    if file.locked {
+        return Err(Failure::usage("this key is locked: recover it; no more jobs are signed with this share"));
+    }
+    let input = arguments.input.read(file.curve())?;
+    let material = file.material()?;
+    let locked = LockedShare::parse(material.key_id, &material.encrypted_share, &material.secret_store)
+        .map_err(|error| Failure::usage(format!("{}: {error}", arguments.key.display())))?;
+    let password = password::read(arguments.password_file.as_deref(), config.password.take(), locked.kdf(), false)?;
+    let started = Instant::now();
+    let backend = connect(config).await?;
+    let signed = output.patiently("signing", backend.sign(&material, arguments.method, &input, password)).await;
+    let signed = signed.inspect_err(|error| {
+        if let ClientError::Job(failure) = error
+            && failure.code == ErrorCode::KeyLocked
+        {
+            // A broker could delete the ban, so this side keeps it too.
+            file.locked = true;
+            if let Err(error) = file.write(&arguments.key, Existing::Replace) {
+                output.remark(&format!("the lock could not be noted: {error}"));
+            }
+        }
+    })?;
+    let took = started.elapsed().as_millis();
+    let mut lines = vec![
+        ("signature", signed.signature.to_string()),
+        ("public key", signed.public_key.clone()),
+        ("method", signed.method.to_string()),
+    ];
+    lines.extend(signed.recovery_id.map(|id| ("recovery id", id.to_string())));
+    lines.extend(signed.path.clone().map(|path| ("path", path)));
+    lines.push(("verified", "under the attested public key".to_owned()));
+    let more = json!({ "keyId": material.key_id, "verified": true, "milliseconds": took });
+    let object = merged(json!(signed), more);
+    output.answer(&lines, &object);
+    Ok(())
+}
