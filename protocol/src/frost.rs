@@ -30,8 +30,6 @@ use zeroize::Zeroizing;
 pub const COMMITMENTS_LEN: usize = 64;
 /// Bytes of a signature share.
 pub const SHARE_LEN: usize = 32;
-/// The two who sign.
-const SIGNERS: [Party; 2] = [Party::Client, Party::Node1];
 
 /// Our own values, re-encoded for the library: what it refuses is our mistake.
 fn own<T>(value: core::result::Result<T, frost_ed25519::Error>) -> Result<T> {
@@ -46,7 +44,7 @@ fn identifier(party: Party) -> Result<Identifier> {
 ///
 /// # Errors
 /// `InvalidInput` unless the share is `party`'s and of an ed25519 key.
-pub(crate) fn key_package(share: &KeyShare, party: Party) -> Result<KeyPackage> {
+fn key_package(share: &KeyShare, party: Party) -> Result<KeyPackage> {
     if share.party() != party {
         return Err(Abort::InvalidInput("the share belongs to another party"));
     }
@@ -60,17 +58,12 @@ pub(crate) fn key_package(share: &KeyShare, party: Party) -> Result<KeyPackage> 
     ))
 }
 
-/// The key and the verifying shares of all three parties in the library's type.
-///
-/// # Errors
-/// `InvalidInput` unless the key is an ed25519 key.
-pub(crate) fn public_key_package(share: &KeyShare) -> Result<PublicKeyPackage> {
-    share.as_ed25519()?;
-    let verifying = Party::ALL
-        .into_iter()
-        .map(|party| Ok((identifier(party)?, own(VerifyingShare::deserialize(&share.verifying_share(party)))?)));
-    let key = own(frost_ed25519::VerifyingKey::deserialize(&share.public_key()))?;
-    Ok(PublicKeyPackage::new(verifying.collect::<Result<_>>()?, key, Some(2)))
+/// The key and the signers' verifying shares in the library's type. Its parser checks every point for torsion, so what the
+/// client's `key` holds already is not parsed again.
+fn public_key_package(share: &KeyShare, key: &KeyPackage) -> Result<PublicKeyPackage> {
+    let node1 = own(VerifyingShare::deserialize(&share.verifying_share(Party::Node1)))?;
+    let verifying = [(*key.identifier(), *key.verifying_share()), (identifier(Party::Node1)?, node1)];
+    Ok(PublicKeyPackage::new(BTreeMap::from(verifying), *key.verifying_key(), Some(2)))
 }
 
 fn write_commitments(commitments: &SigningCommitments) -> Result<[u8; COMMITMENTS_LEN]> {
@@ -78,13 +71,10 @@ fn write_commitments(commitments: &SigningCommitments) -> Result<[u8; COMMITMENT
     bytes.try_into().map_err(|_| Abort::Bug("two ed25519 points have 64 bytes"))
 }
 
-/// Canonical, torsion-free and not the identity, both.
+/// Two points; the library's parser has the rules of ours (canonical, prime-order subgroup, not the identity).
 fn read_commitments(bytes: &[u8; COMMITMENTS_LEN], from: Party) -> Result<SigningCommitments> {
     let (hiding, binding) = bytes.split_at(32);
-    let read = |point: &[u8]| {
-        let point = Ed25519::encode_point(&Ed25519::decode_point(point)?);
-        NonceCommitment::deserialize(&point).ok()
-    };
+    let read = |point: &[u8]| NonceCommitment::deserialize(point).ok();
     let commitments = read(hiding).zip(read(binding)).map(|(h, b)| SigningCommitments::new(h, b));
     commitments.ok_or(Abort::peer(from, "frost_commitments"))
 }
@@ -147,10 +137,9 @@ impl FrostClient {
     ) -> Result<[u8; 64]> {
         const REFUSED: Abort = Abort::peer(Party::Node1, "frost_share");
         let key = key_package(share, Party::Client)?;
-        let public = public_key_package(share)?;
+        let public = public_key_package(share, &key)?;
         let public_key = Ed25519::encode_point(share.as_ed25519()?.public_key());
-        let [client, node1] = SIGNERS.map(identifier);
-        let (client, node1) = (client?, node1?);
+        let (client, node1) = (*key.identifier(), identifier(Party::Node1)?);
         let theirs = read_commitments(node1_commitments, Party::Node1)?;
         let package = package(*self.nonces.commitments(), theirs, message)?;
         let z1 = SignatureShare::deserialize(z1).map_err(|_| REFUSED)?;

@@ -21,10 +21,10 @@ pub(super) struct Dealing<C: Group> {
 }
 
 impl<C: Group> Dealing<C> {
-    /// `A_0 + j·A_1`, which is `f(j)·G`.
+    /// `A_0 + j·A_1`, which is `f(j)·G`; by additions, as j is at most 3.
     pub(super) fn at(&self, party: Party) -> C::Point {
         let [constant, slope] = self.commitments;
-        constant + slope * C::party_scalar(party)
+        (0..party.point()).fold(constant, |sum, _| sum + slope)
     }
 
     /// Reads `A_0 ‖ A_1 ‖ K ‖ z ‖ chain-code part ‖ ephemeral ‖ salt`, whose commitment was opened before.

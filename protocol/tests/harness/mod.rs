@@ -186,7 +186,7 @@ pub fn bad_ed25519_points() -> Vec<[u8; 32]> {
     let mut off_curve = [0; 32];
     off_curve[0] = 2;
     bad.push(off_curve);
-    // y + p for small y, and the identity with the sign bit set: what a lenient parser reads as another encoding.
+    // All 40 that a lenient parser takes for other encodings: y at least p, and both points of x = 0 with the sign bit set.
     for y in 0..19 {
         for sign in [0x7f, 0xff] {
             let mut encoding = [0xff; 32];
@@ -195,10 +195,11 @@ pub fn bad_ed25519_points() -> Vec<[u8; 32]> {
             bad.push(encoding);
         }
     }
-    let mut signed_identity = [0; 32];
-    signed_identity[0] = 1;
-    signed_identity[31] = 0x80;
-    bad.push(signed_identity);
+    let (mut identity, mut order_two) = ([0; 32], [0xff; 32]);
+    identity[0] = 1;
+    identity[31] = 0x80;
+    order_two[0] = 0xec;
+    bad.extend([identity, order_two]);
     bad
 }
 

@@ -70,6 +70,8 @@ pub struct Cheat {
     pub echo: Change<[u8; 32]>,
     /// Prefix and key of the echo's signature.
     pub signature: Change<(Vec<u8>, Option<SigningKey>)>,
+    /// What the key of the seal is derived from.
+    pub shared: Change<[u8; 32]>,
     /// Before it is sealed.
     pub share: Change<[u8; 32]>,
     pub sealed: Change<Vec<u8>>,
@@ -84,6 +86,7 @@ impl Default for Cheat {
             proof_for: Box::new(|_, _| {}),
             echo: Box::new(|_, _| {}),
             signature: Box::new(|_, _| {}),
+            shared: Box::new(|_, _| {}),
             share: Box::new(|_, _| {}),
             sealed: Box::new(|_, _| {}),
         }
@@ -189,7 +192,8 @@ pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShar
     let ephemeral_offset = 3 * C::POINT_LEN + 64;
     let cipher = |peer: Party, from: Party, to: Party| {
         let theirs = &dealings[usize::from(peer == r)][ephemeral_offset..ephemeral_offset + 32];
-        let shared = MontgomeryPoint(theirs.try_into().unwrap()).mul_clamped(ephemeral).to_bytes();
+        let mut shared = MontgomeryPoint(theirs.try_into().unwrap()).mul_clamped(ephemeral).to_bytes();
+        (cheat.shared)(peer, &mut shared);
         let info = [b"trefoil/v1/dkg/seal".as_slice(), &[from.point(), to.point()]].concat();
         let mut key = [0; 32];
         Hkdf::<Sha256>::new(Some(&view(peer)), &shared).expand(&info, &mut key).unwrap();
