@@ -12,7 +12,7 @@ use crate::ot::OtState;
 use crate::ot::setup::{ClientSetup, ClientTrial, Node1Setup, Node1Trial};
 use crate::rng::SessionRng;
 use crate::share::{KeyShare, keeps_ot};
-use crate::{Abort, CurveId, Party, Result};
+use crate::{Abort, CurveId, Party, Result, Secret};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use rand_core::{CryptoRng, RngCore};
 
@@ -91,19 +91,23 @@ enum NodeState<C: Group> {
 }
 
 impl NodeKeygen {
-    /// Opens a key generation at node 1 or node 2; returns the node's contribution, 32 bytes.
+    /// Opens a key generation at node 1 or node 2; returns the node's contribution, 32 bytes. The identity's secret hedges the
+    /// randomness of the whole run.
     ///
     /// # Errors
     /// `InvalidInput` for the client.
     pub fn start(
         context: &Context,
         party: Party,
+        identity: &SigningKey,
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<(Self, [u8; HASH_LEN])> {
         if party == Party::Client {
             return Err(Abort::InvalidInput("the client has a side of its own"));
         }
-        let mut rng = SessionRng::new(rng, &[], &[&context.key_id, &context.job_digest, &[party.point()]]);
+        let hedge = Secret::new(identity.to_bytes());
+        let names: [&[u8]; 3] = [&context.key_id, &context.job_digest, &[party.point()]];
+        let mut rng = SessionRng::new(rng, hedge.expose(), &names);
         let setup = context.setup(party);
         let (state, contribution) = match context.curve {
             CurveId::Secp256k1 => {
@@ -278,7 +282,7 @@ pub enum Next {
 }
 
 impl ClientKeygen {
-    /// Opens a key generation; the contribution (32 bytes) travels in `open`. Feed the nodes' contributions to
+    /// Opens a key generation; `rng` should be hedged with the password ([`SessionRng`]), the client's only secret. The contribution (32 bytes) travels in `open`. Feed the nodes' contributions to
     /// [`ClientKeygen::advance`] first, then their replies to rounds 1 to 5.
     pub fn start(context: &Context, rng: &mut (impl RngCore + CryptoRng)) -> (Self, [u8; HASH_LEN]) {
         let mut rng = SessionRng::new(rng, &[], &[&context.key_id, &context.job_digest, &[Party::Client.point()]]);

@@ -16,7 +16,7 @@ pub mod keygen;
 pub mod ot;
 mod party;
 mod rng;
-pub mod rvole;
+mod rvole;
 mod schnorr;
 mod secret;
 mod share;

@@ -15,7 +15,9 @@ pub struct SessionRng(ChaCha20Rng);
 impl SessionRng {
     /// Seeds the session's RNG. `secret` and `transcript` may have any length.
     pub fn new(rng: &mut (impl RngCore + CryptoRng), secret: &[u8], transcript: &[&[u8]]) -> Self {
-        let mut input = Zeroizing::new(vec![0u8; 32]);
+        // Reserved at once: a vector that grows leaves copies of the secret behind.
+        let mut input = Zeroizing::new(Vec::with_capacity(32 + secret.len()));
+        input.resize(32, 0);
         rng.fill_bytes(&mut input);
         input.extend_from_slice(secret);
         let salt = hash(Tag::SESSION_RNG, transcript);
@@ -26,6 +28,14 @@ impl SessionRng {
             rng.fill_bytes(seed.as_mut());
         }
         Self(ChaCha20Rng::from_seed(*seed))
+    }
+}
+
+impl Drop for SessionRng {
+    /// ChaCha20Rng does not erase its key and its buffered output, so another state is written over them.
+    fn drop(&mut self) {
+        self.0 = ChaCha20Rng::from_seed([0; 32]);
+        core::hint::black_box(&mut self.0);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use crate::ot::ROWS;
 use crate::ot::extension::{ExtensionId, ReceiverRows, SenderRows};
+use crate::secret::Secret;
 use crate::transcript::Tag;
 use k256::Scalar;
 use rand_core::{CryptoRng, RngCore};
@@ -95,10 +96,10 @@ pub fn alice(
 
 /// Bob's random factor: `b = ⟨g, β⟩`.
 #[must_use]
-pub fn bob_input(rows: &ReceiverRows) -> Zeroizing<Scalar> {
-    let mut b = Zeroizing::new(Scalar::ZERO);
+pub fn bob_input(rows: &ReceiverRows) -> Secret<Scalar> {
+    let mut b = Secret::new(Scalar::ZERO);
     for (choice, gadget) in rows.choices().zip(GADGET.iter()) {
-        *b += Scalar::conditional_select(&Scalar::ZERO, gadget, choice);
+        *b.expose_mut() += Scalar::conditional_select(&Scalar::ZERO, gadget, choice);
     }
     b
 }
@@ -193,7 +194,7 @@ mod tests {
             let d = finish(&bob_rows, &message).unwrap();
             let b = bob_input(&bob_rows);
             for k in 0..2 {
-                assert_eq!(c.0[k] + d.0[k], inputs[k] * *b);
+                assert_eq!(c.0[k] + d.0[k], inputs[k] * *b.expose());
             }
         }
     }

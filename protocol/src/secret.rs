@@ -4,21 +4,24 @@ use core::fmt;
 use zeroize::Zeroize;
 
 /// A secret: neither `Clone`, `Copy`, `PartialEq` nor `Serialize`; `Debug` prints no content; zeroised on drop.
-pub struct Secret<T: Zeroize>(T);
+///
+/// It lives on the heap, so that moving the state that holds it from round to round copies a pointer and leaves no
+/// unerased copy of the secret behind.
+pub struct Secret<T: Zeroize>(Box<T>);
 
 impl<T: Zeroize> Secret<T> {
     /// Takes ownership of a secret value.
-    pub const fn new(value: T) -> Self {
-        Self(value)
+    pub fn new(value: T) -> Self {
+        Self(Box::new(value))
     }
 
     /// The secret itself. Every use is a place to look at in review.
-    pub const fn expose(&self) -> &T {
+    pub fn expose(&self) -> &T {
         &self.0
     }
 
     /// The secret itself, to be filled in place.
-    pub const fn expose_mut(&mut self) -> &mut T {
+    pub fn expose_mut(&mut self) -> &mut T {
         &mut self.0
     }
 }

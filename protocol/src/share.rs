@@ -57,7 +57,7 @@ impl<C: Group> Shamir<C> {
     }
 
     /// The secret share `x`.
-    pub(crate) const fn secret(&self) -> &C::Scalar {
+    pub(crate) fn secret(&self) -> &C::Scalar {
         self.secret.expose()
     }
 

@@ -5,6 +5,11 @@
 
 use sha2::{Digest, Sha256, Sha512};
 
+/// Enters every session id. Must change with anything that two parties compute alike (a hash input, the PRG, a pad, the gadget
+/// vector): two versions then part harmlessly at the session tag, where they would otherwise fail a check that locks
+/// the key for ever. The golden run in tests/golden.rs fails when such a thing changes.
+pub const PROTOCOL_REVISION: u16 = 1;
+
 /// What a hash is for. A tag is used by one kind of hash only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag(&'static str);
@@ -74,6 +79,8 @@ tags! {
     DKG_SID = "dkg/sid";
     /// Commitment to a dealing.
     DKG_COMMITMENT = "dkg/commitment";
+    /// Nonce of that proof, bound to the session.
+    DKG_NONCE = "dkg/nonce";
     /// Schnorr proof of a dealing's constant term.
     DKG_PROOF = "dkg/proof";
     /// Transcript of all broadcasts; names the attempt.

@@ -52,9 +52,8 @@ fn every_field_is_checked_by_its_own_check() {
         (2, 65 + u + 48 + tau + 32, lock(Client, "rvole_mu")),
         (2, 65 + u + 48 + tau + 64, peer(Client, "gamma_u")),
         (2, 65 + u + 48 + tau + 64 + 33, peer(Client, "gamma_v")),
-        // Nothing checks psi2: a client that sends another than it keeps only spoils its own signature, and first of all
-        // its own transcript, by which it then judges m3.
-        (2, 65 + u + 48 + tau + 64 + 66 + 31, lock(Node1, "rvole_mu")),
+        // Nothing checks psi2: a client that sends another than it keeps spoils its own transcript, and m3's tag says so.
+        (2, 65 + u + 48 + tau + 64 + 66 + 31, peer(Node1, "session")),
         // m3: tag, R1's sign, salt, tau, eta, mu, Gamma_u, Gamma_v, psi, u, w
         (3, 0, peer(Node1, "session")),
         (3, 16, peer(Node1, "commitment")),

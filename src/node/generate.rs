@@ -83,7 +83,7 @@ impl Node {
             node1,
             node2,
         };
-        let role = self.role;
+        let (role, identity) = (self.role, self.identity.clone());
         let step = self.pool.run(move || {
             let (oprf, evaluation) = match blinded_password {
                 Some(blinded) => {
@@ -94,7 +94,7 @@ impl Node {
                 }
                 None => (None, None),
             };
-            let (keygen, own) = NodeKeygen::start(&context, role, &mut OsRng).map_err(aborted)?;
+            let (keygen, own) = NodeKeygen::start(&context, role, &identity, &mut OsRng).map_err(aborted)?;
             Ok::<_, Refusal>((oprf, evaluation, keygen, own))
         });
         let (oprf, evaluation, keygen, own) = step.await??;

@@ -37,7 +37,7 @@ use crate::curve::{Ed25519, Group, SCALAR_LEN, Secp256k1};
 use crate::ot::OtState;
 use crate::schnorr;
 use crate::share::{KeyIdentity, KeyShare, Shamir};
-use crate::transcript::{Tag, hash};
+use crate::transcript::{PROTOCOL_REVISION, Tag, hash};
 use crate::{Abort, Party, Result, Secret};
 use aes_gcm::aead::Aead;
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -110,7 +110,7 @@ pub struct Open<C: Group> {
     setup: Setup,
     contribution: [u8; 32],
     own: Own<C>,
-    proof_nonce: Secret<C::Scalar>,
+    proof_seed: Secret<[u8; 32]>,
     chain_code_part: [u8; 32],
     salt: [u8; 32],
 }
@@ -123,9 +123,9 @@ impl<C: Group> Open<C> {
             coefficients: [Secret::new(C::random_scalar(rng)), Secret::new(C::random_scalar(rng))],
             ephemeral: Secret::new(random_bytes(rng)),
         };
-        let proof_nonce = Secret::new(C::random_scalar(rng));
+        let proof_seed = Secret::new(random_bytes(rng));
         let (chain_code_part, salt) = (random_bytes(rng), random_bytes(rng));
-        (Self { setup, contribution, own, proof_nonce, chain_code_part, salt }, contribution)
+        (Self { setup, contribution, own, proof_seed, chain_code_part, salt }, contribution)
     }
 
     /// Takes the others' contributions; returns the commitment to our dealing, 32 bytes.
@@ -137,12 +137,18 @@ impl<C: Group> Open<C> {
         let [n1, n2, n3]: [[u8; 32]; 3] = self.setup.in_order(self.contribution, others);
         let Setup { party, key_id, epoch, job_digest, .. } = &self.setup;
         let curve = C::CURVE.name().as_bytes();
-        let sid = hash(Tag::DKG_SID, &[curve, key_id, &epoch.to_be_bytes(), job_digest, &n1, &n2, &n3]);
+        let sid = hash(
+            Tag::DKG_SID,
+            &[&PROTOCOL_REVISION.to_be_bytes(), curve, key_id, &epoch.to_be_bytes(), job_digest, &n1, &n2, &n3],
+        );
 
         let [a0, a1] = &self.own.coefficients;
         let commitments = [C::mul_generator(a0.expose()), C::mul_generator(a1.expose())];
         let [constant, slope] = &commitments;
-        let proof = schnorr::prove::<C>(&sid, *party, a0.expose(), constant, self.proof_nonce.expose());
+        // Made only now, bound to sid: a repeated RNG with another session then gives another nonce, not a0.
+        let witness = C::encode_scalar(a0.expose());
+        let nonce = C::hash_to_scalar(Tag::DKG_NONCE, &[self.proof_seed.expose(), witness.as_ref(), &sid]);
+        let proof = schnorr::prove::<C>(&sid, *party, a0.expose(), constant, &Zeroizing::new(nonce));
         let ephemeral = MontgomeryPoint::mul_base_clamped(*self.own.ephemeral.expose()).to_bytes();
         let mut message = Vec::with_capacity(dealing_len::<C>());
         for point in [constant, slope, &proof.nonce_point] {

@@ -10,6 +10,7 @@ use crate::ot::Direction;
 use crate::ot::extension::{ExtensionId, SenderRows};
 use crate::party::Party;
 use crate::rvole::Products;
+use crate::secret::Secret;
 use crate::share::KeyShare;
 use crate::transcript::{Tag, hash};
 use k256::Scalar;
@@ -17,7 +18,6 @@ use k256::elliptic_curve::scalar::IsHigh;
 use rand_core::{CryptoRng, RngCore};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 const fn refuse(check: &'static str) -> Abort {
     Abort::peer(Party::Node1, check)
@@ -36,7 +36,7 @@ pub struct Round2 {
     transcript: [u8; 32],
     commitment: [u8; 32],
     nonce: Nonce,
-    key: Zeroizing<Scalar>,
+    key: Secret<Scalar>,
     c: Products,
     bob: Bob,
 }
@@ -82,7 +82,7 @@ impl Client {
             return Err(refuse("ot_id"));
         }
         let session = Session::new(self.share, self.request, &self.contribution, &message.contribution)?;
-        if message.tag != session.tag(1) {
+        if message.tag != session.tag(1, &session.sid) {
             return Err(refuse("session"));
         }
         let (sid, ot) = (session.sid, session.share.ot()?);
@@ -95,10 +95,10 @@ impl Client {
         let nonce = Nonce::new(&mut rng);
         let key = session.signing_share(Party::Client)?;
         let mut out = Vec::with_capacity(M2_LEN);
-        out.extend_from_slice(&session.tag(2));
+        out.extend_from_slice(&session.tag(2, &transcript));
         out.extend_from_slice(&Secp256k1::encode_point(&nonce.point));
         let bob = Bob::open(ot.receiver(), &sid, Direction::ClientReceives, &transcript, &mut out, &mut rng);
-        let c = multiply(&rows, &id, &nonce, &key, &transcript, &mut out, &mut rng);
+        let c = multiply(&rows, &id, &nonce, key.expose(), &transcript, &mut out, &mut rng);
         out.extend_from_slice(&bob.psi(&nonce));
         let transcript = extend(&transcript, &out);
         Ok((Round2 { session, transcript, commitment: message.commitment, nonce, key, c, bob }, out))
@@ -114,7 +114,7 @@ impl Round2 {
     pub fn finish(self, m3: &[u8]) -> Result<Signature> {
         let Self { session, transcript, commitment, nonce, key, c, bob } = self;
         let message = M3::parse(m3).ok_or(refuse("m3_shape"))?;
-        if message.tag != session.tag(3) {
+        if message.tag != session.tag(3, &transcript) {
             return Err(refuse("session"));
         }
         let opening = commit(&session.sid, &Secp256k1::encode_point(&message.nonce_point), &message.salt);
@@ -131,7 +131,7 @@ impl Round2 {
             &session.peer_key(Party::Client)?,
         )?;
         let m = message_scalar(&session.request.digest);
-        let mine = partial(nonce, &key, &message.psi, &c, &d, &m, &r);
+        let mine = partial(nonce, key.expose(), &message.psi, &c, &d, &m, &r);
         let denominator: Option<Scalar> = (mine.u + message.u).invert().into();
         let s = (mine.w + message.w) * denominator.ok_or(refuse("zero_nonce"))?;
         let signature = normalise(&r, s, recovery);

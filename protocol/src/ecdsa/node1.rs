@@ -81,7 +81,7 @@ impl Node1 {
         out.extend_from_slice(&contribution);
         out.extend_from_slice(&session.share.epoch().to_be_bytes());
         out.extend_from_slice(&session.share.ot_id());
-        out.extend_from_slice(&session.tag(1));
+        out.extend_from_slice(&session.tag(1, &sid));
         out.extend_from_slice(&commit(&sid, &Secp256k1::encode_point(&nonce.point), &salt));
         let bob = Bob::open(ot.receiver(), &sid, Direction::Node1Receives, &sid, &mut out, &mut rng);
         let transcript = extend(&sid, &out);
@@ -92,7 +92,7 @@ impl Node1 {
     /// do not even name it cannot end it.
     #[must_use]
     pub fn owns(&self, m2: &[u8]) -> bool {
-        m2.first_chunk::<16>() == Some(&self.session.tag(2))
+        m2.first_chunk::<16>() == Some(&self.session.tag(2, &self.transcript))
     }
 
     /// Takes m2 (48,915 bytes) and checks all of it in the order of docs/protocol.md, section 5.
@@ -102,7 +102,7 @@ impl Node1 {
     pub fn advance(self, m2: &[u8], rng: &mut (impl RngCore + CryptoRng)) -> Result<Burn> {
         let Self { session, transcript, nonce, salt, bob } = self;
         let message = M2::parse(m2).ok_or(refuse("m2_shape"))?;
-        if message.tag != session.tag(2) {
+        if message.tag != session.tag(2, &transcript) {
             return Err(refuse("session"));
         }
         let (r_x, _) = r_x(&(nonce.point + message.nonce_point)).ok_or(refuse("nonce_point"))?;
@@ -147,15 +147,15 @@ impl Burn {
         let Self { session, transcript, nonce, salt, bob, rows, extension_nonce, peer_psi, r_x, d, mut rng } = self;
         let key = session.signing_share(Party::Node1)?;
         let mut out = Vec::with_capacity(M3_LEN);
-        out.extend_from_slice(&session.tag(3));
+        out.extend_from_slice(&session.tag(3, &transcript));
         out.extend_from_slice(&Secp256k1::encode_point(&nonce.point));
         out.extend_from_slice(&salt);
         let id =
             ExtensionId { sid: &session.sid, direction: Direction::ClientReceives, item: 0, nonce: extension_nonce };
-        let c = multiply(&rows, &id, &nonce, &key, &transcript, &mut out, &mut rng);
+        let c = multiply(&rows, &id, &nonce, key.expose(), &transcript, &mut out, &mut rng);
         out.extend_from_slice(&bob.psi(&nonce));
         let m = message_scalar(&session.request.digest);
-        let mine = partial(nonce, &key, &peer_psi, &c, &d, &m, &r_x);
+        let mine = partial(nonce, key.expose(), &peer_psi, &c, &d, &m, &r_x);
         out.extend_from_slice(Secp256k1::encode_scalar(&mine.u).as_slice());
         out.extend_from_slice(Secp256k1::encode_scalar(&mine.w).as_slice());
         Ok((out, Sent { public_key: session.derived.public_key, digest: session.request.digest }))

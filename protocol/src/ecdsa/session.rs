@@ -5,13 +5,12 @@ use crate::derive::{DerivationPath, DerivedKey, derive_public};
 use crate::error::Result;
 use crate::party::Party;
 use crate::rng::SessionRng;
+use crate::secret::Secret;
 use crate::share::KeyShare;
-use crate::transcript::{Tag, hash};
-use k256::elliptic_curve::group::Group as _;
+use crate::transcript::{PROTOCOL_REVISION, Tag, hash};
 use k256::{ProjectivePoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use std::sync::Arc;
-use zeroize::Zeroizing;
 
 /// What the two parties sign, and where: all of it enters the session id.
 #[derive(Debug, Clone)]
@@ -40,6 +39,7 @@ impl Session {
         let sid = hash(
             Tag::SIGN_SID,
             &[
+                &PROTOCOL_REVISION.to_be_bytes(),
                 &request.channel_hash,
                 client,
                 node1,
@@ -56,17 +56,18 @@ impl Session {
         Ok(Self { request, share, derived, sid })
     }
 
-    /// The tag that message `number` carries.
-    pub(super) fn tag(&self, number: u8) -> [u8; 16] {
-        let digest = hash(Tag::SIGN_TAG, &[&self.sid, &[number]]);
+    /// The tag that message `number` carries: names the session and all messages before this one, so that parties which saw
+    /// different ones part here, harmlessly, and not at a check that locks.
+    pub(super) fn tag(&self, number: u8, transcript: &[u8; 32]) -> [u8; 16] {
+        let digest = hash(Tag::SIGN_TAG, &[&self.sid, &[number], transcript]);
         *digest.first_chunk().unwrap_or(&[0; 16])
     }
 
     /// The party's additive share of the signing key: λ·x, and δ on top at node 1 only.
-    pub(super) fn signing_share(&self, own: Party) -> Result<Zeroizing<Scalar>> {
+    pub(super) fn signing_share(&self, own: Party) -> Result<Secret<Scalar>> {
         let secret = self.share.as_secp256k1()?.secret();
-        let weighted = Zeroizing::new(Secp256k1::lagrange(own, peer(own))? * *secret);
-        Ok(Zeroizing::new(if own == Party::Node1 { *weighted + self.derived.tweak } else { *weighted }))
+        let weighted = Secret::new(Secp256k1::lagrange(own, peer(own))? * *secret);
+        Ok(if own == Party::Node1 { Secret::new(*weighted.expose() + self.derived.tweak) } else { weighted })
     }
 
     /// The public counterpart of the peer's additive share: computed, never taken from a message.

@@ -6,21 +6,22 @@ use crate::error::{Abort, Result};
 use crate::ot::extension::{ExtensionId, ReceiverExtension, ReceiverRows, SenderRows};
 use crate::ot::{Direction, ReceiverSeeds};
 use crate::rvole::{self, Answer, Products};
+use crate::secret::Secret;
 use k256::{ProjectivePoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
 
 /// The secrets of one signing: nonce share r, inversion mask φ. Fresh per session, consumed by it, zeroised.
 pub(super) struct Nonce {
-    r: Zeroizing<Scalar>,
-    phi: Zeroizing<Scalar>,
+    r: Secret<Scalar>,
+    phi: Secret<Scalar>,
     pub(super) point: ProjectivePoint,
 }
 
 impl Nonce {
     pub(super) fn new(rng: &mut (impl RngCore + CryptoRng)) -> Self {
-        let (r, phi) = (Zeroizing::new(Secp256k1::random_scalar(rng)), Zeroizing::new(Secp256k1::random_scalar(rng)));
-        let point = ProjectivePoint::mul_by_generator(&r);
+        let (r, phi) = (Secret::new(Secp256k1::random_scalar(rng)), Secret::new(Secp256k1::random_scalar(rng)));
+        let point = ProjectivePoint::mul_by_generator(r.expose());
         Self { r, phi, point }
     }
 }
@@ -29,7 +30,7 @@ impl Nonce {
 pub(super) struct Bob {
     nonce: [u8; 16],
     rows: ReceiverRows,
-    chi: Zeroizing<Scalar>,
+    chi: Secret<Scalar>,
     direction: Direction,
 }
 
@@ -59,7 +60,7 @@ impl Bob {
 
     /// ψ = φ - χ, which gives the peer our mask without giving it away.
     pub(super) fn psi(&self, nonce: &Nonce) -> [u8; 32] {
-        *Secp256k1::encode_scalar(&(*nonce.phi - *self.chi))
+        *Secp256k1::encode_scalar(&(*nonce.phi.expose() - *self.chi.expose()))
     }
 
     /// Checks μ (**lock**), then that the peer multiplied its R and its share of the key (abort), in this order.
@@ -77,7 +78,7 @@ impl Bob {
         let culprit = self.direction.sender();
         let ([gamma_u, gamma_v], [d_u, d_v]) = (gammas, &products.0);
         for (input, gamma, d, check) in [(peer_point, gamma_u, d_u, "gamma_u"), (peer_key, gamma_v, d_v, "gamma_v")] {
-            if input * &*self.chi != ProjectivePoint::mul_by_generator(d) + gamma {
+            if input * self.chi.expose() != ProjectivePoint::mul_by_generator(d) + gamma {
                 return Err(Abort::peer(culprit, check));
             }
         }
@@ -95,7 +96,7 @@ pub(super) fn multiply(
     message: &mut Vec<u8>,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Products {
-    let products = rvole::alice(rows, id, [&nonce.r, key], transcript, message, rng);
+    let products = rvole::alice(rows, id, [nonce.r.expose(), key], transcript, message, rng);
     for c in &products.0 {
         message.extend_from_slice(&Secp256k1::encode_point(&ProjectivePoint::mul_by_generator(c)));
     }
@@ -119,7 +120,7 @@ pub(super) fn partial(
     r_x: &Scalar,
 ) -> PartialSignature {
     let ([c_u, c_v], [d_u, d_v]) = (&c.0, &d.0);
-    let mask = Zeroizing::new(*nonce.phi + psi);
+    let mask = Zeroizing::new(*nonce.phi.expose() + psi);
     let v = Zeroizing::new(*key * *mask + c_v + d_v);
-    PartialSignature { u: *nonce.r * *mask + c_u + d_u, w: *message * *nonce.phi + *r_x * *v }
+    PartialSignature { u: *nonce.r.expose() * *mask + c_u + d_u, w: *message * *nonce.phi.expose() + *r_x * *v }
 }

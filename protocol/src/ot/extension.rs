@@ -4,7 +4,7 @@
 
 use super::matrix::{Columns, Rows};
 use super::{
-    BASE_OTS, CHOICE_LEN, COLUMN_LEN, Direction, MATRIX_LEN, ReceiverSeeds, SEED_LEN, SenderSeeds, choice_masks,
+    BASE_OTS, CHOICE_LEN, COLUMN_LEN, Direction, MATRIX_LEN, ReceiverSeeds, SEED_LEN, SenderSeeds, choice_masks, mask,
 };
 use crate::error::{Abort, Result};
 use crate::secret::Secret;
@@ -69,10 +69,11 @@ pub struct Proof {
 /// The PRG: AES-128 in counter mode, cut to one column.
 fn prg(seed: &[u8; SEED_LEN], initial: &[u8; 32], column: &mut [u8; COLUMN_LEN]) {
     let mut blocks = Zeroizing::new([[0u8; 16]; COLUMN_LEN.div_ceil(16)]);
-    for (counter, block) in (0u32..).zip(blocks.iter_mut()) {
-        let (iv, count) = block.split_at_mut(12);
-        iv.copy_from_slice(initial.first_chunk::<12>().unwrap_or(&[0; 12]));
-        count.copy_from_slice(&counter.to_be_bytes());
+    for (counter, block) in (0u8..).zip(blocks.iter_mut()) {
+        block.iter_mut().zip(initial).for_each(|(out, byte)| *out = *byte);
+        if let Some(last) = block.last_mut() {
+            *last = (*last & 0xf8) | counter;
+        }
     }
     Aes128::new(seed.into()).encrypt_blocks(Block::cast_slice_from_core_mut(blocks.as_mut_slice()));
     for (out, byte) in column.iter_mut().zip(blocks.as_flattened()) {
@@ -261,7 +262,7 @@ impl SenderRows {
 
 /// Δ's bits as masks, 0x00 or 0xff, in order.
 fn delta_masks(delta: &[u8; SEED_LEN]) -> impl Iterator<Item = u8> + '_ {
-    delta.iter().flat_map(|byte| (0..8).map(move |bit| 0u8.wrapping_sub((byte >> bit) & 1)))
+    delta.iter().flat_map(|byte| (0..8).map(move |bit| mask((byte >> bit) & 1)))
 }
 
 const _: () = assert!(MATRIX_LEN == 8_704);
@@ -385,7 +386,7 @@ pub(crate) mod tests {
         for item in 0..4 {
             let id = ExtensionId { item, ..ID };
             let rows = ReceiverExtension::new(&receiver, &id, &mut rng).0.into_rows();
-            chis.push(*crate::rvole::bob_input(&rows));
+            chis.push(*crate::rvole::bob_input(&rows).expose());
             pads.extend(rows.pads().map(|(_, pads)| pads));
         }
         for (i, a) in chis.iter().enumerate() {

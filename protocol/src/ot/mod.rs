@@ -1,15 +1,16 @@
 //! Oblivious transfer: the base OTs of a key (docs/protocol.md, section 2) and their extension in each signing
 //! session (section 3).
 
-pub mod base;
-pub mod extension;
+pub(crate) mod base;
+pub(crate) mod extension;
 mod matrix;
-pub mod setup;
+pub(crate) mod setup;
 
 use crate::codec::Reader;
 use crate::error::{Abort, Result};
 use crate::party::Party;
 use crate::secret::Secret;
+use subtle::Choice;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// λc: base OTs of one direction, and bits of a row.
@@ -141,5 +142,10 @@ impl OtState {
 
 /// The bits of one multiplication's choice vector, in row order, as masks: 0x00 or 0xff. Never a branch on a choice.
 pub(crate) fn choice_masks(choices: &Secret<[u8; CHOICE_LEN]>) -> impl Iterator<Item = u8> + '_ {
-    choices.expose().iter().flat_map(|byte| (0..8).map(move |bit| 0u8.wrapping_sub((byte >> bit) & 1)))
+    choices.expose().iter().flat_map(|byte| (0..8).map(move |bit| mask((byte >> bit) & 1)))
+}
+
+/// 0x00 for 0, 0xff for 1. `Choice` keeps the optimiser from making a branch of it.
+pub(crate) fn mask(bit: u8) -> u8 {
+    0u8.wrapping_sub(Choice::from(bit).unwrap_u8())
 }

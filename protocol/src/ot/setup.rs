@@ -58,6 +58,11 @@ impl<'a> Trial<'a> {
         Self { sid, direction, transcript: hash(Tag::OT_TRIAL, &[sid, ot_id]) }
     }
 
+    /// The transcript once the extension was sent.
+    fn after(&self, extension: &[u8]) -> [u8; 32] {
+        hash(Tag::OT_TRIAL, &[&self.transcript, extension])
+    }
+
     fn id(&self, nonce: [u8; 16]) -> ExtensionId<'a> {
         ExtensionId { sid: self.sid, direction: self.direction, item: 0, nonce }
     }
@@ -73,7 +78,7 @@ impl<'a> Trial<'a> {
         let proof = extension.prove(&id, &self.transcript, &message);
         message.extend_from_slice(&proof.x);
         message.extend_from_slice(&proof.t);
-        (OpenTrial { nonce, rows: extension.into_rows() }, message)
+        (OpenTrial { nonce, rows: extension.into_rows(), transcript: self.after(&message) }, message)
     }
 
     /// The extension's sender checks it and multiplies two random inputs.
@@ -92,7 +97,8 @@ impl<'a> Trial<'a> {
         for a in [a0, a1] {
             out.extend_from_slice(&Secp256k1::encode_point(&ProjectivePoint::mul_by_generator(a)));
         }
-        let products = rvole::alice(&rows, &id, [a0, a1], &self.transcript, &mut out, rng);
+        let transcript = self.after(message);
+        let products = rvole::alice(&rows, &id, [a0, a1], &transcript, &mut out, rng);
         for c in &products.0 {
             out.extend_from_slice(&Secp256k1::encode_point(&ProjectivePoint::mul_by_generator(c)));
         }
@@ -104,6 +110,7 @@ impl<'a> Trial<'a> {
 struct OpenTrial {
     nonce: [u8; 16],
     rows: ReceiverRows,
+    transcript: [u8; 32],
 }
 
 impl OpenTrial {
@@ -117,9 +124,9 @@ impl OpenTrial {
         let (inputs, answer, gammas) = parsed.ok_or(Abort::peer(culprit, "ot_trial_shape"))?;
         let id = trial.id(self.nonce);
         let b = rvole::bob_input(&self.rows);
-        let products = rvole::bob(&self.rows, &id, &trial.transcript, &answer).map_err(harmless)?;
+        let products = rvole::bob(&self.rows, &id, &self.transcript, &answer).map_err(harmless)?;
         for ((input, gamma), d) in inputs.iter().zip(&gammas).zip(&products.0) {
-            if input * &*b != ProjectivePoint::mul_by_generator(d) + gamma {
+            if input * b.expose() != ProjectivePoint::mul_by_generator(d) + gamma {
                 return Err(Abort::peer(culprit, "ot_trial"));
             }
         }

@@ -131,7 +131,7 @@ pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShar
     let (s, n_p) = Open::<C>::start(setup(p), &mut super::rng(1));
     let (t, n_r) = Open::<C>::start(setup(r), &mut super::rng(2));
     let n = in_order([(role, contribution), (p, n_p), (r, n_r)]);
-    let sid = h("dkg/sid", &[C::CURVE.name().as_bytes(), &[7; 16], &[0; 4], &[9; 32], &n[0], &n[1], &n[2]]);
+    let sid = h("dkg/sid", &[&[0, 1], C::CURVE.name().as_bytes(), &[7; 16], &[0; 4], &[9; 32], &n[0], &n[1], &n[2]]);
     let dealing = |to: Party| {
         let (mut proof_sid, mut prover) = (sid, role);
         let mut proof_for = (proof_sid, prover);

@@ -40,8 +40,10 @@ pub type Relay<'a> = &'a mut dyn FnMut(u8, Party, Party, &mut Vec<u8>);
 pub fn generate_with(curve: CurveId, seed: u64, relay: Relay<'_>) -> Result<[KeyShare; 3], Abort> {
     let context = context(curve);
     let (mut client, _own) = ClientKeygen::start(&context, &mut rng(seed));
-    let (mut node1, n1) = NodeKeygen::start(&context, Party::Node1, &mut rng(seed + 1)).unwrap();
-    let (mut node2, n2) = NodeKeygen::start(&context, Party::Node2, &mut rng(seed + 2)).unwrap();
+    let (mut node1, n1) =
+        NodeKeygen::start(&context, Party::Node1, &identity(Party::Node1), &mut rng(seed + 1)).unwrap();
+    let (mut node2, n2) =
+        NodeKeygen::start(&context, Party::Node2, &identity(Party::Node2), &mut rng(seed + 2)).unwrap();
     let (mut r1, mut r2) = (n1.to_vec(), n2.to_vec());
     for round in 0..=5u8 {
         relay(round, Party::Node1, Party::Client, &mut r1);

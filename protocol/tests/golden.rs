@@ -1,0 +1,38 @@
+//! A fixed run's messages, hashed: whatever changes what the parties compute changes this, and then
+//! `PROTOCOL_REVISION` must go up, or parties of different versions lock each other's keys.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+mod pair;
+
+use pair::{Pair, generate_with, request};
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+use trefoil_protocol::CurveId;
+use trefoil_protocol::transcript::PROTOCOL_REVISION;
+
+fn hex(digest: Sha256) -> String {
+    digest.finalize().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+#[test]
+fn a_fixed_run_is_what_this_revision_computes() {
+    let mut keygen = Sha256::new();
+    for curve in [CurveId::Secp256k1, CurveId::Ed25519] {
+        generate_with(curve, 1, &mut |_, _, _, message| keygen.update(&*message)).unwrap();
+    }
+    let mut signing = Sha256::new();
+    let request = request([3; 32], "m/1");
+    let pair = Pair::new(1);
+    pair.sign_with(&request, &request, 1, &mut |_, message| signing.update(&*message)).unwrap();
+    assert_eq!(
+        (PROTOCOL_REVISION, hex(keygen).as_str(), hex(signing).as_str()),
+        (
+            1,
+            "a484fe9ab92209a176d55e878669841eed8c6610bcba109664451d996e9a1b42",
+            "ee2f1e35e70bc7f0e6811e095df0e10405e0699ee758d65870293ef803375e00",
+        ),
+    );
+}
