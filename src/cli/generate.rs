@@ -5,6 +5,7 @@ use super::output::{Failure, Output, merged};
 use super::{connect, password, settings};
 use crate::client::ClientError;
 use crate::wire::{Curve, Fixed, InitiatorId, KdfParams, KeyResult, KeyState};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ const COMMIT: Duration = Duration::from_secs(30);
 #[derive(Args)]
 pub struct Arguments {
     /// secp256k1 or ed25519
-    #[arg(long)]
+    #[arg(long, value_parser = PossibleValuesParser::new(["secp256k1", "ed25519"]).try_map(|name| name.parse::<Curve>()))]
     curve: Curve,
     /// How the password becomes a key; hkdf is for 32 random bytes as hex or base64
     #[arg(long, value_enum, default_value = "argon2id")]

@@ -8,6 +8,7 @@ use crate::client::ClientError;
 use crate::vault::LockedShare;
 use crate::wire::{ErrorCode, Method};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -20,7 +21,11 @@ pub struct Arguments {
     #[command(flatten)]
     input: Input,
     /// mta or default
-    #[arg(long, default_value = "default")]
+    #[arg(
+        long,
+        default_value = "default",
+        value_parser = PossibleValuesParser::new(["default", "mta"]).try_map(|name| name.parse::<Method>())
+    )]
     method: Method,
     /// File that holds the password
     #[arg(long, value_name = "FILE")]
