@@ -1,0 +1,201 @@
+//! A whole service for tests: nats-server, two nodes and any number of workers as processes, and a backend's library.
+#![allow(dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use crate::support::process::Process;
+use crate::support::{NatsServer, command};
+use nkeys::{KeyPair, XKey};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+use trefoil::client::{Backend, ClientConfig, NewKey, SignedRequest, SigningMaterial};
+use trefoil::config::Settings;
+use trefoil::vault::Password;
+use trefoil::wire::{ErrorCode, JobResult, Outcome};
+use zeroize::Zeroizing;
+
+pub const PASSWORD: &[u8] = b"correct horse battery staple";
+
+/// The secrets of one node.
+struct NodeSeeds {
+    identity: KeyPair,
+    noise: XKey,
+}
+
+impl NodeSeeds {
+    fn new() -> Self {
+        Self { identity: KeyPair::new_server(), noise: XKey::new() }
+    }
+}
+
+/// The service. Processes end when this is dropped.
+pub struct Deployment {
+    pub nats: NatsServer,
+    pub folder: TempDir,
+    pub initiator: KeyPair,
+    /// A second backend that may only sign, and only with ed25519.
+    pub limited: KeyPair,
+    pub sealing: XKey,
+    pub reply: XKey,
+    nodes: [NodeSeeds; 2],
+    worker_noise: XKey,
+    pub running: HashMap<String, Process>,
+    /// Settings that every worker gets besides the usual.
+    pub worker_settings: Vec<(&'static str, String)>,
+    started: u32,
+}
+
+impl Deployment {
+    /// A nats-server and nothing else yet.
+    pub fn new() -> Self {
+        Self {
+            nats: NatsServer::start(),
+            folder: TempDir::new().unwrap(),
+            initiator: KeyPair::new_user(),
+            limited: KeyPair::new_user(),
+            sealing: XKey::new(),
+            reply: XKey::new(),
+            nodes: [NodeSeeds::new(), NodeSeeds::new()],
+            worker_noise: XKey::new(),
+            running: HashMap::new(),
+            worker_settings: Vec::new(),
+            started: 0,
+        }
+    }
+
+    /// Two nodes and this many workers, ready.
+    pub fn start(workers: u32) -> Self {
+        let mut service = Self::new();
+        service.start_node("node1");
+        service.start_node("node2");
+        for number in 1..=workers {
+            service.start_worker(&format!("worker{number}"));
+        }
+        service
+    }
+
+    fn spawn(&mut self, name: &str, command: Command, ready: &str) {
+        self.started += 1;
+        let log = self.folder.path().join(format!("{name}.{}.log", self.started));
+        let process = Process::spawn(name, command, &log);
+        process.wait_for(ready);
+        self.running.insert(name.to_owned(), process);
+    }
+
+    /// Starts a node; one that ran before finds its data again.
+    pub fn start_node(&mut self, name: &str) {
+        let index = usize::from(name == "node2");
+        let (own, peer) = (&self.nodes[index], &self.nodes[1 - index]);
+        let data = self.folder.path().join(name);
+        std::fs::create_dir_all(&data).unwrap();
+        let initiators = serde_json::json!([
+            { "name": "backend", "key": self.initiator.public_key(), "operations": ["generate", "sign", "public-key"],
+              "curves": ["secp256k1", "ed25519"] },
+            { "name": "limited", "key": self.limited.public_key(), "operations": ["sign"], "curves": ["ed25519"] },
+        ]);
+        let mut process = command("trefoil-node");
+        process
+            .env("TREFOIL_ROLE", name)
+            .env("TREFOIL_NATS_URL", self.nats.url())
+            .env("TREFOIL_DATA_DIR", &data)
+            .env("TREFOIL_MASTER_KEY", format!("{:02x}", index + 7).repeat(32))
+            .env("TREFOIL_IDENTITY_SEED", own.identity.seed().unwrap())
+            .env("TREFOIL_NOISE_KEY", own.noise.seed().unwrap())
+            .env("TREFOIL_PEER_IDENTITY", peer.identity.public_key())
+            .env("TREFOIL_WORKERS", self.worker_noise.public_key())
+            .env("TREFOIL_INITIATORS", initiators.to_string());
+        self.spawn(name, process, "serving");
+    }
+
+    pub fn start_worker(&mut self, name: &str) {
+        let [node1, node2] = &self.nodes;
+        let mut process = command("trefoil-worker");
+        process
+            .env("TREFOIL_NATS_URL", self.nats.url())
+            .env("TREFOIL_NOISE_KEY", self.worker_noise.seed().unwrap())
+            .env("TREFOIL_NODE1_IDENTITY", node1.identity.public_key())
+            .env("TREFOIL_NODE2_IDENTITY", node2.identity.public_key())
+            .env("TREFOIL_NODE1_NOISE", node1.noise.public_key())
+            .env("TREFOIL_NODE2_NOISE", node2.noise.public_key())
+            .env("TREFOIL_SEALING_KEYS", self.sealing.seed().unwrap())
+            .env("TREFOIL_ACK_WAIT_SECONDS", "1");
+        for (key, value) in &self.worker_settings {
+            process.env(key, value);
+        }
+        self.spawn(name, process, "ready");
+    }
+
+    pub fn kill(&mut self, name: &str) {
+        self.running.remove(name).unwrap().kill9();
+    }
+
+    pub fn process(&mut self, name: &str) -> &mut Process {
+        self.running.get_mut(name).unwrap()
+    }
+
+    /// Settings of the backend, as environment.
+    pub fn client_env(&self) -> HashMap<String, String> {
+        [
+            ("TREFOIL_NATS_URL", self.nats.url()),
+            ("TREFOIL_INITIATOR_SEED", self.initiator.seed().unwrap()),
+            ("TREFOIL_NODE1_IDENTITY", self.nodes[0].identity.public_key()),
+            ("TREFOIL_NODE2_IDENTITY", self.nodes[1].identity.public_key()),
+            ("TREFOIL_WORKER_KEY", self.sealing.public_key()),
+            ("TREFOIL_REPLY_SEED", self.reply.seed().unwrap()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+
+    /// A backend with more or other settings.
+    pub async fn backend_with(&self, settings: &[(&str, String)]) -> Backend {
+        let mut env = self.client_env();
+        env.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        Backend::connect(ClientConfig::read(Settings::from_env(env)).unwrap()).await.unwrap()
+    }
+
+    pub async fn backend(&self) -> Backend {
+        self.backend_with(&[]).await
+    }
+
+    /// The command line with the backend's settings.
+    pub fn cli(&self) -> Command {
+        let mut process = command("trefoil");
+        process.current_dir(self.folder.path()).envs(self.client_env());
+        process.env("TREFOIL_PASSWORD", std::str::from_utf8(PASSWORD).unwrap());
+        process
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+pub fn password() -> Password {
+    Password::new(Zeroizing::new(PASSWORD.to_vec())).unwrap()
+}
+
+pub fn material(new: &NewKey) -> SigningMaterial {
+    SigningMaterial {
+        key_id: new.key.key_id,
+        public_key: new.key.public_key.clone(),
+        chain_code: new.key.chain_code,
+        encrypted_share: new.encrypted_share.clone(),
+        secret_store: new.secret_store.clone(),
+    }
+}
+
+/// The code that a result ends in; panics for a success.
+pub fn code(result: &JobResult) -> ErrorCode {
+    match &result.outcome {
+        Outcome::Error { error } => error.code,
+        Outcome::Ok { .. } => panic!("succeeded: {result:?}"),
+    }
+}
+
+/// Publishes a request as it stands and awaits whatever is stored for it.
+pub async fn outcome(backend: &Backend, request: &SignedRequest) -> JobResult {
+    tokio::time::timeout(Duration::from_secs(40), backend.run(request)).await.expect("answered in time").unwrap()
+}
