@@ -27,7 +27,7 @@ pub struct GenerateStage {
 enum Progress {
     Running(Box<NodeKeygen>),
     /// Staged durably; asked again, the answer is the same.
-    Staged(KeyStatement),
+    Staged(Box<KeyStatement>),
 }
 
 /// The round after the last: only the share is left to take.
@@ -150,7 +150,7 @@ impl Node {
         let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
         let Stage::Generate(mut stage) = stage else { return Err(out_of_order()) };
         let statement = match stage.progress {
-            Progress::Staged(statement) => statement,
+            Progress::Staged(statement) => *statement,
             Progress::Running(keygen) => {
                 let share = keygen.finish().map_err(aborted)?;
                 let about = Arc::clone(busy.about());
@@ -162,7 +162,7 @@ impl Node {
                 statement
             }
         };
-        stage.progress = Progress::Staged(statement.clone());
+        stage.progress = Progress::Staged(Box::new(statement.clone()));
         busy.park(Stage::Generate(stage));
         Ok(NodeReply::Prepared(statement))
     }

@@ -45,7 +45,8 @@ struct Admitted {
 /// Either the job goes on, or the key must be committed first.
 enum Entry {
     Admitted(Box<Admitted>),
-    NotCommitted(NodeReply),
+    /// The subject of the generation's result.
+    NotCommitted(String),
 }
 
 impl Node {
@@ -67,7 +68,7 @@ impl Node {
         let key = match gate::find_key(self.store.as_ref(), &job).map_err(refused)? {
             Found::Committed(key) => key,
             Found::Prepared(result_subject) => {
-                return Ok(Entry::NotCommitted(NodeReply::NotCommitted { result_subject }));
+                return Ok(Entry::NotCommitted(result_subject));
             }
         };
         key.state.usable().map_err(|code| refused(code.into()))?;
@@ -98,7 +99,7 @@ impl Node {
     pub(super) async fn sign_open(&self, caller: Caller, open: SignOpen) -> Answer {
         let admitted = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
             Entry::Admitted(admitted) => *admitted,
-            Entry::NotCommitted(reply) => return Ok(reply),
+            Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
         };
         let Admitted { job, input, material, busy, .. } = admitted;
         let SignInput::Secp256k1 { digest, path } = input else { return Err(ErrorCode::CurveMismatch.into()) };
@@ -164,7 +165,7 @@ impl Node {
     pub(super) async fn frost_sign(&self, caller: Caller, open: SignOpen, commitments: [u8; 64]) -> Answer {
         let admitted = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
             Entry::Admitted(admitted) => *admitted,
-            Entry::NotCommitted(reply) => return Ok(reply),
+            Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
         };
         let Admitted { job, input, attempt, material, busy } = admitted;
         let SignInput::Ed25519 { message } = input else { return Err(ErrorCode::CurveMismatch.into()) };

@@ -1,0 +1,341 @@
+//! Two real nodes on a real nats-server, and a hand-driven client party that speaks to them as a worker does.
+#![allow(dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use crate::support::NatsServer;
+use ed25519_dalek::VerifyingKey;
+use nkeys::{KeyPair, XKey};
+use rand_core::OsRng;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+use trefoil::auth;
+use trefoil::channel::{Link, NodeChannel};
+use trefoil::clock::now_ms;
+use trefoil::config::{NodeConfig, Settings};
+use trefoil::node::NodeServer;
+use trefoil::vault::{Blinded, Password};
+use trefoil::wire::node::{Call, KeyStatement, NODE_VERSION, NodeReply, NodeRequest, SessionId, SignOpen};
+use trefoil::wire::{
+    Base64, Curve, Envelope, ErrorCode, FIRST_EPOCH, Fixed, GenerateBody, InitiatorId, JobId, KdfParams, KeyId, Method,
+    Op, PublicKeyBody, Sealed, SignBody, SignInput, SignedJob,
+};
+use trefoil_protocol::keygen::{ClientKeygen, Context, Next};
+use trefoil_protocol::{KeyShare, Party, Secret};
+use zeroize::Zeroizing;
+
+pub const MINUTE: u64 = 60_000;
+
+/// The keys of one node and its data directory.
+pub struct NodeIdentity {
+    pub role: Party,
+    pub seed: String,
+    pub identity: VerifyingKey,
+    noise: XKey,
+    folder: TempDir,
+}
+
+impl NodeIdentity {
+    fn new(role: Party) -> Self {
+        let identity = KeyPair::new_server();
+        let (_, public) = nkeys::from_public_key(&identity.public_key()).unwrap();
+        Self {
+            role,
+            seed: identity.seed().unwrap(),
+            identity: VerifyingKey::from_bytes(&public).unwrap(),
+            noise: XKey::new(),
+            folder: TempDir::new().unwrap(),
+        }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub fn noise_public(&self) -> [u8; 32] {
+        nkeys::from_public_key(&self.noise.public_key()).unwrap().1
+    }
+}
+
+pub struct Cluster {
+    pub nats: NatsServer,
+    pub client: async_nats::Client,
+    pub node1: NodeIdentity,
+    pub node2: NodeIdentity,
+    pub initiator: KeyPair,
+    pub worker: XKey,
+    settings: Vec<(String, String)>,
+    servers: HashMap<Party, NodeServer>,
+    pub to1: NodeChannel,
+    pub to2: NodeChannel,
+}
+
+/// A generated key at the client, not yet committed unless [`Cluster::commit`] was called.
+pub struct Key {
+    pub share: Arc<KeyShare>,
+    pub statement1: KeyStatement,
+    pub statement2: KeyStatement,
+    pub job: SignedJob,
+    pub job_id: String,
+}
+
+impl Key {
+    pub fn id(&self) -> KeyId {
+        KeyId(self.share.key_id())
+    }
+}
+
+pub fn call(request: NodeRequest) -> Call {
+    Call { version: NODE_VERSION, deadline: now_ms() + 20_000, request }
+}
+
+/// The code of a refusal; anything else fails the test.
+pub fn refused(reply: NodeReply) -> ErrorCode {
+    match reply {
+        NodeReply::Refused { code, .. } => code,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With more settings for both nodes.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
+        let nats = NatsServer::start();
+        let client = nats.connect().await;
+        let (node1, node2) = (NodeIdentity::new(Party::Node1), NodeIdentity::new(Party::Node2));
+        let worker = XKey::new();
+        let private = Arc::new(Secret::new(nkeys::decode_seed(&worker.seed().unwrap()).unwrap().1));
+        let to = |node: &NodeIdentity| {
+            NodeChannel::new(client.clone(), node.role, Arc::clone(&private), node.noise_public())
+        };
+        let (to1, to2) = (to(&node1), to(&node2));
+        let settings = settings.iter().map(|(key, value)| (format!("TREFOIL_{key}"), (*value).to_owned())).collect();
+        let initiator = KeyPair::new_user();
+        let servers = HashMap::new();
+        let mut cluster = Self { nats, client, node1, node2, initiator, worker, settings, servers, to1, to2 };
+        cluster.start_node(Party::Node1).await;
+        cluster.start_node(Party::Node2).await;
+        cluster
+    }
+
+    /// The configuration of a node, as environment variables.
+    pub fn env(&self, role: Party) -> HashMap<String, String> {
+        let (own, peer) = if role == Party::Node1 { (&self.node1, &self.node2) } else { (&self.node2, &self.node1) };
+        let initiators = format!(
+            r#"[{{"name":"shop","key":"{}","operations":["generate","sign","public-key"],"curves":["secp256k1","ed25519"]}}]"#,
+            self.initiator.public_key()
+        );
+        let mut env: HashMap<String, String> = [
+            ("TREFOIL_ROLE", role.to_string()),
+            ("TREFOIL_NATS_URL", self.nats.url()),
+            ("TREFOIL_DATA_DIR", own.data().to_str().unwrap().to_owned()),
+            ("TREFOIL_MASTER_KEY", "07".repeat(32)),
+            ("TREFOIL_IDENTITY_SEED", own.seed.clone()),
+            ("TREFOIL_NOISE_KEY", own.noise.seed().unwrap()),
+            ("TREFOIL_PEER_IDENTITY", data_encoding::HEXLOWER.encode(peer.identity.as_bytes())),
+            ("TREFOIL_WORKERS", self.worker.public_key()),
+            ("TREFOIL_INITIATORS", initiators),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+        env.extend(self.settings.iter().cloned());
+        env
+    }
+
+    pub async fn start_node(&mut self, role: Party) {
+        let config = NodeConfig::read(Settings::from_env(self.env(role))).unwrap_or_else(|error| panic!("{error}"));
+        self.servers.insert(role, NodeServer::start(config).await.unwrap());
+    }
+
+    /// Ends a node in good order.
+    pub async fn drain_node(&mut self, role: Party) {
+        self.servers.remove(&role).unwrap().drain().await.unwrap();
+    }
+
+    pub fn initiator(&self) -> InitiatorId {
+        self.initiator.public_key().parse().unwrap()
+    }
+
+    /// A job body signed by the cluster's initiator.
+    pub fn job<P: Serialize>(&self, op: Op, job_id: &str, key_id: KeyId, lifetime: u64, payload: P) -> SignedJob {
+        let envelope = Envelope {
+            version: 1,
+            op: op.to_string(),
+            job_id: job_id.parse().unwrap(),
+            key_id,
+            initiator: self.initiator(),
+            issued_at: now_ms(),
+            expires_at: now_ms() + lifetime,
+            reply_key: XKey::new().public_key().parse().unwrap(),
+            payload,
+        };
+        auth::sign_job(&self.initiator, envelope.to_bytes().unwrap()).unwrap()
+    }
+
+    pub fn generate_job(&self, job_id: &str, curve: Curve) -> SignedJob {
+        let key_id = self.key_id(job_id);
+        self.job(Op::Generate, job_id, key_id, MINUTE, GenerateBody::new(curve, KdfParams::default(), sealed()))
+    }
+
+    pub fn sign_job(&self, job_id: &str, key_id: KeyId, input: &SignInput) -> SignedJob {
+        self.job(Op::Sign, job_id, key_id, MINUTE, SignBody::new(Method::Default, input, sealed()))
+    }
+
+    pub fn key_info_job(&self, job_id: &str, key_id: KeyId) -> SignedJob {
+        self.job(Op::PublicKey, job_id, key_id, MINUTE, PublicKeyBody {})
+    }
+
+    pub fn key_id(&self, job_id: &str) -> KeyId {
+        KeyId::derive(&self.initiator(), &job_id.parse::<JobId>().unwrap())
+    }
+
+    pub async fn ask1(&self, request: NodeRequest) -> NodeReply {
+        self.to1.call(&call(request)).await.unwrap()
+    }
+
+    pub async fn ask2(&self, request: NodeRequest) -> NodeReply {
+        self.to2.call(&call(request)).await.unwrap()
+    }
+
+    /// Runs a key generation to its end at both nodes, without the commit.
+    pub async fn generate(&self, job_id: &str, curve: Curve) -> Key {
+        self.generate_by(self.generate_job(job_id, curve), job_id, curve).await
+    }
+
+    /// The same for a given job: each run is another attempt.
+    pub async fn generate_by(&self, job: SignedJob, job_id: &str, curve: Curve) -> Key {
+        let key_id = self.key_id(job_id);
+        let context = Context {
+            curve: curve.into(),
+            key_id: key_id.0,
+            epoch: FIRST_EPOCH,
+            job_digest: digest(&job),
+            node1: self.node1.identity,
+            node2: self.node2.identity,
+        };
+        let links = [link(&self.to1).await, link(&self.to2).await];
+        let (mut client, contribution) = ClientKeygen::start(&context, &mut OsRng);
+        let mut sessions = Vec::new();
+        let mut replies = Vec::new();
+        for (index, link) in links.iter().enumerate() {
+            let blinded_password = (index == 0).then(|| blinded(key_id).element());
+            let request = NodeRequest::GenerateOpen { job: job.clone(), contribution, blinded_password };
+            let NodeReply::GenerateOpened { session, contribution, evaluation } =
+                link.call(&call(request)).await.unwrap()
+            else {
+                panic!("not opened")
+            };
+            assert_eq!(evaluation.is_some(), index == 0);
+            sessions.push(session);
+            replies.push(contribution.to_vec());
+        }
+        let mut round = 0;
+        let share = loop {
+            match client.advance(&replies[0], &replies[1]).unwrap() {
+                Next::Done(share) => break share,
+                Next::Continue { state, to_node1, to_node2 } => {
+                    client = state;
+                    round += 1;
+                    for (index, payload) in [to_node1, to_node2].into_iter().enumerate() {
+                        let request = NodeRequest::GenerateRound { session: sessions[index], round, payload };
+                        match links[index].call(&call(request)).await.unwrap() {
+                            NodeReply::GenerateRound { payload } => replies[index] = payload,
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                }
+            }
+        };
+        let mut statements = Vec::new();
+        for (link, session) in links.iter().zip(sessions) {
+            for _ in 0..2 {
+                match link.call(&call(NodeRequest::GeneratePrepare { session })).await.unwrap() {
+                    NodeReply::Prepared(statement) => statements.push(statement),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(statements[0], statements[1], "asked twice, the answer is the same");
+        Key {
+            share: Arc::new(share),
+            statement1: statements[0].clone(),
+            statement2: statements[2].clone(),
+            job,
+            job_id: job_id.to_owned(),
+        }
+    }
+
+    /// Commits at node 1, then at node 2.
+    pub async fn commit(&self, key: &Key) {
+        let (key_id, transcript) = (key.id(), key.share.transcript());
+        let request = |evidence| NodeRequest::Commit { key_id, transcript, evidence };
+        let NodeReply::Committed { signature } = self.ask1(request(key.statement2.signature)).await else {
+            panic!("node 1 did not commit")
+        };
+        let NodeReply::Committed { .. } = self.ask2(request(signature)).await else { panic!("node 2 did not follow") };
+    }
+
+    pub async fn committed_key(&self, job_id: &str, curve: Curve) -> Key {
+        let key = self.generate(job_id, curve).await;
+        self.commit(&key).await;
+        key
+    }
+
+    /// An opening of a signing session as an honest worker makes it.
+    pub fn open(&self, key: &Key, job: &SignedJob, contribution: [u8; 32], lease_token: u64) -> SignOpen {
+        SignOpen {
+            job: job.clone(),
+            contribution,
+            epoch: key.share.epoch(),
+            ot_id: key.share.ot_id(),
+            transcript: key.share.transcript(),
+            lease_token,
+            blinded_password: blinded(key.id()).element(),
+        }
+    }
+
+    pub fn data(&self, role: Party) -> PathBuf {
+        if role == Party::Node1 { self.node1.data() } else { self.node2.data() }
+    }
+}
+
+pub fn opened(reply: NodeReply) -> (SessionId, Vec<u8>) {
+    match reply {
+        NodeReply::SignOpened { session, m1, .. } => (session, m1),
+        other => panic!("not opened: {other:?}"),
+    }
+}
+
+pub async fn link(channel: &NodeChannel) -> Arc<Link> {
+    channel.link(now_ms() + 20_000).await.unwrap()
+}
+
+pub fn blinded(key_id: KeyId) -> Blinded {
+    let password = Password::new(Zeroizing::new(b"correct horse".to_vec())).unwrap();
+    Blinded::new(key_id, &password, &mut OsRng).unwrap()
+}
+
+pub fn digest(job: &SignedJob) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(&job.body).into()
+}
+
+/// Secrets that no node opens.
+pub fn sealed() -> Sealed {
+    let key = || XKey::new().public_key().parse().unwrap();
+    Sealed { recipient_key: key(), sender_key: key(), sealed: Base64(vec![1; 100]) }
+}
+
+pub fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+pub fn fixed(bytes: [u8; 64]) -> Fixed<64> {
+    Fixed(bytes)
+}
