@@ -68,7 +68,7 @@ codes! {
     InvalidPath = "INVALID_PATH", Final, "Send a path such as m/0/1 of at most 16 steps, on secp256k1 only.";
     HardenedPath = "HARDENED_PATH", Final, "Use non-hardened steps; no party holds the whole key that hardened ones need.";
     InvalidKdf = "INVALID_KDF", Final, "Use KDF parameters within the limits of docs/wire.md.";
-    UnknownWorkerKey = "UNKNOWN_WORKER_KEY", Final, "Fetch the current worker key and send a new job sealed to it.";
+    UnknownWorkerKey = "UNKNOWN_WORKER_KEY", Final, "Get the current worker key from the operators and send a new job sealed to it.";
     SealBroken = "SEAL_BROKEN", Final, "Seal the secrets of exactly this job to the named worker key.";
     WrongPassword = "WRONG_PASSWORD", Final, "Ask for the password again; attempts are counted.";
     CorruptShare = "CORRUPT_SHARE", Final, "Send the encryptedShare exactly as it was returned.";

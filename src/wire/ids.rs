@@ -271,7 +271,7 @@ impl From<CurveId> for Curve {
 }
 
 names! {
-    /// The signing method. Each curve has one protocol; see [`Method::resolve`].
+    /// The signing method. Each curve has one protocol, which runs whichever method is asked for; the result names it.
     Method, "a signing method" {
         /// Two-party ECDSA with multiplicative-to-additive conversion.
         Mta = "mta",

@@ -74,12 +74,15 @@ pub struct GenerateBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KdfBody {
     /// `argon2id`, or `hkdf` for a machine-made password of exactly 32 random bytes.
+    #[schemars(extend("enum" = ["argon2id", "hkdf"]))]
     pub name: String,
     /// argon2id: memory in KiB, 8 to 262,144.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 8, max = 262_144))]
     pub memory_kib: Option<u32>,
     /// argon2id: passes, 1 to 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
     pub passes: Option<u32>,
 }
 
@@ -101,8 +104,9 @@ pub struct SignBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Base64>")]
     pub message: Option<String>,
-    /// secp256k1: BIP-32 path of non-hardened steps, such as `m/0/1`.
+    /// secp256k1: BIP-32 path of at most 16 non-hardened steps, such as `m/0/1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^m(/(0|[1-9][0-9]{0,9})){0,16}$"))]
     pub path: Option<String>,
     /// Password, encryptedShare and secretStore, sealed to a worker key.
     pub secrets: Sealed,

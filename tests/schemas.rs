@@ -1,0 +1,160 @@
+//! schemas/ is generated from the Rust types. This test fails when they differ; `TREFOIL_UPDATE_SCHEMAS=1` rewrites them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use trefoil::seal::SecretsBody;
+use trefoil::wire::{Envelope, Event, GenerateBody, JobResult, Op, PublicKeyBody, SignBody};
+
+fn schema<T: JsonSchema>(title: &str) -> Value {
+    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
+    let mut schema = schema.to_value();
+    schema["title"] = json!(title);
+    schema
+}
+
+/// The envelope with its operation fixed.
+fn job<P: JsonSchema>(op: Op) -> Value {
+    let mut schema = schema::<Envelope<P>>(&format!("{op} job"));
+    schema["properties"]["op"] = json!({ "const": op });
+    schema["$defs"].as_object_mut().unwrap().remove("Op");
+    schema
+}
+
+fn parameter(description: &str) -> Value {
+    json!({ "description": description })
+}
+
+fn message(file: &str, headers: bool, summary: &str) -> Value {
+    let mut message = json!({
+        "contentType": "application/json",
+        "summary": summary,
+        "payload": {
+            "schemaFormat": "application/schema+json;version=draft-2020-12",
+            "schema": { "$ref": format!("./{file}.json") },
+        },
+    });
+    if headers {
+        message["headers"] = json!({ "$ref": "#/components/schemas/jobHeaders" });
+    }
+    message
+}
+
+fn asyncapi() -> Value {
+    let key_id = parameter("32 lower-case hex digits");
+    let initiator = parameter("The initiator's public NKEY, U…");
+    let job_id = parameter("1 to 64 of A-Z a-z 0-9 _ -");
+    let op = json!({ "enum": Op::ALL });
+    let job_channel = |op: Op, summary: &str| {
+        json!({
+            "address": format!("mpc.job.{op}.{{keyId}}"),
+            "description": "Stream MPC_JOBS: work queue, discard new, capped per key.",
+            "parameters": { "keyId": key_id },
+            "messages": { "job": message(&format!("job-{op}"), true, summary) },
+        })
+    };
+    let operation = |action: &str, channel: &str, message: &str, summary: &str| {
+        json!({
+            "action": action,
+            "summary": summary,
+            "channel": { "$ref": format!("#/channels/{channel}") },
+            "messages": [{ "$ref": format!("#/channels/{channel}/messages/{message}") }],
+        })
+    };
+    let mut ask = operation("receive", "publicKey", "job", "Answer with a public key at once, outside the job queue.");
+    ask["reply"] = json!({
+        "address": { "location": "$message.header#/reply", "description": "The inbox of the NATS request." },
+        "channel": { "$ref": "#/channels/publicKeyReply" },
+        "messages": [{ "$ref": "#/channels/publicKeyReply/messages/result" }],
+    });
+    json!({
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Trefoil",
+            "version": "1",
+            "description": "Jobs, results and events over NATS, seen from the service. docs/wire.md has the signing and sealing.",
+            "license": { "name": "Apache-2.0" },
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            "generate": job_channel(Op::Generate, "Generate a key."),
+            "sign": job_channel(Op::Sign, "Sign a digest or message."),
+            "result": {
+                "address": "mpc.result.{initiator}.{jobId}",
+                "description": "Stream MPC_RESULTS: the one result of a job.",
+                "parameters": { "initiator": initiator, "jobId": job_id },
+                "messages": { "result": message("result", false, "What came of the job.") },
+            },
+            "refused": {
+                "address": "mpc.result.{initiator}.{jobId}.refused",
+                "description": "Stream MPC_RESULTS: what somebody sent in the initiator's name or in conflict with an earlier job.",
+                "parameters": { "initiator": initiator, "jobId": job_id },
+                "messages": { "result": message("result", false, "Why it was refused.") },
+            },
+            "event": {
+                "address": "mpc.event.{op}.{initiator}",
+                "description": "At most once, not stored.",
+                "parameters": { "op": op, "initiator": initiator },
+                "messages": { "event": message("event", false, "A step in a job's life.") },
+            },
+            "publicKey": {
+                "address": "mpc.api.public-key",
+                "description": "NATS service endpoint.",
+                "messages": { "job": message("job-public-key", true, "Which key.") },
+            },
+            "publicKeyReply": {
+                "address": null,
+                "messages": { "result": message("result", false, "The key, with both nodes' attestations.") },
+            },
+        },
+        "operations": {
+            "generate": operation("receive", "generate", "job", "Generate a key."),
+            "sign": operation("receive", "sign", "job", "Sign a digest or message."),
+            "publicKey": ask,
+            "publishResult": operation("send", "result", "result", "Store the one result of a job."),
+            "publishRefusal": operation("send", "refused", "result", "Say why something was refused."),
+            "publishEvent": operation("send", "event", "event", "Tell what happens to a job."),
+        },
+        "components": {
+            "schemas": {
+                "jobHeaders": {
+                    "type": "object",
+                    "required": ["Trefoil-Version", "Trefoil-Signature"],
+                    "properties": {
+                        "Trefoil-Version": { "const": "1" },
+                        "Trefoil-Signature": { "type": "string", "description": "Base64 of 64 bytes: Ed25519 by the initiator." },
+                    },
+                },
+            },
+        },
+    })
+}
+
+#[test]
+fn schemas_are_those_of_the_types() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schemas");
+    let wanted = [
+        ("job-generate", job::<GenerateBody>(Op::Generate)),
+        ("job-sign", job::<SignBody>(Op::Sign)),
+        ("job-public-key", job::<PublicKeyBody>(Op::PublicKey)),
+        ("secrets", schema::<SecretsBody>("sealed secrets")),
+        ("result", schema::<JobResult>("result")),
+        ("event", schema::<Event>("event")),
+        ("asyncapi", asyncapi()),
+    ];
+    let update = std::env::var_os("TREFOIL_UPDATE_SCHEMAS").is_some();
+    let mut differing = vec![];
+    for (name, value) in wanted {
+        let path = directory.join(format!("{name}.json"));
+        let text = serde_json::to_string_pretty(&value).unwrap() + "\n";
+        if update {
+            std::fs::write(&path, &text).unwrap();
+        }
+        if std::fs::read_to_string(&path).ok() != Some(text) {
+            differing.push(path);
+        }
+    }
+    assert!(differing.is_empty(), "run the test with TREFOIL_UPDATE_SCHEMAS=1 and review: {differing:?}");
+}
