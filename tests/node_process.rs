@@ -1,0 +1,136 @@
+//! The node as a process: what it prints when it cannot start, what a kill leaves, how it ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod cluster;
+mod support;
+
+use cluster::{Cluster, call, digest, link, refused};
+use futures::StreamExt;
+use support::process::Process;
+use trefoil::channel::ChannelError;
+use trefoil::node::{AUDIT_LOG, audit};
+use trefoil::wire::node::{NodeReply, NodeRequest};
+use trefoil::wire::{Curve, ErrorCode, SignInput};
+use trefoil_protocol::Party;
+use trefoil_protocol::derive::DerivationPath;
+use trefoil_protocol::ecdsa::Request;
+use trefoil_protocol::ecdsa::client::Client;
+
+fn spawn(cluster: &Cluster, log: &tempfile::TempDir) -> Process {
+    let mut command = support::command("trefoil-node");
+    command.envs(cluster.env(Party::Node1));
+    Process::spawn("trefoil-node", command, &log.path().join("node1.log"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_has_burned_what_it_released() {
+    let mut cluster = Cluster::start().await;
+    let key = cluster.committed_key("g1", Curve::Secp256k1).await;
+    cluster.drain_node(Party::Node1).await;
+    let log = tempfile::tempdir().unwrap();
+    let mut node = spawn(&cluster, &log);
+    node.wait_for("serving");
+
+    let input = SignInput::Secp256k1 { digest: [3; 32], path: Some("m/0/7".into()) };
+    let job = cluster.sign_job("s1", key.id(), &input);
+    let _ = cluster.to1.call(&call(NodeRequest::KeyInfo { job: job.clone() })).await.unwrap();
+    let link = link(&cluster.to1).await;
+    let path = DerivationPath::parse("m/0/7").unwrap();
+    let request = Request { channel_hash: link.hash(), job_digest: digest(&job), digest: [3; 32], path };
+    let open = NodeRequest::SignOpen(cluster.open(&key, &job, [1; 32], 0));
+    let (session, m1) = cluster::opened(link.call(&call(open)).await.unwrap());
+    let client = Client::new(key.share.clone(), request, [1; 32]).unwrap();
+    let (client, m2) = client.advance(&m1, &mut rand_core::OsRng).unwrap();
+    let round2 = NodeRequest::SignRound2 { session, m2: m2.clone() };
+    let NodeReply::SignRound3 { m3 } = link.call(&call(round2)).await.unwrap() else { panic!("no m3") };
+    node.kill9();
+    client.finish(&m3).unwrap();
+    let path = cluster.data(Party::Node1).join(AUDIT_LOG);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.lines().last().unwrap().contains(r#""decision":"released""#), "{text}");
+    audit::verify(&path, None).unwrap();
+
+    let mut node = spawn(&cluster, &log);
+    node.wait_for("serving");
+    let again = NodeRequest::SignRound2 { session, m2 };
+    assert_eq!(link.call(&call(again)).await.err(), Some(ChannelError::Lost));
+    let info = NodeRequest::KeyInfo { job: cluster.key_info_job("i1", key.id()) };
+    assert!(matches!(cluster.ask1(info).await, NodeReply::KeyInfo { active: true, .. }));
+    // The ledger survived too.
+    let other = cluster.sign_job("s1", key.id(), &SignInput::Secp256k1 { digest: [4; 32], path: None });
+    let open = NodeRequest::SignOpen(cluster.open(&key, &other, [1; 32], 0));
+    assert_eq!(refused(cluster.ask1(open).await), ErrorCode::JobIdReused);
+    assert!(node.terminate().success());
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.lines().last().unwrap().contains(r#""decision":"stopped""#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_start_says_why() {
+    let mut cluster = Cluster::start().await;
+    let log = tempfile::tempdir().unwrap();
+    // The data directory is in use.
+    let mut node = spawn(&cluster, &log);
+    assert_eq!(node.wait().code(), Some(1));
+    assert!(node.log().contains("another process has the store open"), "{}", node.log());
+    cluster.drain_node(Party::Node1).await;
+
+    let mut command = support::command("trefoil-node");
+    command.env("TREFOIL_ROLE", "node9").env("TREFOIL_TYPO", "1");
+    let mut node = Process::spawn("trefoil-node", command, &log.path().join("bad.log"));
+    assert_eq!(node.wait().code(), Some(1));
+    for problem in ["role:", "typo: unknown setting", "nats_url: must be set", "master_key: must be set"] {
+        assert!(node.log().contains(problem), "{problem} missing in {}", node.log());
+    }
+
+    // A log that somebody shortened.
+    let path = cluster.data(Party::Node1).join(AUDIT_LOG);
+    cluster.start_node(Party::Node1).await;
+    cluster.committed_key("g1", Curve::Ed25519).await;
+    cluster.drain_node(Party::Node1).await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{}\n", text.lines().next().unwrap())).unwrap();
+    let mut node = spawn(&cluster, &log);
+    assert_eq!(node.wait().code(), Some(1));
+    assert!(node.log().contains("the log ends at 1 entries"), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_services_are_shown_by_nats() {
+    let cluster = Cluster::start().await;
+    let mut answers = cluster.client.subscribe("inbox").await.unwrap();
+    cluster.client.publish_with_reply("$SRV.INFO", "inbox", "".into()).await.unwrap();
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let info: serde_json::Value = serde_json::from_slice(&answers.next().await.unwrap().payload).unwrap();
+        assert_eq!(info["endpoints"].as_array().unwrap().len(), 2);
+        names.push(info["name"].as_str().unwrap().to_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["trefoil-node1", "trefoil-node2"]);
+}
+
+/// Nothing that a node writes or logs holds a secret in the clear.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_reaches_the_disk_or_the_log() {
+    let mut cluster = Cluster::start().await;
+    cluster.drain_node(Party::Node1).await;
+    let log = tempfile::tempdir().unwrap();
+    let mut node = spawn(&cluster, &log);
+    node.wait_for("serving");
+    let key = cluster.committed_key("g1", Curve::Ed25519).await;
+    assert!(node.terminate().success());
+    let mut files: Vec<Vec<u8>> =
+        ["store.redb", "slots", AUDIT_LOG].map(|name| cluster::read(&cluster.data(Party::Node1).join(name))).into();
+    files.push(node.log().into_bytes());
+    let env = cluster.env(Party::Node1);
+    for name in ["TREFOIL_MASTER_KEY", "TREFOIL_IDENTITY_SEED", "TREFOIL_NOISE_KEY"] {
+        let canary = env[name].as_bytes();
+        assert!(files.iter().all(|file| !file.windows(canary.len()).any(|window| window == canary)), "{name}");
+    }
+    // The master key's bytes, and the fixed start of a stored share.
+    let share = [&[1_u8, 2, 2], &key.id().0[..]].concat();
+    for canary in [vec![7; 32], share] {
+        assert!(files.iter().all(|file| !file.windows(canary.len()).any(|window| window == canary)));
+    }
+}
