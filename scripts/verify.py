@@ -5,7 +5,7 @@ Standard library only, so that it can be read and run anywhere; where the packag
 agree. Speed and constant time do not matter here: nothing in this file handles a secret.
 
   scripts/verify.py --curve secp256k1 --public-key HEX --digest HEX --signature HEX [--recovery-id N]
-  scripts/verify.py --curve ed25519 --public-key HEX --message BASE64 --signature HEX
+  scripts/verify.py --curve ed25519 --public-key HEX --message TEXT|--message-hex HEX|--message-file FILE --signature HEX
   scripts/verify.py --result FILE --node1 KEY --node2 KEY      (the result of a generate or public-key job)
 """
 
@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import pathlib
 import sys
 
 
@@ -275,6 +276,14 @@ def hex_bytes(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+def file_bytes(path: str) -> bytes:
+    """The content of a file."""
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def identity_bytes(text: str) -> bytes:
     """A node's Ed25519 public key: an NKEY ("N..." or "U...": base 32 of prefix, key, CRC-16) or 64 hexadecimal digits."""
     if len(text) != 56:
@@ -285,21 +294,16 @@ def identity_bytes(text: str) -> bytes:
     return decoded[1:33]
 
 
-def base64_bytes(text: str) -> bytes:
-    """Bytes from standard base64, padded."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Verifies what the command line names; 0 if it verifies, 1 if not, 2 if the command line is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curve", choices=["secp256k1", "ed25519"])
     parser.add_argument("--public-key", type=hex_bytes, metavar="HEX", help="33 bytes (secp256k1) or 32 bytes (ed25519)")
     parser.add_argument("--digest", type=hex_bytes, metavar="HEX", help="secp256k1: the 32 bytes that were signed")
-    parser.add_argument("--message", type=base64_bytes, metavar="BASE64", help="ed25519: the message that was signed")
+    message = parser.add_mutually_exclusive_group()
+    message.add_argument("--message", type=str.encode, metavar="TEXT", help="ed25519: the message that was signed")
+    message.add_argument("--message-hex", type=hex_bytes, metavar="HEX", dest="message", help="the same, hex")
+    message.add_argument("--message-file", type=file_bytes, metavar="FILE", dest="message", help="the same, from a file")
     parser.add_argument("--signature", type=hex_bytes, metavar="HEX", help="64 bytes: r and s, or R and S")
     parser.add_argument("--recovery-id", type=int, metavar="N", help="secp256k1: 0 to 3")
     parser.add_argument("--result", metavar="FILE", help="result of a generate or public-key job; - reads standard input")

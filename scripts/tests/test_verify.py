@@ -1,6 +1,5 @@
 """Tests of the verifier: published vectors, and each check by something that only it refuses."""
 
-import base64
 import contextlib
 import hashlib
 import io
@@ -278,12 +277,21 @@ class CommandLine(unittest.TestCase):
         code, text = self.run_main(*arguments, "00" * 64)
         self.assertEqual((code, text), (1, "INVALID: r or s is out of range\n"))
 
-    def test_ed25519_with_an_empty_message(self):
-        public_key, _, signature = RFC_8032[0]
-        arguments = ["--curve", "ed25519", "--public-key", public_key, "--signature", signature, "--message"]
-        self.assertEqual(self.run_main(*arguments, "")[0], 0)
-        self.assertEqual(self.run_main(*arguments, base64.b64encode(b"x").decode())[0], 1)
-        self.assertEqual(self.run_main(*arguments, "not base64")[0], 2)
+    def test_ed25519_by_text_hex_and_file(self):
+        def arguments(vector):
+            return ["--curve", "ed25519", "--public-key", vector[0], "--signature", vector[2]]
+
+        self.assertEqual(self.run_main(*arguments(RFC_8032[0]), "--message", "")[0], 0)
+        self.assertEqual(self.run_main(*arguments(RFC_8032[0]), "--message", "x")[0], 1)
+        self.assertEqual(self.run_main(*arguments(RFC_8032[1]), "--message", "r")[0], 0)
+        self.assertEqual(self.run_main(*arguments(RFC_8032[2]), "--message-hex", "af82")[0], 0)
+        self.assertEqual(self.run_main(*arguments(RFC_8032[2]), "--message-hex", "af8")[0], 2)
+        self.assertEqual(self.run_main(*arguments(RFC_8032[2]), "--message", "", "--message-hex", "af82")[0], 2)
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "message"
+            self.assertEqual(self.run_main(*arguments(RFC_8032[2]), "--message-file", str(file))[0], 2)
+            file.write_bytes(bytes.fromhex("af82"))
+            self.assertEqual(self.run_main(*arguments(RFC_8032[2]), "--message-file", str(file))[0], 0)
 
     def test_a_result_file(self):
         case = Attestations()

@@ -1,0 +1,332 @@
+#!/usr/bin/env python3
+"""Runs the whole of Trefoil on this machine: NATS, both nodes and two workers; makes a key on each curve, signs with it,
+and has every signature verified by code that had no part in making it. Needs Rust, a C compiler and Python.
+
+Everything it makes is under target/demo: settings, logs, keys, results, and summary.json with the time of each step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import verify
+from services import PATIENCE, Failed, Service
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "target" / "demo"
+CURVES = ("secp256k1", "ed25519")
+METHODS = ("default", "mta")
+NODES = ("node1", "node2")
+WORKERS = ("worker1", "worker2")
+CHILD = "m/0/7"
+
+
+class Steps:
+    """The steps so far, each with its time; printed as they end, and written to summary.json."""
+
+    def __init__(self):
+        self.done = []
+
+    @contextlib.contextmanager
+    def step(self, name: str):
+        """Runs one step; what it appends to the list it gets is printed beside its name."""
+        notes, start, ok = [], time.monotonic(), False
+        try:
+            yield notes
+            ok = True
+        finally:
+            millis = round((time.monotonic() - start) * 1000)
+            self.done.append({"name": name, "ok": ok, "millis": millis})
+            print(f"  {'ok  ' if ok else 'FAIL'} {millis:>9,} ms  {name:<46} {', '.join(notes)}".rstrip(), flush=True)
+
+    def write(self, file: pathlib.Path) -> None:
+        """Writes the summary."""
+        file.write_text(json.dumps({"steps": self.done}, indent=2) + "\n")
+
+
+def require(holds: bool, what: str) -> None:
+    """Fails the step unless something holds."""
+    if not holds:
+        raise Failed(what)
+
+
+def clean_environment(**changes: object) -> dict[str, str]:
+    """This process's environment without any settings of Trefoil's, plus `changes`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TREFOIL_", "RUST_LOG"))}
+    return {**kept, **{name: str(value) for name, value in changes.items()}}
+
+
+def write_settings(name: str, settings: dict, tables: str = "") -> pathlib.Path:
+    """Writes a settings file; strings, numbers and lists look the same in TOML and JSON."""
+    file = FOLDER / f"{name}.toml"
+    lines = [f"{key} = {json.dumps(value if isinstance(value, list) else str(value))}" for key, value in settings.items()]
+    file.write_text("\n".join(lines) + "\n" + tables)
+    return file
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, steps: Steps):
+        self.step = steps.step
+        self.services: list[Service] = []
+        self.public: dict[str, str] = {}
+
+    def run(self) -> None:
+        """All steps in order; the first failure ends it."""
+        self.find_tools()
+        self.make_identities()
+        self.start_services()
+        for curve in CURVES:
+            self.generate(curve)
+            for method in METHODS:
+                self.sign(curve, method)
+        self.sign("secp256k1", "mta", CHILD)
+        for curve in CURVES:
+            self.refuse_wrong_password(curve)
+
+    # --- what is needed
+
+    def find_tools(self) -> None:
+        """A nats-server, and our own binaries."""
+        with self.step("find nats-server") as notes:
+            script = [sys.executable, ROOT / "scripts" / "nats-server"]
+            done = subprocess.run(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            require(done.returncode == 0, done.stderr.strip())
+            self.nats_server = pathlib.Path(done.stdout.strip())
+            notes.append(str(self.nats_server))
+        print("  building (the first time takes some minutes) ...", flush=True)
+        with self.step("build"):
+            # The development profile: the cryptography is optimised in it too, and it builds sooner.
+            command = ["cargo", "build", "--locked", "--bins", "--message-format", "json-render-diagnostics"]
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            require(done.returncode == 0, "the build failed")
+            built = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            self.binaries = {unit["target"]["name"]: unit["executable"] for unit in built if unit.get("executable")}
+
+    def trefoil(self, *arguments: object, expect: int = 0) -> dict:
+        """Runs the command line with --json; what it answered."""
+        command = [self.binaries["trefoil"], "--config", FOLDER / "client.toml", *arguments, "--json"]
+        command = [str(part) for part in command]
+        done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE)
+        shown = " ".join(["trefoil", *command[3:]])
+        require(done.returncode == expect, f"{shown}\nended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+        return json.loads(done.stdout)
+
+    def make_identities(self) -> None:
+        """Every seed in a file of its own, as each operator would make their own; settings refer to the files."""
+
+        def new(kind: str, name: str) -> None:
+            made = self.trefoil("identity", "new", "--kind", kind, "--out", FOLDER / f"{name}.seed")
+            self.public[name] = made.get("publicKey")
+
+        with self.step("make identities and settings") as notes:
+            for node in NODES:
+                new("node", f"{node}-identity")
+                new("secret", f"{node}-master")
+                new("noise", f"{node}-noise")
+            for worker in WORKERS:
+                new("noise", f"{worker}-noise")
+            new("sealing", "sealing")
+            new("initiator", "initiator")
+            new("reply", "reply")
+            new("secret", "password-ed25519")
+            (FOLDER / "password-secp256k1.seed").write_text(secrets.token_urlsafe(12) + "\n")
+            (FOLDER / "password-wrong.seed").write_text(secrets.token_hex(32) + "\n")
+            notes.append("each seed in a file of its own")
+
+    def write_all_settings(self, url: str) -> None:
+        """The settings of nodes, workers and backend."""
+
+        def seed(name: str) -> pathlib.Path:
+            return FOLDER / f"{name}.seed"
+
+        initiators = (
+            f'\n[[initiators]]\nname = "demo"\nkey = "{self.public["initiator"]}"\n'
+            f'operations = ["generate", "sign", "public-key"]\ncurves = {json.dumps(CURVES)}\n'
+        )
+        for node, peer in (NODES, NODES[::-1]):
+            settings = {
+                "role": node,
+                "nats_url": url,
+                "data_dir": FOLDER / node,
+                "master_key_file": seed(f"{node}-master"),
+                "identity_seed_file": seed(f"{node}-identity"),
+                "noise_key_file": seed(f"{node}-noise"),
+                "peer_identity": self.public[f"{peer}-identity"],
+                "workers": [self.public[f"{worker}-noise"] for worker in WORKERS],
+            }
+            write_settings(node, settings, initiators)
+        identities = {f"{node}_identity": self.public[f"{node}-identity"] for node in NODES}
+        for worker in WORKERS:
+            settings = {
+                "nats_url": url,
+                "noise_key_file": seed(f"{worker}-noise"),
+                "sealing_keys_file": seed("sealing"),
+                **{f"{node}_noise": self.public[f"{node}-noise"] for node in NODES},
+                **identities,
+            }
+            write_settings(worker, settings)
+        settings = {
+            "nats_url": url,
+            "initiator_seed_file": seed("initiator"),
+            "reply_seed_file": seed("reply"),
+            "worker_key": self.public["sealing"],
+            **identities,
+        }
+        write_settings("client", settings)
+
+    # --- the service
+
+    def start(self, name: str, command: list, **environ: object) -> Service:
+        """Starts a program; it is ended with the demo."""
+        service = Service(name, command, FOLDER / f"{name}.log", clean_environment(**environ))
+        self.services.append(service)
+        return service
+
+    def start_services(self) -> None:
+        """NATS, both nodes and the workers, each awaited by its own word that it is ready."""
+        with self.step("start NATS") as notes:
+            command = [self.nats_server, "--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir", FOLDER / "nats"]
+            nats = self.start("nats-server", command)
+            port = nats.wait_for("Listening for client connections on").rpartition(":")[2].strip()
+            nats.wait_for("Server is ready")
+            url = f"nats://127.0.0.1:{port}"
+            self.write_all_settings(url)
+            notes.append(url)
+        with self.step("start node 1 and node 2"):
+            nodes = [
+                self.start(node, [self.binaries["trefoil-node"]], TREFOIL_CONFIG=FOLDER / f"{node}.toml") for node in NODES
+            ]
+            for node in nodes:
+                node.wait_for("serving")
+        with self.step("start two workers"):
+            workers = [
+                self.start(worker, [self.binaries["trefoil-worker"]], TREFOIL_CONFIG=FOLDER / f"{worker}.toml")
+                for worker in WORKERS
+            ]
+            for worker in workers:
+                worker.wait_for(" ready")
+
+    def stop_services(self) -> None:
+        """Ends what runs: workers first, NATS last, each whatever became of the others."""
+        codes = {service: service.stop() for service in reversed(self.services)}
+        # nats-server ends with 1 when it is told to.
+        failed = [service for service, code in codes.items() if code != 0 and service.name != "nats-server"]
+        require(not failed, "; ".join(f"{service.name} did not end well, see {service.log}" for service in failed))
+
+    # --- keys and signatures
+
+    def identities(self) -> list[bytes]:
+        """The nodes' public keys."""
+        return [verify.identity_bytes(self.public[f"{node}-identity"]) for node in NODES]
+
+    def generate(self, curve: str) -> None:
+        """Makes a key; both nodes' attestations of it are verified."""
+        key = FOLDER / f"{curve}.key"
+        with self.step(f"generate {curve}") as notes:
+            kdf = "argon2id" if curve == "secp256k1" else "hkdf"
+            password = FOLDER / f"password-{curve}.seed"
+            made = self.trefoil("generate", "--curve", curve, "--kdf", kdf, "--out", key, "--password-file", password)
+            notes.append(made["publicKey"])
+        with self.step(f"check that both nodes attest it, {curve}") as notes:
+            notes.append(" + ".join(verify.verify_attestations(made, *self.identities())))
+            asked = self.trefoil("public-key", "--key", key)
+            verify.verify_attestations(asked, *self.identities())
+            require(asked["publicKey"] == made["publicKey"], "the nodes name another public key now")
+
+    def sign(self, curve: str, method: str, path: str | None = None) -> None:
+        """Signs, and has the signature verified by everything that can, under the attested public key."""
+        key = FOLDER / f"{curve}.key"
+        attested = json.loads(key.read_text())["key"]
+        public_key = bytes.fromhex(attested["publicKey"])
+        if curve == "secp256k1":
+            signed = hashlib.sha256(secrets.token_bytes(40)).digest()
+            arguments = ["--digest", signed.hex()]
+        else:
+            signed = b"\x00 a message that begins with a zero byte: " + secrets.token_bytes(20)
+            arguments = ["--message-hex", signed.hex()]
+        if path:
+            public_key = verify.derive_public(public_key, bytes.fromhex(attested["chainCode"]), path)
+            arguments += ["--path", path]
+        name = f"{curve}, {method}{', child ' + path if path else ''}"
+        with self.step(f"sign {name}") as notes:
+            password = FOLDER / f"password-{curve}.seed"
+            made = self.trefoil("sign", "--key", key, *arguments, "--method", method, "--password-file", password)
+            notes.append(f"method {made['method']}")
+            notes.append(f"{made['milliseconds']} ms in the command line")
+        with self.step(f"verify {name}") as notes:
+            require(made["publicKey"] == public_key.hex(), "the result names another public key")
+            names = verify.verify(curve, public_key, signed, bytes.fromhex(made["signature"]), made.get("recoveryId"))
+            arguments = ["--signature", made["signature"], *arguments, "--key", key]
+            if made.get("recoveryId") is not None:
+                arguments += ["--recovery-id", made["recoveryId"]]
+            require(self.trefoil("verify", *arguments)["valid"] is True, "trefoil verify refuses it")
+            notes.append(" + ".join([*names, "k256" if curve == "secp256k1" else "ed25519-dalek"]))
+
+    def refuse_wrong_password(self, curve: str) -> None:
+        """A wrong password has a code of its own."""
+        with self.step(f"refuse a wrong password, {curve}") as notes:
+            signed = ["--digest", "11" * 32] if curve == "secp256k1" else ["--message", "not to be signed"]
+            arguments = ["--key", FOLDER / f"{curve}.key", *signed, "--password-file", FOLDER / "password-wrong.seed"]
+            answer = self.trefoil("sign", *arguments, expect=1)
+            require(answer["error"]["code"] == "WRONG_PASSWORD", f"the answer is {answer}")
+            notes.append(answer["error"]["code"])
+
+
+def interrupted(number: int, _frame: object) -> None:
+    """Ctrl-C and a request to end both end the demo by an exception, so that everything is cleaned up."""
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def main() -> int:
+    """Runs the demo; 0 if every step succeeded."""
+    FOLDER.parent.mkdir(exist_ok=True)
+    lock = open(FOLDER.parent / ".demo.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another demo is running in this directory.", file=sys.stderr)
+        return 1
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(mode=0o700)
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGINT, interrupted)
+    steps, code = Steps(), 1
+    demo = Demo(steps)
+    start = time.monotonic()
+    try:
+        demo.run()
+        code = 0
+    except (Failed, verify.Invalid, subprocess.TimeoutExpired) as failure:
+        print(f"\n{failure}\n", file=sys.stderr)
+    except KeyboardInterrupt as signalled:
+        print(f"\nInterrupted ({signalled}).", file=sys.stderr)
+        code = 130
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with steps.step("stop everything"):
+                demo.stop_services()
+        except Failed as failure:
+            print(f"\n{failure}\n", file=sys.stderr)
+            code = code or 1
+        steps.write(FOLDER / "summary.json")
+    result = "Every signature was verified by code that did not make it." if code == 0 else "The demo FAILED."
+    print(f"\n{result} {time.monotonic() - start:.1f} s in all; details are in {FOLDER.relative_to(ROOT)}/.")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
