@@ -81,6 +81,7 @@ enum NodeCurve {
     Ed25519(NodeState<Ed25519>),
 }
 
+#[allow(clippy::large_enum_variant, reason = "one value a session, moved once a round")]
 enum NodeState<C: Group> {
     Open(Open<C>),
     Commit(Commit<C>),
@@ -256,6 +257,7 @@ enum ClientCurve {
     Ed25519(Box<ClientState<Ed25519>>),
 }
 
+#[allow(clippy::large_enum_variant, reason = "one value a session, moved once a round")]
 enum ClientState<C: Group> {
     Open(Open<C>, [u8; HASH_LEN]),
     Commit(Commit<C>, [u8; HASH_LEN]),
@@ -266,6 +268,7 @@ enum ClientState<C: Group> {
 }
 
 /// What follows on the nodes' replies.
+#[allow(clippy::large_enum_variant, reason = "one value a session, moved once a round")]
 #[must_use]
 pub enum Next {
     /// Send these payloads to node 1 and node 2, and pass their replies on.
@@ -325,7 +328,7 @@ impl ClientKeygen {
     }
 }
 
-#[allow(clippy::large_enum_variant, reason = "one value, moved once a round")]
+#[allow(clippy::large_enum_variant, reason = "one value a session, moved once a round")]
 enum Step<C: Group> {
     Continue(ClientState<C>, [Vec<u8>; 2]),
     Done(KeyShare),

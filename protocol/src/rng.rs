@@ -55,3 +55,22 @@ impl RngCore for SessionRng {
 }
 
 impl CryptoRng for SessionRng {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_input_matters() {
+        let draw = |seed: u8, secret: &[u8], transcript: &[&[u8]]| {
+            let mut out = [0; 32];
+            SessionRng::new(&mut ChaCha20Rng::from_seed([seed; 32]), secret, transcript).fill_bytes(&mut out);
+            out
+        };
+        let base = draw(1, b"secret", &[b"a", b"b"]);
+        assert_eq!(base, draw(1, b"secret", &[b"a", b"b"]));
+        assert_ne!(base, draw(2, b"secret", &[b"a", b"b"]));
+        assert_ne!(base, draw(1, b"secreT", &[b"a", b"b"]));
+        assert_ne!(base, draw(1, b"secret", &[b"ab", b""]));
+    }
+}

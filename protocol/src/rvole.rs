@@ -76,7 +76,7 @@ pub fn alice(
     for ((zero, one), gadget) in rows.pads().zip(GADGET.iter()) {
         let [z0, z1, z2] = &zero;
         let [o0, o1, o2] = &one;
-        for tau in [z0 - o0 + a0, z1 - o1 + a1, z2 - o2 + &*check_input] {
+        for tau in [z0 - o0 + a0, z1 - o1 + a1, z2 - o2 + *check_input] {
             message.extend_from_slice(Secp256k1::encode_scalar(&tau).as_slice());
         }
         *c0 -= gadget * z0;
@@ -142,7 +142,7 @@ pub fn bob(rows: &ReceiverRows, id: &ExtensionId<'_>, transcript: &[u8; 32], ans
         let chosen = |value: &Scalar| Scalar::conditional_select(&Scalar::ZERO, value, choice);
         let [g0, g1, g2] = &pads;
         let [t0, t1, t2] = tau;
-        let delta = [g0 + &chosen(t0), g1 + &chosen(t1), g2 + &chosen(t2)];
+        let delta = [g0 + chosen(t0), g1 + chosen(t1), g2 + chosen(t2)];
         let check = challenge.combine(&delta) - chosen(&answer.eta);
         check_rows.extend_from_slice(Secp256k1::encode_scalar(&check).as_slice());
         let [x0, x1, _] = &delta;
@@ -193,8 +193,8 @@ mod tests {
             let c = alice(&alice_rows, &ID, [&inputs[0], &inputs[1]], &SID, &mut message, &mut rng);
             let d = finish(&bob_rows, &message).unwrap();
             let b = bob_input(&bob_rows);
-            for k in 0..2 {
-                assert_eq!(c.0[k] + d.0[k], inputs[k] * *b.expose());
+            for ((c, d), a) in c.0.iter().zip(&d.0).zip(inputs) {
+                assert_eq!(c + d, a * *b.expose());
             }
         }
     }
@@ -254,5 +254,28 @@ mod tests {
             assert_eq!(finish(&bob_rows, &tampered).err().unwrap().check(), "rvole_mu", "byte {at}");
         }
         assert!(finish(&bob_rows, &message).is_ok());
+    }
+
+    /// θ and μ depend on each input: none can be known before τ is fixed.
+    #[test]
+    fn the_challenge_follows_all_that_was_sent() {
+        let of = |id: ExtensionId<'_>, transcript: [u8; 32], prefix: &[u8]| {
+            let challenge = Challenge::new(&id, &transcript, prefix);
+            let [theta0, theta1] = challenge.theta.map(|theta| *Secp256k1::encode_scalar(&theta));
+            assert_ne!(theta0, theta1);
+            (theta0, theta1, challenge.mu(&id, b"rows"))
+        };
+        let base = of(ID, SID, b"prefix");
+        let others = [
+            of(ID, SID, b"prefiy"),
+            of(ID, [4; 32], b"prefix"),
+            of(ExtensionId { item: 1, ..ID }, SID, b"prefix"),
+            of(ExtensionId { direction: Direction::ClientReceives, ..ID }, SID, b"prefix"),
+        ];
+        for other in others {
+            assert!(base.0 != other.0 && base.1 != other.1 && base.2 != other.2);
+        }
+        let other = of(ExtensionId { sid: &[4; 32], ..ID }, SID, b"prefix");
+        assert_ne!(base.2, other.2);
     }
 }

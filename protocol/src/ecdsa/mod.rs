@@ -73,3 +73,72 @@ fn r_x(point: &ProjectivePoint) -> Option<(Scalar, u8)> {
     let zero: bool = r.is_zero().into();
     (!zero).then_some((r, (sign & 1) | (u8::from(overflow) << 1)))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use k256::elliptic_curve::PrimeField;
+
+    /// The order of the group, which is the x of a point (as q + 2 and q + 4 are).
+    const Q: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xba, 0xae,
+        0xdc, 0xe6, 0xaf, 0x48, 0xa0, 0x3b, 0xbf, 0xd2, 0x5e, 0x8c, 0xd0, 0x36, 0x41, 0x41,
+    ];
+
+    fn point_at(sign: u8, above_q: u8) -> ProjectivePoint {
+        let mut encoded = [0; 33];
+        encoded[0] = sign;
+        encoded[1..].copy_from_slice(&Q);
+        encoded[32] += above_q;
+        Secp256k1::decode_point(&encoded).unwrap()
+    }
+
+    #[test]
+    fn r_of_an_x_above_the_order() {
+        assert!(r_x(&ProjectivePoint::IDENTITY).is_none());
+        for sign in [2, 3] {
+            assert!(r_x(&point_at(sign, 0)).is_none(), "x = q, so r = 0");
+            assert_eq!(r_x(&point_at(sign, 2)), Some((Scalar::from(2u64), (sign & 1) | 2)));
+            assert_eq!(r_x(&point_at(sign, 4)), Some((Scalar::from(4u64), (sign & 1) | 2)));
+        }
+        let (r, id) = r_x(&ProjectivePoint::GENERATOR).unwrap();
+        assert_eq!(Secp256k1::encode_scalar(&r).as_slice(), &Secp256k1::encode_point(&ProjectivePoint::GENERATOR)[1..]);
+        assert_eq!(id, 0);
+    }
+
+    /// For any R, digest and s there is a key that the signature fits; only its low s and its own recovery id pass.
+    #[test]
+    fn only_the_right_low_s_signature_verifies() {
+        let digest = [7; 32];
+        for (point, r, right) in [
+            (point_at(2, 2), Scalar::from(2u64), 2),
+            (point_at(3, 2), Scalar::from(2u64), 3),
+            (ProjectivePoint::GENERATOR, r_x(&ProjectivePoint::GENERATOR).unwrap().0, 0),
+        ] {
+            let s = Scalar::from(5u64);
+            // key = (s·R - m·G) / r
+            let key = (point * s - ProjectivePoint::mul_by_generator(&message_scalar(&digest))) * r.invert().unwrap();
+            let key = Secp256k1::encode_point(&key);
+            let signature = |r: &Scalar, s: &Scalar, recovery_id| {
+                let mut bytes = [0; 64];
+                bytes[..32].copy_from_slice(&r.to_repr());
+                bytes[32..].copy_from_slice(&s.to_repr());
+                Signature { bytes, recovery_id }
+            };
+            for id in 0..=255 {
+                assert_eq!(signature(&r, &s, id).verify(&key, &digest).is_ok(), id == right, "{id}");
+            }
+            for id in 0..4 {
+                let high = signature(&r, &-s, id).verify(&key, &digest);
+                assert_eq!(high, Err(Abort::InvalidInput("the signature has a high s")));
+                assert!(signature(&Scalar::ZERO, &s, id).verify(&key, &digest).is_err());
+                assert!(signature(&r, &Scalar::ZERO, id).verify(&key, &digest).is_err());
+            }
+            assert!(signature(&r, &s, right).verify(&key, &[8; 32]).is_err());
+            assert!(signature(&r, &s, right).verify(&key[1..], &digest).is_err());
+            let other = Secp256k1::encode_point(&ProjectivePoint::GENERATOR);
+            assert!(signature(&r, &s, right).verify(&other, &digest).is_err());
+        }
+    }
+}

@@ -166,3 +166,51 @@ fn split(pair: &[u8; 64]) -> [[u8; 32]; 2] {
     second.copy_from_slice(b);
     [first, second]
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    /// S_x = -F(i, x, S_{1-x}) makes the shared point the identity: a key that everybody knows.
+    #[test]
+    fn a_pair_that_cancels_the_oracle_is_refused() {
+        for branch in [0usize, 1] {
+            let mut rng = ChaCha20Rng::from_seed([1; 32]);
+            let sid = [3; 32];
+            let (sender, _) = BaseSender::new(&sid, Direction::ClientReceives, &mut rng);
+            let (_, mut points) = BaseReceiver::new(&sid, Direction::ClientReceives, &mut rng);
+            let pair = &mut points[5 * 64..6 * 64];
+            let other: [u8; 32] = pair[(1 - branch) * 32..][..32].try_into().unwrap();
+            let oracle = popf(&prefix(&sid, Direction::ClientReceives), 5, branch as u8, &other);
+            pair[branch * 32..][..32].copy_from_slice(&(-oracle).compress().to_bytes());
+            let refused = sender.finish(&points).err().unwrap();
+            assert_eq!(refused, Abort::peer(crate::Party::Node1, "ot_base_point"));
+        }
+    }
+
+    #[test]
+    fn keys_are_bound_to_all_that_was_exchanged() {
+        let point = RistrettoPoint::mul_base(&Scalar::from(9u64));
+        let mut keys = std::collections::HashSet::new();
+        let mut oracles = std::collections::HashSet::new();
+        for sid in [[1; 32], [2; 32]] {
+            for direction in [Direction::ClientReceives, Direction::Node1Receives] {
+                let prefix = prefix(&sid, direction);
+                for index in [0, 1] {
+                    oracles.extend([0, 1].map(|branch| popf(&prefix, index, branch, &[4; 32]).compress().to_bytes()));
+                    for pair in [[[4; 32], [5; 32]], [[5; 32], [4; 32]], [[4; 32], [6; 32]]] {
+                        for big_a in [[7; 32], [8; 32]] {
+                            let inputs = KeyInputs { prefix: &prefix, index, big_a: &big_a, pair: &pair };
+                            keys.extend([inputs.key(0, &point), inputs.key(1, &point), inputs.key(0, &-point)]);
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(keys.len(), 2 * 2 * 2 * 3 * 2 * 3);
+        assert_eq!(oracles.len(), 2 * 2 * 2 * 2);
+    }
+}
