@@ -63,7 +63,8 @@ fn asyncapi() -> Value {
             "messages": [{ "$ref": format!("#/channels/{channel}/messages/{message}") }],
         })
     };
-    let mut ask = operation("receive", "publicKey", "job", "Answer with a public key at once, outside the job queue.");
+    let mut ask =
+        operation("receive", "publicKeyRequest", "job", "Answer with a public key at once, outside the job queue.");
     ask["reply"] = json!({
         "address": { "location": "$message.header#/reply", "description": "The inbox of the NATS request." },
         "channel": { "$ref": "#/channels/publicKeyReply" },
@@ -99,7 +100,8 @@ fn asyncapi() -> Value {
                 "parameters": { "op": op, "initiator": initiator },
                 "messages": { "event": message("event", false, "A step in a job's life.") },
             },
-            "publicKey": {
+            "publicKey": job_channel(Op::PublicKey, "Return a key's public key."),
+            "publicKeyRequest": {
                 "address": "mpc.api.public-key",
                 "description": "NATS service endpoint.",
                 "messages": { "job": message("job-public-key", true, "Which key.") },
@@ -112,7 +114,8 @@ fn asyncapi() -> Value {
         "operations": {
             "generate": operation("receive", "generate", "job", "Generate a key."),
             "sign": operation("receive", "sign", "job", "Sign a digest or message."),
-            "publicKey": ask,
+            "publicKey": operation("receive", "publicKey", "job", "Return a key's public key."),
+            "publicKeyRequest": ask,
             "publishResult": operation("send", "result", "result", "Store the one result of a job."),
             "publishRefusal": operation("send", "refused", "result", "Say why something was refused."),
             "publishEvent": operation("send", "event", "event", "Tell what happens to a job."),

@@ -75,6 +75,8 @@ fn receive_bytes(body: &str, op: &str, key: &str) -> Result<Job, JobError> {
     let headers = JobHeaders { version: Some("1"), signature: Some(&signature) };
     let parsed = Job::parse(op, key, headers, body.as_bytes());
     // What the worker accepts and what a node accepts differ only by the subject.
+    let requested = Job::from_request(headers, body.as_bytes());
+    assert_eq!(requested.map(|job| job.digest), Job::from_signed(&signed).map(|job| job.digest));
     match (&parsed, Job::from_signed(&signed)) {
         (Ok(one), Ok(two)) => assert_eq!(one.digest, two.digest),
         (Err(e), Ok(_)) => assert_eq!(e.code, ErrorCode::SubjectMismatch),

@@ -371,8 +371,7 @@ impl Job {
     /// A [`JobError`] that says where its result may go: the job's own subject if the initiator signed exactly this
     /// and published it here, the `.refused` subject otherwise.
     pub fn parse(subject_op: &str, subject_key: &str, headers: JobHeaders<'_>, body: &[u8]) -> Result<Self, JobError> {
-        let signature = Self::read_headers(headers);
-        let job = Self::read(body, signature)?;
+        let job = Self::from_request(headers, body)?;
         if job.op().as_str() == subject_op && job.key_id.to_string() == subject_key {
             return Ok(job);
         }
@@ -380,6 +379,14 @@ impl Job {
         let address = Address { initiator: job.initiator, job_id: job.job_id, refused: true };
         let message = "the subject names another operation or key than the body".to_owned();
         Err(JobError { code: ErrorCode::SubjectMismatch, message, address: Some(address) })
+    }
+
+    /// Reads a job that was sent as a request, on a subject that names neither operation nor key.
+    ///
+    /// # Errors
+    /// As [`Job::parse`], without the subject.
+    pub fn from_request(headers: JobHeaders<'_>, body: &[u8]) -> Result<Self, JobError> {
+        Self::read(body, Self::read_headers(headers))
     }
 
     /// Reads a job as a node receives it.

@@ -5,9 +5,7 @@ use super::failure::Failed;
 use super::public_key::public_key;
 use super::retry::{Schedule, Stop};
 use crate::clock::now_ms;
-use crate::wire::{
-    ErrorCode, Fixed, Job, JobError, JobHeaders, JobResult, KeyId, Op, Outcome, Payload, VERSION, subject,
-};
+use crate::wire::{ErrorCode, Fixed, Job, JobError, JobHeaders, JobResult, Op, Outcome, Payload, VERSION, subject};
 use async_nats::service::{Request, Service, ServiceExt, error::Error as ServiceError};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
@@ -60,12 +58,7 @@ pub async fn serve(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> Resu
 
 async fn answer(shared: &Shared, request: &Request) -> Result<JobResult, JobError> {
     let body = &request.message.payload;
-    // The subject of a question names no key, so the body's own is taken in its place.
-    let key: Option<KeyId> = serde_json::from_slice::<serde_json::Value>(body)
-        .ok()
-        .and_then(|body| body.get("keyId").and_then(|key| key.as_str()).and_then(|key| key.parse().ok()));
-    let key = key.map(|key| key.to_string()).unwrap_or_default();
-    let job = Job::parse(Op::PublicKey.as_str(), &key, JobHeaders::from_nats(request.message.headers.as_ref()), body)?;
+    let job = Job::from_request(JobHeaders::from_nats(request.message.headers.as_ref()), body)?;
     let outcome = match look_up(shared, &job).await {
         Ok(outcome) => outcome,
         Err(failed) => Outcome::failed(failed.code, failed.message),
