@@ -438,18 +438,16 @@ impl Job {
     }
 
     fn read(body: &[u8], signature: Result<[u8; 64], Refusal>) -> Result<Self, JobError> {
+        let named = super::peek::peek(body);
         if body.len() > MAX_BODY_BYTES {
             let message = format!("the body has more than {MAX_BODY_BYTES} bytes");
-            return Err(JobError { code: ErrorCode::JobTooLarge, message, address: None });
+            // Its signature is not looked at, so this must not occupy a job's result.
+            let address = named.address(true);
+            return Err(JobError { code: ErrorCode::JobTooLarge, message, address });
         }
-        let named = super::peek::peek(body);
         let mut authentic = false;
         Self::read_fields(body, signature, &named, &mut authentic).map_err(|JobErrorParts((code, message))| {
-            let address = named.initiator.zip(named.job_id).map(|(initiator, job_id)| Address {
-                initiator,
-                job_id,
-                refused: !authentic,
-            });
+            let address = named.address(!authentic);
             JobError { code, message, address }
         })
     }

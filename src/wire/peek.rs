@@ -1,7 +1,7 @@
 //! A first look at a body: who claims to have sent it, and its job id. Works on bodies that are malformed further on,
 //! so that even their refusal can be addressed.
 
-use crate::wire::{InitiatorId, JobId};
+use crate::wire::{Address, InitiatorId, JobId};
 use core::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny};
 
@@ -11,6 +11,14 @@ pub struct Named {
     pub version: Option<u64>,
     pub initiator: Option<InitiatorId>,
     pub job_id: Option<JobId>,
+}
+
+impl Named {
+    /// Where a result may go, if the body says so.
+    pub fn address(self, refused: bool) -> Option<Address> {
+        let (initiator, job_id) = self.initiator.zip(self.job_id)?;
+        Some(Address { initiator, job_id, refused })
+    }
 }
 
 /// Reads the top level up to its end or its first syntax error.

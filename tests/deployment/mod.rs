@@ -12,8 +12,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use trefoil::client::{Backend, ClientConfig, NewKey, SignedRequest, SigningMaterial};
 use trefoil::config::Settings;
+use trefoil::seal::Secrets;
 use trefoil::vault::Password;
-use trefoil::wire::{ErrorCode, JobResult, Outcome};
+use trefoil::wire::{ErrorCode, JobResult, Method, Outcome, SealKey, SignInput};
 use zeroize::Zeroizing;
 
 pub const PASSWORD: &[u8] = b"correct horse battery staple";
@@ -198,4 +199,44 @@ pub fn code(result: &JobResult) -> ErrorCode {
 /// Publishes a request as it stands and awaits whatever is stored for it.
 pub async fn outcome(backend: &Backend, request: &SignedRequest) -> JobResult {
     tokio::time::timeout(Duration::from_secs(40), backend.run(request)).await.expect("answered in time").unwrap()
+}
+
+/// Makes the requests that a well-behaved backend cannot.
+pub struct Forge<'a> {
+    pub backend: &'a Backend,
+    pub reply: SealKey,
+}
+
+impl<'a> Forge<'a> {
+    pub fn new(backend: &'a Backend) -> Self {
+        Self { reply: backend.reply_key().unwrap(), backend }
+    }
+
+    /// A good sign request.
+    pub fn sign(&self, key: &SigningMaterial, input: &SignInput, secrets: &Secrets) -> SignedRequest {
+        let lifetime = Duration::from_secs(20);
+        self.backend.jobs().sign(key.key_id, Method::Default, input, secrets, &self.reply, lifetime).unwrap()
+    }
+
+    /// The request with its body changed, and signed again.
+    pub fn edit(&self, request: &SignedRequest, change: impl FnOnce(&mut serde_json::Value)) -> SignedRequest {
+        let mut body = serde_json::from_slice(&request.body).unwrap();
+        change(&mut body);
+        self.signed(request, serde_json::to_vec(&body).unwrap())
+    }
+
+    /// The request with another body, signed.
+    pub fn signed(&self, request: &SignedRequest, body: Vec<u8>) -> SignedRequest {
+        let SignedRequest { op, job_id, key_id, expires_at, .. } = request.clone();
+        let made = self.backend.jobs().sign_body(op, job_id, key_id, expires_at, body).unwrap();
+        SignedRequest { subject: request.subject.clone(), ..made }
+    }
+}
+
+pub fn secrets(key: &SigningMaterial) -> Secrets {
+    Secrets {
+        password: Some(password()),
+        encrypted_share: Some(key.encrypted_share.clone()),
+        secret_store: Some(key.secret_store.clone()),
+    }
 }
