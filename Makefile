@@ -5,13 +5,16 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-scripts test-rust bench lint fmt clippy deny advisories
+.PHONY: help demo serve test test-scripts test-rust bench lint fmt clippy deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## run the whole service on this machine: generate, sign and verify on both curves
 	@$(PYTHON) scripts/demo.py
+
+serve: ## run the same service until Ctrl-C, to try things out
+	@$(PYTHON) scripts/demo.py --serve
 
 test: test-scripts test-rust ## run all tests
 

@@ -2,7 +2,8 @@
 """Runs the whole of Trefoil on this machine: NATS, both nodes and two workers; makes a key on each curve, signs with it,
 and has every signature verified by code that had no part in making it. Needs Rust, a C compiler and Python.
 
-Everything it makes is under target/demo: settings, logs, keys, results, and summary.json with the time of each step.
+Everything it makes is under target/demo: settings, logs, keys, and summary.json with the time of each step. With --serve
+it starts everything, says how to use it, and keeps it running until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -83,11 +84,15 @@ class Demo:
         self.services: list[Service] = []
         self.public: dict[str, str] = {}
 
-    def run(self) -> None:
-        """All steps in order; the first failure ends it."""
+    def start_all(self) -> None:
+        """Gets all that is needed, and starts it."""
         self.find_tools()
         self.make_identities()
         self.start_services()
+
+    def run(self) -> None:
+        """All steps in order; the first failure ends it."""
+        self.start_all()
         for curve in CURVES:
             self.generate(curve)
             for method in METHODS:
@@ -95,6 +100,20 @@ class Demo:
         self.sign("secp256k1", "mta", CHILD)
         for curve in CURVES:
             self.refuse_wrong_password(curve)
+
+    def serve(self) -> None:
+        """Starts everything, says how to use it, and keeps it until Ctrl-C; a service that ends by itself ends it too."""
+        self.start_all()
+        trefoil = os.path.relpath(self.binaries["trefoil"])
+        settings = os.path.relpath(FOLDER / "client.toml")
+        print("\nRunning until Ctrl-C. In another terminal:\n")
+        print(f"  export TREFOIL_CONFIG={settings}")
+        print(f"  {trefoil} generate --curve secp256k1 --out wallet.key")
+        print(f"  {trefoil} sign --key wallet.key --digest {hashlib.sha256(b'test').hexdigest()}")
+        print(f"\nLogs: {os.path.relpath(FOLDER)}/*.log", flush=True)
+        while all(service.process.poll() is None for service in self.services):
+            time.sleep(0.5)
+        raise Failed("a service ended by itself: " + ", ".join(s.name for s in self.services if s.process.poll() is not None))
 
     # --- what is needed
 
@@ -290,8 +309,12 @@ def interrupted(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Runs the demo; 0 if every step succeeded."""
+    serve = arguments == ["--serve"]
+    if arguments and not serve:
+        print(__doc__, file=sys.stderr)
+        return 2
     FOLDER.parent.mkdir(exist_ok=True)
     lock = open(FOLDER.parent / ".demo.lock", "w")
     try:
@@ -307,7 +330,7 @@ def main() -> int:
     demo = Demo(steps)
     start = time.monotonic()
     try:
-        demo.run()
+        (demo.serve if serve else demo.run)()
         code = 0
     except (Failed, verify.Invalid, subprocess.TimeoutExpired) as failure:
         print(f"\n{failure}\n", file=sys.stderr)
@@ -323,10 +346,12 @@ def main() -> int:
             print(f"\n{failure}\n", file=sys.stderr)
             code = code or 1
         steps.write(FOLDER / "summary.json")
+    if serve:
+        return 0 if code == 130 else code
     result = "Every signature was verified by code that did not make it." if code == 0 else "The demo FAILED."
     print(f"\n{result} {time.monotonic() - start:.1f} s in all; details are in {FOLDER.relative_to(ROOT)}/.")
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
