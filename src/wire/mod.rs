@@ -7,6 +7,7 @@ mod event;
 mod ids;
 mod job;
 pub mod node;
+mod payload;
 mod peek;
 mod result;
 mod statement;
@@ -17,9 +18,9 @@ pub use code::{Disposition, ErrorCode};
 pub use encoding::{Base64, Fixed};
 pub use event::{Event, EventOutcome};
 pub use ids::{Curve, InitiatorId, JobId, KeyId, Method, Op, SealKey};
-pub use job::{
-    Address, Envelope, GenerateBody, Job, JobError, JobHeaders, KdfBody, KdfParams, MAX_BODY_BYTES, MAX_MESSAGE_BYTES,
-    Payload, PublicKeyBody, Sealed, SignBody, SignInput, SignedJob, VERSION,
+pub use job::{Address, Job, JobError, JobHeaders, MAX_BODY_BYTES, SignedJob, VERSION};
+pub use payload::{
+    Envelope, GenerateBody, KdfBody, KdfParams, MAX_MESSAGE_BYTES, Payload, PublicKeyBody, Sealed, SignBody, SignInput,
 };
 pub use result::{Attestations, Failure, JobResult, KeyResult, KeyState, Outcome, SignatureResult};
 pub(crate) use statement::signing_bytes;

@@ -1,0 +1,303 @@
+//! What jobs ask for: as JSON (`…Body`), and checked.
+
+use crate::wire::job::{Refusal, refuse};
+use crate::wire::{Base64, Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Method, Op, SealKey};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use trefoil_protocol::derive::{DerivationPath, PathError};
+
+/// Longest ed25519 message in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// The common frame of every job body, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Envelope<P> {
+    /// Always 1.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u32,
+    /// The operation; the subject names it too.
+    #[schemars(with = "Op")]
+    pub op: String,
+    /// The job's name, unique per initiator.
+    pub job_id: JobId,
+    /// The key; the subject names it too. In a generate job it is derived from initiator and job id.
+    pub key_id: KeyId,
+    /// The public NKEY that signs the job.
+    pub initiator: InitiatorId,
+    /// When the job was made, unix milliseconds.
+    pub issued_at: u64,
+    /// When the job ends without a result, unix milliseconds.
+    pub expires_at: u64,
+    /// The xkey to which secrets in the result are sealed.
+    pub reply_key: SealKey,
+    /// What the operation needs.
+    pub payload: P,
+}
+
+/// Secrets of a job or result, sealed to an xkey. What is inside: `Secrets` of docs/wire.md.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sealed {
+    /// The recipient's public xkey: a worker key in a job, the reply key in a result.
+    pub recipient_key: SealKey,
+    /// The sender's public xkey, fresh for this box.
+    pub sender_key: SealKey,
+    /// `xkv1` ‖ nonce (24 bytes) ‖ NaCl box.
+    #[serde(rename = "box")]
+    pub sealed: Base64,
+}
+
+/// Payload of `generate`, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GenerateBody {
+    /// The key's curve.
+    #[schemars(with = "Curve")]
+    pub curve: String,
+    /// How the password becomes a key.
+    pub kdf: KdfBody,
+    /// The password, sealed to a worker key.
+    pub secrets: Sealed,
+}
+
+/// KDF and parameters, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KdfBody {
+    /// `argon2id`, or `hkdf` for a machine-made password of exactly 32 random bytes.
+    #[schemars(extend("enum" = ["argon2id", "hkdf"]))]
+    pub name: String,
+    /// argon2id: memory in KiB, 8 to 262,144.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 8, max = 262_144))]
+    pub memory_kib: Option<u32>,
+    /// argon2id: passes, 1 to 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub passes: Option<u32>,
+}
+
+/// Payload of `sign`, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SignBody {
+    /// The key's curve.
+    #[schemars(with = "Curve")]
+    pub curve: String,
+    /// The signing method.
+    #[schemars(with = "Method")]
+    pub method: String,
+    /// secp256k1: the 32-byte digest to sign, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Fixed<32>>")]
+    pub digest: Option<String>,
+    /// ed25519: the message to sign, base64, at most 64 KiB; may be empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Base64>")]
+    pub message: Option<String>,
+    /// secp256k1: BIP-32 path of at most 16 non-hardened steps, such as `m/0/1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^m(/(0|[1-9][0-9]{0,9})){0,16}$"))]
+    pub path: Option<String>,
+    /// Password, encryptedShare and secretStore, sealed to a worker key.
+    pub secrets: Sealed,
+}
+
+/// Payload of `public-key`, as JSON: an empty object.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublicKeyBody {}
+
+/// How a password becomes a key, within the allowed limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KdfParams {
+    /// Argon2id (RFC 9106), one lane.
+    Argon2id {
+        /// Memory in KiB.
+        memory_kib: u32,
+        /// Passes over the memory.
+        passes: u32,
+    },
+    /// HKDF-SHA-256, for passwords of exactly 32 random bytes.
+    Hkdf,
+}
+
+impl KdfParams {
+    /// Least and most memory in KiB.
+    pub const MEMORY_KIB: core::ops::RangeInclusive<u32> = 8..=262_144;
+    /// Fewest and most passes.
+    pub const PASSES: core::ops::RangeInclusive<u32> = 1..=10;
+
+    /// The same as JSON.
+    #[must_use]
+    pub fn to_body(self) -> KdfBody {
+        match self {
+            Self::Argon2id { memory_kib, passes } => {
+                KdfBody { name: "argon2id".to_owned(), memory_kib: Some(memory_kib), passes: Some(passes) }
+            }
+            Self::Hkdf => KdfBody { name: "hkdf".to_owned(), memory_kib: None, passes: None },
+        }
+    }
+
+    /// Whether the parameters are within the limits. Checked before memory is allocated.
+    #[must_use]
+    pub fn is_allowed(self) -> bool {
+        match self {
+            Self::Argon2id { memory_kib, passes } => {
+                Self::MEMORY_KIB.contains(&memory_kib) && Self::PASSES.contains(&passes)
+            }
+            Self::Hkdf => true,
+        }
+    }
+}
+
+/// 19 MiB, two passes (OWASP's first recommendation): 25 ms on one core.
+impl Default for KdfParams {
+    fn default() -> Self {
+        Self::Argon2id { memory_kib: 19_456, passes: 2 }
+    }
+}
+
+impl GenerateBody {
+    /// The payload of a generate job.
+    #[must_use]
+    pub fn new(curve: Curve, kdf: KdfParams, secrets: Sealed) -> Self {
+        Self { curve: curve.to_string(), kdf: kdf.to_body(), secrets }
+    }
+}
+
+impl SignBody {
+    /// The payload of a sign job.
+    #[must_use]
+    pub fn new(method: Method, input: &SignInput, secrets: Sealed) -> Self {
+        let (digest, message, path) = match input {
+            SignInput::Secp256k1 { digest, path } => (Some(Fixed(*digest).to_string()), None, path.clone()),
+            SignInput::Ed25519 { message } => (None, Some(data_encoding::BASE64.encode(message)), None),
+        };
+        Self { curve: input.curve().to_string(), method: method.to_string(), digest, message, path, secrets }
+    }
+}
+
+impl<P: Serialize> Envelope<P> {
+    /// The body bytes to sign and publish.
+    ///
+    /// # Errors
+    /// None that these types can cause; the signature is serde's.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+}
+
+/// What is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignInput {
+    /// An ECDSA digest.
+    Secp256k1 {
+        /// The 32 bytes that are signed.
+        digest: [u8; 32],
+        /// BIP-32 path, checked: `m`, then 0 to 16 non-hardened steps.
+        path: Option<String>,
+    },
+    /// An EdDSA message.
+    Ed25519 {
+        /// The message, at most 64 KiB.
+        message: Vec<u8>,
+    },
+}
+
+impl SignInput {
+    /// The curve that this input is for.
+    #[must_use]
+    pub const fn curve(&self) -> Curve {
+        match self {
+            Self::Secp256k1 { .. } => Curve::Secp256k1,
+            Self::Ed25519 { .. } => Curve::Ed25519,
+        }
+    }
+}
+
+/// A checked payload.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// Generate a key.
+    Generate {
+        /// The key's curve.
+        curve: Curve,
+        /// How the password becomes a key.
+        kdf: KdfParams,
+        /// The sealed password.
+        secrets: Sealed,
+    },
+    /// Sign.
+    Sign {
+        /// The method that was asked for; [`Method::resolve`] gives the one that runs.
+        method: Method,
+        /// What to sign; names the curve.
+        input: SignInput,
+        /// The sealed password, share and secret store.
+        secrets: Sealed,
+    },
+    /// Return the public key.
+    PublicKey,
+}
+
+fn read_curve(name: &str) -> Result<Curve, Refusal> {
+    name.parse().map_err(|_| (ErrorCode::UnsupportedCurve, "the curve is not secp256k1 or ed25519".to_owned()))
+}
+
+pub(super) fn read_generate(body: GenerateBody) -> Result<Payload, Refusal> {
+    let curve = read_curve(&body.curve)?;
+    let kdf = match (body.kdf.name.as_str(), body.kdf.memory_kib, body.kdf.passes) {
+        ("argon2id", Some(memory_kib), Some(passes)) => KdfParams::Argon2id { memory_kib, passes },
+        ("hkdf", None, None) => KdfParams::Hkdf,
+        _ => return refuse(ErrorCode::InvalidKdf, "kdf is neither argon2id with memoryKib and passes nor hkdf alone"),
+    };
+    if !kdf.is_allowed() {
+        return refuse(ErrorCode::InvalidKdf, "memoryKib must be 8 to 262144 and passes 1 to 10");
+    }
+    Ok(Payload::Generate { curve, kdf, secrets: body.secrets })
+}
+
+pub(super) fn read_sign(body: SignBody) -> Result<Payload, Refusal> {
+    let curve = read_curve(&body.curve)?;
+    let method = body
+        .method
+        .parse()
+        .map_err(|_| (ErrorCode::UnsupportedMethod, "the method is not mta or default".to_owned()))?;
+    let input = match curve {
+        Curve::Secp256k1 => {
+            if body.message.is_some() {
+                return refuse(ErrorCode::InvalidMessage, "secp256k1 signs a digest, not a message");
+            }
+            let digest = body.digest.as_deref().and_then(Fixed::parse_hex);
+            let Some(Fixed(digest)) = digest else {
+                return refuse(ErrorCode::InvalidDigest, "digest is not 64 lower-case hex digits");
+            };
+            body.path.as_deref().map_or(Ok(()), check_path)?;
+            SignInput::Secp256k1 { digest, path: body.path }
+        }
+        Curve::Ed25519 => {
+            if body.digest.is_some() {
+                return refuse(ErrorCode::InvalidMessage, "ed25519 signs a message, not a digest");
+            }
+            if body.path.is_some() {
+                return refuse(ErrorCode::InvalidPath, "ed25519 keys have no derivation");
+            }
+            let message = body.message.and_then(|text| data_encoding::BASE64.decode(text.as_bytes()).ok());
+            let Some(message) = message.filter(|m| m.len() <= MAX_MESSAGE_BYTES) else {
+                return refuse(ErrorCode::InvalidMessage, "message is not base64 of at most 65536 bytes");
+            };
+            SignInput::Ed25519 { message }
+        }
+    };
+    Ok(Payload::Sign { method, input, secrets: body.secrets })
+}
+
+fn check_path(path: &str) -> Result<(), Refusal> {
+    match DerivationPath::parse(path) {
+        Ok(_) => Ok(()),
+        Err(error @ PathError::Hardened) => refuse(ErrorCode::HardenedPath, &error.to_string()),
+        Err(error @ PathError::Invalid) => refuse(ErrorCode::InvalidPath, &error.to_string()),
+    }
+}
