@@ -266,11 +266,11 @@ mod tests {
         /// Whatever the sequence of locking, releasing and giving up, each key is handed on first come, first served.
         #[test]
         fn follows_a_model_queue(steps in proptest::collection::vec((0..3_u8, 0..3_u8), 1..200)) {
-            use futures::FutureExt;
+            use futures::{FutureExt, future::LocalBoxFuture};
             let mutex = KeyedMutex::new(4);
             let mut model: HashMap<u8, VecDeque<u32>> = HashMap::new(); // front = holder
             let mut guards: HashMap<u32, Guard<u8>> = HashMap::new();
-            let mut waiting: HashMap<u32, std::pin::Pin<Box<dyn Future<Output = Result<Guard<u8>, TooManyWaiters>>>>> = HashMap::new();
+            let mut waiting: HashMap<u32, LocalBoxFuture<'static, Result<Guard<u8>, TooManyWaiters>>> = HashMap::new();
             for (next, (action, key)) in steps.into_iter().enumerate() {
                 let id = next as u32;
                 let queue = model.entry(key).or_default();
