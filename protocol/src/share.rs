@@ -263,8 +263,8 @@ impl KeyShare {
         out
     }
 
-    /// The stored form with the OT state left out: what a locked key keeps for its recovery. [`KeyShare::from_bytes`] refuses
-    /// it where the key had OT state, so nothing can sign with it.
+    /// The stored form with the OT state left out: what a locked key keeps for its recovery. Read again, it has no OT state, so
+    /// nothing can sign with it.
     #[must_use]
     pub fn to_bytes_without_ot(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = self.to_bytes();
@@ -276,7 +276,7 @@ impl KeyShare {
     }
 
     /// Reads the stored form and checks it again: exact length, canonical encodings, the secret share fits the party's
-    /// verifying share, and the verifying shares fit the public key.
+    /// verifying share, and the verifying shares fit the public key. Reads a share whose OT state was left out, too.
     ///
     /// # Errors
     /// `InvalidInput`.
@@ -287,7 +287,9 @@ impl KeyShare {
         }
         let curve = CurveId::from_byte(*curve).ok_or(MALFORMED)?;
         let party = Party::from_point(*party).ok_or(MALFORMED)?;
-        let mut reader = Reader::new(bytes, stored_len(curve, party)).ok_or(MALFORMED)?;
+        let without_ot = keeps_ot(curve, party) && bytes.len() == stored_len(curve, party) - OtState::LEN;
+        let expected = if without_ot { bytes.len() } else { stored_len(curve, party) };
+        let mut reader = Reader::new(bytes, expected).ok_or(MALFORMED)?;
         let mut parse = || {
             reader.bytes(3)?;
             Some(KeyIdentity {
@@ -301,11 +303,11 @@ impl KeyShare {
         match curve {
             CurveId::Secp256k1 => {
                 let shamir = Shamir::read(party, &mut reader)?;
-                let ot = match keeps_ot(curve, party) {
+                let ot = match keeps_ot(curve, party) && !without_ot {
                     true => Some(OtState::from_bytes(reader.bytes(OtState::LEN).ok_or(MALFORMED)?)?),
                     false => None,
                 };
-                Self::secp256k1(party, identity, shamir, ot)
+                Ok(Self { party, identity, material: Material::Secp256k1(shamir, ot) })
             }
             CurveId::Ed25519 => Ok(Self::ed25519(party, identity, Shamir::read(party, &mut reader)?)),
         }

@@ -6,7 +6,7 @@ mod pair;
 
 use pair::{Pair, request};
 use trefoil_protocol::Abort;
-use trefoil_protocol::Party::{Client, Node1};
+use trefoil_protocol::Party::{Client, Node1 as Node1Party, Node1};
 
 /// One bit of this byte of this message flipped: what comes out.
 fn flip(pair: &Pair, message: u8, position: usize) -> Abort {
@@ -176,4 +176,84 @@ fn a_nonce_point_that_cancels_is_harmless() {
         }
     });
     assert_eq!(result.unwrap_err(), Abort::peer(Client, "nonce_point"));
+}
+
+/// Two openings of one request by other randomness: neither's messages fit the other.
+#[test]
+fn contributions_of_both_sides_name_the_session() {
+    use trefoil_protocol::ecdsa::{client, node1::Node1};
+    let pair = Pair::new(27);
+    let request = request([5; 32], "m");
+    let open = |contribution: [u8; 32], seed| {
+        Node1::open(pair.node1.clone(), request.clone(), &contribution, &mut pair::rng(seed)).unwrap()
+    };
+    let client = |contribution| client::Client::new(pair.client.clone(), request.clone(), contribution).unwrap();
+    let (first, m1) = open([1; 32], 1);
+    let (second, _) = open([1; 32], 2);
+    // Another client contribution than node 1 was opened with.
+    let refused = client([2; 32]).advance(&m1, &mut pair::rng(3)).err().unwrap();
+    assert_eq!(refused, Abort::peer(Node1Party, "session"));
+    let (_, m2) = client([1; 32]).advance(&m1, &mut pair::rng(3)).unwrap();
+    assert!(first.owns(&m2) && !second.owns(&m2));
+    assert!(!first.owns(&[]) && !first.owns(&[0; 16]) && !first.owns(&m2[..15]));
+    assert_eq!(second.advance(&m2, &mut pair::rng(4)).err().unwrap(), Abort::peer(Client, "session"));
+}
+
+/// m4: node 1 believes no other signature than the session's.
+#[test]
+fn node_1_accepts_only_the_signature_of_its_session() {
+    use trefoil_protocol::ecdsa::{client, node1::Node1};
+    let pair = Pair::new(28);
+    let request = request([5; 32], "m");
+    let (node1, m1) = Node1::open(pair.node1.clone(), request.clone(), &[1; 32], &mut pair::rng(1)).unwrap();
+    let client = client::Client::new(pair.client.clone(), request, [1; 32]).unwrap();
+    let (client, m2) = client.advance(&m1, &mut pair::rng(2)).unwrap();
+    let (m3, sent) = node1.advance(&m2, &mut pair::rng(3)).unwrap().release().unwrap();
+    let signature = client.finish(&m3).unwrap();
+    assert!(sent.accepts(&signature));
+    let mut other_id = signature;
+    other_id.recovery_id ^= 1;
+    assert!(!sent.accepts(&other_id));
+    let other = pair.sign(&pair::request([6; 32], "m"), 9);
+    assert!(!sent.accepts(&other));
+    for at in [0, 31, 32, 63] {
+        let mut bent = signature;
+        bent.bytes[at] ^= 1;
+        assert!(!sent.accepts(&bent));
+    }
+}
+
+/// What a stale share (another epoch or transcript, as after a refresh) meets is harmless.
+#[test]
+fn a_stale_share_is_harmless() {
+    let pair = Pair::new(29);
+    let request = request([5; 32], "m");
+    // In the stored form: key id 3..19, epoch 19..23, transcript 23..55, chain code 55..87.
+    for (at, check) in [(3, "session"), (22, "epoch"), (23, "session"), (55, "session")] {
+        let mut bytes = pair.client.to_bytes();
+        bytes[at] ^= 1;
+        let client = std::sync::Arc::new(trefoil_protocol::KeyShare::from_bytes(&bytes).unwrap());
+        let stale = Pair { client, node1: pair.node1.clone() };
+        let path = if at == 55 { "m/1" } else { "m" };
+        let request = trefoil_protocol::ecdsa::Request { path: path.parse().unwrap(), ..request.clone() };
+        let refused = stale.sign_with(&request, &request, 1, &mut |_, _| {}).unwrap_err();
+        assert_eq!(refused, Abort::peer(Node1Party, check), "byte {at}");
+    }
+}
+
+/// Once the OT state is erased there is a share to recover from, and nothing to sign with.
+#[test]
+fn a_share_without_ot_state_cannot_sign() {
+    use trefoil_protocol::ecdsa::{client, node1::Node1};
+    let pair = Pair::new(30);
+    let erased = |share: &trefoil_protocol::KeyShare| {
+        let (whole, bytes) = (share.to_bytes(), share.to_bytes_without_ot());
+        assert_eq!(*bytes, whole[..251]);
+        let erased = trefoil_protocol::KeyShare::from_bytes(&bytes).unwrap();
+        assert_eq!((erased.public_key(), erased.ot_id()), (share.public_key(), [0; 32]));
+        std::sync::Arc::new(erased)
+    };
+    let request = request([5; 32], "m");
+    assert!(client::Client::new(erased(&pair.client), request.clone(), [0; 32]).is_err());
+    assert!(Node1::open(erased(&pair.node1), request, &[0; 32], &mut pair::rng(1)).is_err());
 }

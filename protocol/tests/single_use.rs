@@ -6,7 +6,10 @@ use core::fmt::{Debug, Display};
 use static_assertions::assert_not_impl_any;
 use trefoil_protocol::curve::{Ed25519, Secp256k1};
 use trefoil_protocol::dkg::{Commit, Deal, Echo, Generated, Open, Reveal};
+use trefoil_protocol::ecdsa::client::{Client, Round2};
+use trefoil_protocol::ecdsa::node1::{Burn, Node1, Sent};
 use trefoil_protocol::frost::FrostClient;
+use trefoil_protocol::keygen::{ClientKeygen, NodeKeygen};
 use trefoil_protocol::ot::OtState;
 use trefoil_protocol::{KeyShare, Secret, SessionRng};
 
@@ -20,6 +23,13 @@ assert_not_impl_any!(Open<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, De
 assert_not_impl_any!(Deal<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(Generated<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(FrostClient: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(Client: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(Round2: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(Node1: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(Burn: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(Sent: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(ClientKeygen: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(NodeKeygen: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(OtState: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(SessionRng: Clone, Copy, Debug, Display, PartialEq, Default);
 // These two print a redacted text, which is tested.

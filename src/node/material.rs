@@ -23,7 +23,7 @@ impl Material {
         self.encode(&self.share.to_bytes())
     }
 
-    /// The same without OT state: what a locked key keeps. [`Material::from_bytes`] refuses it where the key had some.
+    /// The same without OT state: what a locked key keeps for its recovery.
     #[must_use]
     pub fn to_bytes_without_ot(&self) -> Zeroizing<Vec<u8>> {
         self.encode(&self.share.to_bytes_without_ot())

@@ -3,19 +3,24 @@
 use super::gate::{self, Found};
 use super::material::Material;
 use super::sessions::Busy;
-use super::store::{Attempt, BurnedSession, GuessLimits, GuessOutcome};
+use super::store::{Attempt, BurnedSession, GuessLimits, GuessOutcome, Store, StoreError};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, session_id};
 use crate::clock::now_ms;
 use crate::wire::node::{NodeReply, SessionId, SignOpen, SignOutcome};
-use crate::wire::{Curve, ErrorCode, Fixed, Job, Op, Payload, SignInput};
+use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Op, Payload, SignInput};
 use ed25519_dalek::{Signature as EdSignature, VerifyingKey};
 use rand_core::OsRng;
 use std::sync::Arc;
+use std::time::Duration;
 use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::node1::{Node1, Sent};
 use trefoil_protocol::ecdsa::{M2_LEN, Request, Signature};
 use trefoil_protocol::frost;
 use trefoil_protocol::{Abort, Party};
+use zeroize::Zeroizing;
+
+/// Pause between attempts to store a lock.
+const LOCK_RETRY: Duration = Duration::from_secs(1);
 
 /// What a signing session has reached.
 pub enum SignStage {
@@ -194,9 +199,9 @@ impl Node {
         let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
         let Stage::Sign(stage) = stage else { return Err(ErrorCode::Internal.into()) };
         let about = Arc::clone(busy.about());
+        let frost = matches!(stage, SignStage::FrostReleased { .. });
         match outcome {
             SignOutcome::Signature(Fixed(signature)) => {
-                let frost = matches!(stage, SignStage::FrostReleased { .. });
                 let valid = self.pool.run(move || verifies(&stage, &signature)).await?;
                 // For ECDSA the valid m2 gave the attempt back already.
                 if valid && frost {
@@ -205,16 +210,19 @@ impl Node {
                 let reason = if valid { None } else { Some("signature_invalid") };
                 self.audit.note(self.about("close", &about, "closed", reason));
             }
-            SignOutcome::Abort { check, ban: true } => {
+            // No check of FROST locks, so a worker that says so is wrong and only reports the end.
+            SignOutcome::Abort { check, ban: true } if !frost => {
                 // The worker's own check failed. Its word is enough: it is authentic, inside a session of a signed job, and a
                 // worker that lies about it could as well have locked the key by its messages.
                 let key = self.store.key(about.key_id)?.ok_or(ErrorCode::UnknownKey)?;
                 let (store, key_id, transcript) = (Arc::clone(&self.store), about.key_id, key.attempt.transcript);
-                key.state.usable()?;
+                if key.state.is_end() {
+                    return Err(key.state.usable().err().unwrap_or(ErrorCode::Internal).into());
+                }
                 let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
                 self.lock(&busy, &material, &shown(&check)).await?;
             }
-            SignOutcome::Abort { check, ban: false } => {
+            SignOutcome::Abort { check, .. } => {
                 if check.eq_ignore_ascii_case(ErrorCode::WrongPassword.as_str()) {
                     self.store.settle(about.key_id, GuessOutcome::Wrong, now_ms()).await?;
                 }
@@ -231,9 +239,22 @@ impl Node {
         let about = busy.about();
         tracing::error!(key = %about.key_id, check, "a check failed: the key is locked");
         self.sessions.block(about.key_id);
-        self.store.lock(about.key_id, material.to_bytes_without_ot()).await?;
+        if let Err(error) = self.store.lock(about.key_id, material.to_bytes_without_ot()).await {
+            // The key is blocked in memory; the disk must learn of it before a restart forgets.
+            let (store, key_id, kept) = (Arc::clone(&self.store), about.key_id, material.to_bytes_without_ot());
+            tokio::spawn(lock_until_stored(store, key_id, kept));
+            return Err(error.into());
+        }
         self.audit.append(self.about("sign", about, "locked", Some(check))).await?;
         Ok(())
+    }
+}
+
+/// Repeats a lock that the store failed to write, until it is written or the key is gone.
+async fn lock_until_stored(store: Arc<dyn Store>, key_id: KeyId, kept: Zeroizing<Vec<u8>>) {
+    while let Err(StoreError::Failed(error)) = store.lock(key_id, kept.clone()).await {
+        tracing::error!(key = %key_id, error, "the lock of a key is not durable yet: do not restart, mend the disk");
+        tokio::time::sleep(LOCK_RETRY).await;
     }
 }
 
