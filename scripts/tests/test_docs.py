@@ -13,7 +13,7 @@ class Documents(unittest.TestCase):
         for document in DOCUMENTS:
             for file, test in re.findall(r"`([\w/.]+\.rs)::(\w+)`", document.read_text()):
                 with self.subTest(document=document.name, test=f"{file}::{test}"):
-                    self.assertRegex((ROOT / file).read_text(), rf"\bfn {test}\b")
+                    self.assertTrue(re.search(rf"\bfn {test}\b", (ROOT / file).read_text()), "there is no such test")
 
     def test_every_file_that_is_named_exists(self):
         for document in DOCUMENTS:
