@@ -297,7 +297,7 @@ mod responder {
         let largest = prefixed(&vec![7; MAX_PAYLOAD]);
         let message = worker.message(0, &largest.chunks(60_000).collect::<Vec<_>>());
         assert_eq!(message.len(), MAX_MESSAGE);
-        assert!(MAX_MESSAGE < 512 * 1024);
+        const { assert!(MAX_MESSAGE < 512 * 1024) };
         let incoming = node.open(&message).map_err(|reject| panic!("{reject:?}")).unwrap();
         assert_eq!(incoming.payload.len(), MAX_PAYLOAD);
         assert_eq!(incoming.reply.seal(&vec![0; MAX_PAYLOAD + 1]).err(), Some(ChannelError::TooLarge));
