@@ -343,7 +343,7 @@ async fn jobs_are_checked_by_the_node_itself() {
     assert_eq!(refused(cluster.ask2(request).await), ErrorCode::UnsupportedOperation);
 
     let mut stranger = Cluster::start().await;
-    std::mem::swap(&mut stranger.initiator, &mut nkeys::KeyPair::new_user());
+    stranger.initiator = nkeys::KeyPair::new_user();
     let job = stranger.sign_job("x", key.id(), &digest_input());
     assert_eq!(open(job).await, ErrorCode::UnknownInitiator);
 }
