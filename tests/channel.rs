@@ -267,6 +267,28 @@ mod responder {
     }
 
     #[test]
+    fn of_many_copies_at_once_one_is_accepted() {
+        let ((own, public), (worker, worker_public)) = (pair(), pair());
+        let node = node(&own, &[&worker_public], 8);
+        let worker = connect(&node, &worker, &public);
+        let payload = prefixed(&[1; 59_000]);
+        for sequence in 0..100 {
+            let message = worker.message(sequence, &[&payload]);
+            let (start, accepted) = (std::sync::Barrier::new(4), std::sync::atomic::AtomicUsize::new(0));
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        start.wait();
+                        let opened = node.open(&message).is_ok();
+                        accepted.fetch_add(usize::from(opened), std::sync::atomic::Ordering::SeqCst);
+                    });
+                }
+            });
+            assert_eq!(accepted.into_inner(), 1);
+        }
+    }
+
+    #[test]
     fn long_payloads_cannot_be_cut_swapped_or_mixed() {
         let ((own, public), (worker, worker_public)) = (pair(), pair());
         let node = node(&own, &[&worker_public], 8);

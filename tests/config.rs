@@ -156,3 +156,31 @@ fn a_worker_from_the_environment() {
     let found = WorkerConfig::read(Settings::from_env(env)).err().unwrap();
     assert_eq!(found.0, ["node1_noise: must be a curve key (X…)"]);
 }
+
+/// docs/configuration.md names no setting that the processes do not know.
+#[test]
+fn the_documented_settings_exist() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap();
+    let sections: Vec<&str> = text.split("\n## ").collect();
+    assert_eq!(sections.len(), 4);
+    let names = |section: &str| -> Vec<String> {
+        let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('|').next());
+        cells.flat_map(|cell| cell.split('`').step_by(2).map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let unknown = |names: Vec<String>, worker: bool| {
+        let names: Vec<String> = names.into_iter().filter(|name| name.starts_with(char::is_alphabetic)).collect();
+        assert!(names.len() > 5, "{names:?}");
+        let env: HashMap<String, String> =
+            names.iter().map(|name| (format!("TREFOIL_{}", name.to_uppercase()), "?".to_owned())).collect();
+        let problems = if worker {
+            WorkerConfig::read(Settings::from_env(env)).err().unwrap().0
+        } else {
+            NodeConfig::read(Settings::from_env(env)).err().unwrap().0
+        };
+        problems.into_iter().filter(|problem| problem.contains("unknown setting")).collect::<Vec<_>>()
+    };
+    let nats = names(sections[1]);
+    assert!(nats.contains(&"nats_tls_key".to_owned()), "{nats:?}");
+    assert_eq!(unknown([nats.clone(), names(sections[2])].concat(), false), Vec::<String>::new());
+    assert_eq!(unknown([nats, names(sections[3])].concat(), true), Vec::<String>::new());
+}

@@ -300,6 +300,31 @@ async fn wrong_passwords_are_counted_and_right_ones_forgive() {
     right(14).await.unwrap().await;
 }
 
+/// With FROST the attempt is given back by the signature. One from an earlier session is public and proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_signature_forgives_no_guess() {
+    let cluster = Cluster::with(&[("PASSWORD_ATTEMPTS", "1")]).await;
+    let key = cluster.committed_key("g1", Curve::Ed25519).await;
+    let job = |n: usize| cluster.sign_job(&format!("s{n}"), key.id(), &message_input(b"same"));
+    for n in 0..20 {
+        frost(&cluster, &key, &job(n), b"same").await.unwrap();
+    }
+    let old = frost(&cluster, &key, &job(20), b"same").await.unwrap();
+    let guess = async |n: usize| {
+        let (_, commitments) = FrostClient::start(&mut rand_core::OsRng).unwrap();
+        let open = cluster.open(&key, &job(n), [1; 32], 0);
+        let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
+        let NodeReply::FrostSigned { session, .. } = cluster.ask1(request).await else { return false };
+        let close = NodeRequest::SignClose { session, outcome: SignOutcome::Signature(Fixed(old)) };
+        matches!(cluster.ask1(close).await, NodeReply::Closed)
+    };
+    for n in 0..10 {
+        assert!(guess(100 + n).await, "attempts whose end is not proven count against ten times the limit");
+    }
+    assert!(!guess(200).await);
+    assert_eq!(frost(&cluster, &key, &job(201), b"same").await, Err(ErrorCode::TooManyAttempts));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_checked_by_the_node_itself() {
     let cluster = Cluster::start().await;

@@ -103,6 +103,52 @@ pub fn node_sign(
     Ok((write_commitments(&commitments)?, z1))
 }
 
+/// What node 1 keeps of a session after its signature share left: nothing secret, but enough to know the session's own
+/// signature when the client reports it.
+pub struct Sent {
+    package: SigningPackage,
+    client: (Identifier, VerifyingShare),
+    key: frost_ed25519::VerifyingKey,
+    public_key: [u8; 32],
+    z1: [u8; SHARE_LEN],
+}
+
+impl Sent {
+    /// From what [`node_sign`] took and gave.
+    ///
+    /// # Errors
+    /// As [`node_sign`].
+    pub fn new(
+        share: &KeyShare,
+        message: &[u8],
+        client_commitments: &[u8; COMMITMENTS_LEN],
+        commitments: &[u8; COMMITMENTS_LEN],
+        z1: [u8; SHARE_LEN],
+    ) -> Result<Self> {
+        let client = read_commitments(client_commitments, Party::Client)?;
+        let verifying = own(VerifyingShare::deserialize(&share.verifying_share(Party::Client)))?;
+        Ok(Self {
+            package: package(client, read_commitments(commitments, Party::Node1)?, message)?,
+            client: (identifier(Party::Client)?, verifying),
+            key: own(frost_ed25519::VerifyingKey::deserialize(&share.public_key()))?,
+            public_key: Ed25519::encode_point(share.as_ed25519()?.public_key()),
+            z1,
+        })
+    }
+
+    /// Was this signature made in this session, with the client's share? `z - z1` must be the client's signature share for
+    /// the session's commitments: an earlier signature of the same message, which anybody may have, proves nothing.
+    #[must_use]
+    pub fn accepts(&self, signature: &[u8; 64]) -> bool {
+        let (_, z) = signature.split_at(32);
+        let z2 = Ed25519::decode_scalar(z).zip(Ed25519::decode_scalar(&self.z1)).map(|(z, z1)| z - z1);
+        let z2 = z2.and_then(|z2| SignatureShare::deserialize(Ed25519::encode_scalar(&z2).as_ref()).ok());
+        let (client, verifying) = &self.client;
+        z2.is_some_and(|z2| verify_signature_share(*client, verifying, &z2, &self.package, &self.key).is_ok())
+            && verify(&self.public_key, self.package.message(), signature).is_ok()
+    }
+}
+
 /// The client between its commitments and its signature. Consumed by [`FrostClient::finish`], success or not.
 pub struct FrostClient {
     nonces: SigningNonces,

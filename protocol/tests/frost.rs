@@ -7,7 +7,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use harness::{rng, run};
 use rand_core::RngCore;
 use trefoil_protocol::curve::{Ed25519, Secp256k1};
-use trefoil_protocol::frost::{FrostClient, node_sign};
+use trefoil_protocol::frost::{FrostClient, Sent, node_sign};
 use trefoil_protocol::{Abort, KeyShare, Party};
 
 fn sign(client: &KeyShare, node1: &KeyShare, message: &[u8], seed: u64) -> [u8; 64] {
@@ -99,4 +99,27 @@ fn node1_signs_only_the_message_it_was_given() {
     let (session, commitments) = FrostClient::start(&mut rng(2)).unwrap();
     let (theirs, z1) = node_sign(&node1, b"one", &commitments, &mut rng(3)).unwrap();
     assert_eq!(session.finish(&client, b"another", &theirs, &z1).unwrap_err().check(), "frost_share");
+}
+
+/// What node 1 keeps tells the session's own signature from every other one that verifies.
+#[test]
+fn node_1_believes_only_the_sessions_own_signature() {
+    let [client, node1, _] = run::<Ed25519>(1);
+    let session = |seed| {
+        let (session, ours) = FrostClient::start(&mut rng(seed)).unwrap();
+        let (theirs, z1) = node_sign(&node1, b"message", &ours, &mut rng(seed + 1)).unwrap();
+        let sent = Sent::new(&node1, b"message", &ours, &theirs, z1).unwrap();
+        (sent, session.finish(&client, b"message", &theirs, &z1).unwrap())
+    };
+    let ((sent, own), (_, other)) = (session(5), session(50));
+    assert!(sent.accepts(&own));
+    assert!(!sent.accepts(&other), "a valid signature of the same message from another session");
+    for at in 0..64 {
+        let mut altered = own;
+        altered[at] ^= 1;
+        assert!(!sent.accepts(&altered), "byte {at}");
+    }
+    let mixed: [u8; 64] = [&other[..32], &own[32..]].concat().try_into().unwrap();
+    assert!(!sent.accepts(&mixed));
+    assert!(!sent.accepts(&[0xff; 64]), "not canonical");
 }

@@ -3,12 +3,11 @@
 use super::gate::{self, Found};
 use super::material::Material;
 use super::sessions::Busy;
-use super::store::{Attempt, BurnedSession, GuessLimits, GuessOutcome, Store, StoreError};
+use super::store::{BurnedSession, GuessLimits, GuessOutcome, Store, StoreError};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, session_id};
 use crate::clock::now_ms;
 use crate::wire::node::{NodeReply, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Op, Payload, SignInput};
-use ed25519_dalek::{Signature as EdSignature, VerifyingKey};
 use rand_core::OsRng;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +28,7 @@ pub enum SignStage {
     /// m3 is out.
     Released(Sent),
     /// Node 1's FROST share is out.
-    FrostReleased { public_key: Vec<u8>, message: Vec<u8> },
+    FrostReleased(Box<frost::Sent>),
 }
 
 impl SignStage {
@@ -42,7 +41,6 @@ impl SignStage {
 struct Admitted {
     job: Job,
     input: SignInput,
-    attempt: Attempt,
     material: Arc<Material>,
     busy: Busy<Stage>,
 }
@@ -91,7 +89,7 @@ impl Node {
         if open.ot_id != material.share.ot_id() {
             return Err(refused(ErrorCode::StaleShare.into()));
         }
-        Ok(Entry::Admitted(Box::new(Admitted { job, input, attempt, material: Arc::new(material), busy })))
+        Ok(Entry::Admitted(Box::new(Admitted { job, input, material: Arc::new(material), busy })))
     }
 
     /// Charges the password attempt; nothing leaves before this is durable.
@@ -106,7 +104,7 @@ impl Node {
             Entry::Admitted(admitted) => *admitted,
             Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
         };
-        let Admitted { job, input, material, busy, .. } = admitted;
+        let Admitted { job, input, material, busy } = admitted;
         let SignInput::Secp256k1 { digest, path } = input else { return Err(ErrorCode::CurveMismatch.into()) };
         let path = DerivationPath::parse(path.as_deref().unwrap_or("m")).map_err(|_| ErrorCode::InvalidPath)?;
         let request = Request { channel_hash: caller.channel, job_digest: job.digest, digest, path };
@@ -172,22 +170,24 @@ impl Node {
             Entry::Admitted(admitted) => *admitted,
             Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
         };
-        let Admitted { job, input, attempt, material, busy } = admitted;
+        let Admitted { job, input, material, busy } = admitted;
         let SignInput::Ed25519 { message } = input else { return Err(ErrorCode::CurveMismatch.into()) };
-        let (to_sign, blinded) = (message.clone(), open.blinded_password);
+        let blinded = open.blinded_password;
         let step = self.pool.run(move || {
             let evaluation = evaluate(&material, &blinded)?;
-            let signed = frost::node_sign(&material.share, &to_sign, &commitments, &mut OsRng).map_err(aborted)?;
-            Ok::<_, Refusal>((signed, evaluation))
+            let share = &material.share;
+            let (own, z1) = frost::node_sign(share, &message, &commitments, &mut OsRng).map_err(aborted)?;
+            let sent = frost::Sent::new(share, &message, &commitments, &own, z1).map_err(aborted)?;
+            Ok::<_, Refusal>((own, z1, sent, evaluation))
         });
         let (charged, signed) = tokio::join!(self.charge(&job), step);
         charged?;
-        let ((commitments, share), evaluation) = signed??;
+        let (commitments, share, sent, evaluation) = signed??;
         // The nonces are gone already; the entry is durable before the share leaves.
         self.audit.append(self.about("sign", busy.about(), "released", None)).await?;
         let session = busy.id();
         busy.free_slot();
-        busy.park(Stage::Sign(SignStage::FrostReleased { public_key: attempt.public_key, message }));
+        busy.park(Stage::Sign(SignStage::FrostReleased(Box::new(sent))));
         Ok(NodeReply::FrostSigned { session, commitments: Fixed(commitments), share, evaluation })
     }
 
@@ -199,7 +199,7 @@ impl Node {
         let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
         let Stage::Sign(stage) = stage else { return Err(ErrorCode::Internal.into()) };
         let about = Arc::clone(busy.about());
-        let frost = matches!(stage, SignStage::FrostReleased { .. });
+        let frost = matches!(stage, SignStage::FrostReleased(_));
         match outcome {
             SignOutcome::Signature(Fixed(signature)) => {
                 let valid = self.pool.run(move || verifies(&stage, &signature)).await?;
@@ -252,8 +252,10 @@ impl Node {
 
 /// Repeats a lock that the store failed to write, until it is written or the key is gone.
 async fn lock_until_stored(store: Arc<dyn Store>, key_id: KeyId, kept: Zeroizing<Vec<u8>>) {
-    while let Err(StoreError::Failed(error)) = store.lock(key_id, kept.clone()).await {
-        tracing::error!(key = %key_id, error, "the lock of a key is not durable yet: do not restart, mend the disk");
+    while let Err(error @ (StoreError::Failed(_) | StoreError::Refused(ErrorCode::Overloaded))) =
+        store.lock(key_id, kept.clone()).await
+    {
+        tracing::error!(key = %key_id, %error, "the lock of a key is not durable yet: do not restart, mend the disk");
         tokio::time::sleep(LOCK_RETRY).await;
     }
 }
@@ -276,11 +278,6 @@ fn verifies(stage: &SignStage, signature: &[u8; 64]) -> bool {
         SignStage::Released(sent) => {
             (0..4).any(|recovery_id| sent.accepts(&Signature { bytes: *signature, recovery_id }))
         }
-        SignStage::FrostReleased { public_key, message } => public_key
-            .as_slice()
-            .try_into()
-            .ok()
-            .and_then(|key| VerifyingKey::from_bytes(key).ok())
-            .is_some_and(|key| key.verify_strict(message, &EdSignature::from_bytes(signature)).is_ok()),
+        SignStage::FrostReleased(sent) => sent.accepts(signature),
     }
 }

@@ -15,6 +15,8 @@ use trefoil_protocol::{Party, Secret};
 const DATABASE: &str = "store.redb";
 /// Name of the slot file.
 const SLOTS: &str = "slots";
+/// Memory for the database's pages, bytes; redb's own default is 1 GiB.
+const CACHE: usize = 128 << 20;
 /// Version of tables and rows.
 const FORMAT: u8 = 1;
 /// What the master key seals, to be recognised.
@@ -30,10 +32,12 @@ impl RedbStore {
         let fail = |error: std::io::Error| StoreError::Failed(format!("{}: {error}", directory.display()));
         std::fs::create_dir_all(directory).map_err(fail)?;
         let master = Arc::new(master);
-        let db = Database::create(directory.join(DATABASE)).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("another process has the store open"),
-            error => error.into(),
-        })?;
+        let db = Database::builder().set_cache_size(CACHE).create(directory.join(DATABASE)).map_err(
+            |error| match error {
+                redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("another process has the store open"),
+                error => error.into(),
+            },
+        )?;
         let slots_path = directory.join(SLOTS);
         let store_id = match read_meta(&db, "store-id")? {
             Some(id) => id.try_into().map_err(|_| StoreError::Corrupt("the store's id"))?,
