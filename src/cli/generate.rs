@@ -67,7 +67,7 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     let mut config = settings(config)?;
     let password = password::read(arguments.password_file.as_deref(), config.password.take(), kdf, true)?;
     let started = Instant::now();
-    let backend = connect(config).await?;
+    let backend = connect(config, output).await?;
     let new = output.patiently("generating the key", backend.generate(arguments.curve, kdf, password)).await?;
     let key = new.key.clone();
     let mut file = KeyFile::new(backend.jobs().initiator().clone(), new);

@@ -91,6 +91,6 @@ fn settings(file: Option<&Path>) -> Result<ClientConfig, Failure> {
     ClientConfig::read(Settings::from_env(env)).map_err(|error| Failure::usage(error.to_string()))
 }
 
-async fn connect(config: ClientConfig) -> Result<Backend, ClientError> {
-    Backend::connect(config).await
+async fn connect(config: ClientConfig, output: &Output) -> Result<Backend, ClientError> {
+    output.patiently("connecting", Backend::connect(config)).await
 }

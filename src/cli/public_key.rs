@@ -24,7 +24,7 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     let file = arguments.key.as_deref().map(|path| KeyFile::read(path, &config.nodes)).transpose()?;
     let key_id = arguments.key_id.or_else(|| file.as_ref().map(KeyFile::key_id));
     let key_id = key_id.ok_or_else(|| Failure::usage("name a --key or a --key-id"))?;
-    let backend = connect(config).await?;
+    let backend = connect(config, output).await?;
     let key = output.patiently("asking both nodes", backend.public_key(key_id)).await?;
     let found = as_result(&key);
     if let Some(file) = file

@@ -44,7 +44,7 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
         .map_err(|error| Failure::usage(format!("{}: {error}", arguments.key.display())))?;
     let password = password::read(arguments.password_file.as_deref(), config.password.take(), locked.kdf(), false)?;
     let started = Instant::now();
-    let backend = connect(config).await?;
+    let backend = connect(config, output).await?;
     let signed = output.patiently("signing", backend.sign(&material, arguments.method, &input, password)).await;
     let signed = signed.inspect_err(|error| {
         if let ClientError::Job(failure) = error

@@ -27,7 +27,8 @@ pub async fn serve(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> Resu
         .description("Trefoil workers")
         .start("trefoil", env!("CARGO_PKG_VERSION"))
         .await?;
-    let mut requests = service.endpoint(subject::api(Op::PublicKey.as_str())).await?;
+    let mut requests =
+        service.endpoint_builder().name(Op::PublicKey.as_str()).add(subject::api(Op::PublicKey.as_str())).await?;
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = JoinSet::new();
     loop {
@@ -71,7 +72,7 @@ async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
     let Payload::PublicKey = job.payload else {
         return Err(Failed::new(ErrorCode::UnsupportedOperation, "only public-key is answered here"));
     };
-    let mut schedule = Schedule::new(job.expires_at);
+    let mut schedule = Schedule::new(job.issued_at, job.expires_at);
     loop {
         match public_key(shared, job, schedule.call_deadline()).await {
             Ok(key) => return Ok(Outcome::Ok { key: Some(key), signature: None, secrets: None }),

@@ -142,7 +142,7 @@ async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavaila
     let done = if crashes >= POISON {
         Failed::new(ErrorCode::PoisonJob, format!("{crashes} workers ended while they worked on this job")).into()
     } else {
-        let mut schedule = Schedule::new(job.expires_at);
+        let mut schedule = Schedule::new(job.issued_at, job.expires_at);
         // The work keeps its own deadlines; this one is for what waits on something else than a node.
         let limit = schedule.left() + Duration::from_millis(25);
         let work = AssertUnwindSafe(timeout(limit, work(shared, job, &mut schedule))).catch_unwind();

@@ -10,9 +10,11 @@ const FIRST_WAIT: Duration = Duration::from_millis(25);
 const LONGEST_WAIT: Duration = Duration::from_millis(400);
 /// After this long without success a job goes back to the queue, so that jobs which cannot be done now do not hold the places
 /// of those that can.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a job that was given back stays away.
-const AWAY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a job that was given back stays away: a quarter of its age, within these bounds.
+const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// Too late to go away and come back: with less time than this left, the last attempts are made here.
+const LAST: Duration = Duration::from_millis(1_500);
 /// Longest wait for one answer of a node.
 const CALL: Duration = Duration::from_secs(5);
 
@@ -47,17 +49,21 @@ impl From<Failed> for Stop {
 pub struct Schedule {
     started: Instant,
     attempts: u32,
+    /// How long the job stays away if it is given back.
+    away: Duration,
     /// When the result must be on its way, unix milliseconds.
     deadline: u64,
 }
 
 impl Schedule {
-    /// The schedule of a job that expires at `expires_at` (unix milliseconds). Its result must be stored by then, so work on it
-    /// ends a tenth of the remaining time earlier, at least 50 ms and at most a second.
-    pub fn new(expires_at: u64) -> Self {
-        let left = expires_at.saturating_sub(now_ms());
+    /// The schedule of a job (both times unix milliseconds). Its result must be stored before it expires, so work on it ends a
+    /// tenth of the remaining time earlier, at least 50 ms and at most a second.
+    pub fn new(issued_at: u64, expires_at: u64) -> Self {
+        let now = now_ms();
+        let left = expires_at.saturating_sub(now);
         let deadline = expires_at.saturating_sub((left / 10).clamp(50, 1_000));
-        Self { started: Instant::now(), attempts: 0, deadline }
+        let age = Duration::from_millis(now.saturating_sub(issued_at));
+        Self { started: Instant::now(), attempts: 0, away: (age / 4).clamp(AWAY.0, AWAY.1), deadline }
     }
 
     /// When to stop waiting for a node's answer, unix milliseconds.
@@ -94,7 +100,7 @@ impl Schedule {
     /// # Errors
     /// [`Stop`] unless the job should try again.
     pub async fn leave(&mut self, failed: Failed) -> Result<(), Stop> {
-        if self.left() > AWAY * 2 { Err(Stop::Away(AWAY / 2)) } else { self.pause(failed).await }
+        if self.left() > LAST { Err(Stop::Away(self.away_for())) } else { self.pause(failed).await }
     }
 
     fn after(&mut self, failed: &Failed) -> Verdict {
@@ -106,14 +112,16 @@ impl Schedule {
         let left = self.left();
         if left <= wait {
             Verdict::Final
-        } else if self.started.elapsed() + wait < PATIENCE {
-            Verdict::Again(wait)
-        } else if left > AWAY * 2 {
-            Verdict::Away(AWAY)
+        } else if left > LAST && self.started.elapsed() + wait >= PATIENCE {
+            Verdict::Away(self.away_for())
         } else {
-            // Too late to go away and come back: the last attempts are made here.
             Verdict::Again(wait)
         }
+    }
+
+    /// Never so long that the job could not be tried once more.
+    fn away_for(&self) -> Duration {
+        self.away.min(self.left().saturating_sub(LAST / 2))
     }
 }
 
@@ -127,33 +135,38 @@ mod tests {
         Failed::new(ErrorCode::NodeUnavailable, "")
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn waits_grow_then_the_job_goes_away() {
-        let mut schedule = Schedule::new(now_ms() + 60_000);
+        let mut schedule = Schedule::new(now_ms(), now_ms() + 60_000);
         let mut waits = Vec::new();
-        loop {
-            match schedule.after(&unavailable()) {
-                Verdict::Again(wait) => {
-                    waits.push(wait.as_millis());
-                    tokio::time::advance(wait).await;
-                }
-                verdict => break assert_eq!(verdict, Verdict::Away(AWAY)),
-            }
+        while let Verdict::Again(wait) = schedule.after(&unavailable()) {
+            waits.push(wait.as_millis());
+            // The schedule looks at the clock only to see how long it has been at it.
+            schedule.started -= wait;
         }
-        assert_eq!(waits, [25, 50, 100, 200, 400, 400, 400, 400]);
+        assert_eq!(waits, [25, 50, 100, 200]);
+        assert_eq!(schedule.after(&unavailable()), Verdict::Away(AWAY.0));
+        let mut old = Schedule::new(now_ms() - 12_000, now_ms() + 60_000);
+        old.started -= PATIENCE;
+        let Verdict::Away(away) = old.after(&unavailable()) else { panic!("stays") };
+        assert_eq!(away.as_secs(), 3);
     }
 
     #[test]
     fn final_codes_are_final_and_the_end_is_the_end() {
-        let mut schedule = Schedule::new(now_ms() + 60_000);
+        let mut schedule = Schedule::new(now_ms(), now_ms() + 60_000);
         assert_eq!(schedule.after(&Failed::new(ErrorCode::WrongPassword, "")), Verdict::Final);
-        assert_eq!(Schedule::new(now_ms() + 60).after(&unavailable()), Verdict::Final);
-        assert_eq!(Schedule::new(now_ms() - 5).after(&unavailable()), Verdict::Final);
+        assert_eq!(Schedule::new(now_ms(), now_ms() + 60).after(&unavailable()), Verdict::Final);
+        assert_eq!(Schedule::new(now_ms() - 10, now_ms() - 5).after(&unavailable()), Verdict::Final);
+        // Near its end a job no longer goes away.
+        let mut late = Schedule::new(now_ms() - 50_000, now_ms() + 1_400);
+        late.started -= PATIENCE;
+        assert!(matches!(late.after(&unavailable()), Verdict::Again(_)));
     }
 
     #[test]
     fn the_result_has_time_to_be_stored() {
-        let schedule = Schedule::new(now_ms() + 5_000);
+        let schedule = Schedule::new(now_ms(), now_ms() + 5_000);
         let left = schedule.left().as_millis();
         assert!((4_300..=4_500).contains(&left), "{left}");
         assert!(schedule.call_deadline() <= now_ms() + 4_500);
