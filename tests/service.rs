@@ -63,6 +63,22 @@ async fn generates_and_signs_on_both_curves() {
     backend.sign(&material(&new), Method::Mta, &digest(1), secret()).await.unwrap();
 }
 
+/// The worker commits by itself, and does not leave it to the key's first use.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_nodes_commit_without_being_asked_for_the_key() {
+    let service = Deployment::start(1);
+    let backend = service.backend().await;
+    backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();
+    for node in ["node1", "node2"] {
+        let log = service.path(node).join(trefoil::node::AUDIT_LOG);
+        let started = Instant::now();
+        while !std::fs::read_to_string(&log).unwrap().contains("committed") {
+            assert!(started.elapsed() < PATIENCE, "{node} has not committed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_secrets_get_codes_of_their_own() {
     let service = Deployment::start(1);
