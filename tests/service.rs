@@ -11,7 +11,7 @@ use nkeys::{KeyPair, XKey};
 use rand_core::OsRng;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use trefoil::client::{Backend, ClientError, SigningMaterial, random_job_id};
+use trefoil::client::{Backend, ClientError, NewKey, SigningMaterial, random_job_id};
 use trefoil::seal::{Binding, Secrets, seal};
 use trefoil::vault::{KdfPool, KeyBinding, OprfKey, Password, Vault};
 use trefoil::wire::{
@@ -70,9 +70,8 @@ async fn both_nodes_commit_without_being_asked_for_the_key() {
     let backend = service.backend().await;
     backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();
     for node in ["node1", "node2"] {
-        let log = service.path(node).join(trefoil::node::AUDIT_LOG);
         let started = Instant::now();
-        while !std::fs::read_to_string(&log).unwrap().contains("committed") {
+        while !has_committed(&service, node) {
             assert!(started.elapsed() < PATIENCE, "{node} has not committed");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -405,6 +404,68 @@ async fn killed_workers_and_nodes_leave_keys_that_work_and_one_result_each() {
         backend.committed(&new.key, PATIENCE).await.unwrap();
     }
     wait_until_empty(&jetstream).await;
+}
+
+/// A generation whose result is stored and whose commit could not happen: the nodes are gone between the two.
+async fn prepared_only(service: &mut Deployment, backend: &Backend) -> NewKey {
+    let nats = service.nats.connect().await;
+    let jetstream = async_nats::jetstream::new(nats.clone());
+    let mut started = nats.subscribe("mpc.event.generate.*").await.unwrap();
+    nats.flush().await.unwrap();
+    let secrets = Secrets { password: Some(password()), ..Secrets::default() };
+    // Slow enough that the stream is gone before there is a result for it.
+    let kdf = KdfParams::Argon2id { memory_kib: 131_072, passes: 6 };
+    let (jobs, reply) = (backend.jobs(), backend.reply_key().unwrap());
+    let lifetime = Duration::from_secs(60);
+    let request = jobs.generate(random_job_id(), Curve::Ed25519, kdf, &secrets, &reply, lifetime).unwrap();
+    backend.publish(&request).await.unwrap();
+    tokio::time::timeout(PATIENCE, started.next()).await.unwrap().unwrap();
+    jetstream.delete_stream("MPC_RESULTS").await.unwrap();
+    service.process("worker1").wait_for("the result is not stored yet");
+    service.kill("node1");
+    service.kill("node2");
+    trefoil::jobs::streams::provision(&jetstream, &Default::default()).await.unwrap();
+    let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
+    service.process("worker1").wait_for("the key waits for its commit");
+    backend.new_key(&request, result).unwrap()
+}
+
+fn has_committed(service: &Deployment, node: &str) -> bool {
+    let log = service.path(node).join(trefoil::node::AUDIT_LOG);
+    std::fs::read_to_string(log).unwrap().contains("committed")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redelivered_job_finishes_the_commit_of_its_result() {
+    let mut service = Deployment::start(1);
+    let backend = service.backend().await;
+    prepared_only(&mut service, &backend).await;
+    assert!(!has_committed(&service, "node1") && !has_committed(&service, "node2"));
+    service.kill("worker1");
+    service.start_node("node1");
+    service.start_node("node2");
+    service.start_worker("worker2");
+    wait_until_empty(&async_nats::jetstream::new(service.nats.connect().await)).await;
+    assert!(has_committed(&service, "node1") && has_committed(&service, "node2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_use_of_a_prepared_key_commits_it() {
+    let mut service = Deployment::start(1);
+    let backend = service.backend().await;
+    let new = prepared_only(&mut service, &backend).await;
+    // The job is lost: nothing but the key's use is left to finish it.
+    service.kill("worker1");
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    jetstream.get_stream("MPC_JOBS").await.unwrap().purge().await.unwrap();
+    service.start_node("node1");
+    service.start_worker("worker2");
+    // Node 1 decides, so node 2 need not be there.
+    backend.sign(&material(&new), Method::Default, &message("first"), password()).await.unwrap();
+    assert!(has_committed(&service, "node1") && !has_committed(&service, "node2"));
+    service.start_node("node2");
+    backend.committed(&new.key, PATIENCE).await.unwrap();
+    assert!(has_committed(&service, "node2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
