@@ -100,6 +100,7 @@ class Demo:
         self.sign("secp256k1", "mta", CHILD)
         for curve in CURVES:
             self.refuse_wrong_password(curve)
+        self.verify_audit_logs()
 
     def serve(self) -> None:
         """Starts everything, says how to use it, and keeps it until Ctrl-C; a service that ends by itself ends it too."""
@@ -302,6 +303,16 @@ class Demo:
             answer = self.trefoil("sign", *arguments, expect=1)
             require(answer["error"]["code"] == "WRONG_PASSWORD", f"the answer is {answer}")
             notes.append(answer["error"]["code"])
+
+
+    # --- what the nodes wrote down
+
+    def verify_audit_logs(self) -> None:
+        """Each node's audit log is whole."""
+        with self.step("verify the nodes' audit logs") as notes:
+            for node in NODES:
+                checked = self.trefoil("audit", "verify", FOLDER / node / "audit.log")
+                notes.append(f"{node}: {checked['entries']} entries")
 
 
 def interrupted(number: int, _frame: object) -> None:

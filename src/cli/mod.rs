@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 the job ended in an error, 2 wrong usage or configuration, 3 not available or no answer in time,
 //! 4 something did not verify.
 
+mod audit;
 mod generate;
 mod identity;
 mod input;
@@ -51,6 +52,9 @@ enum Command {
     PublicKey(public_key::Arguments),
     /// Check a signature, offline
     Verify(verify::Arguments),
+    /// Check and read a node's audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 /// Runs the command line of this process.
@@ -76,6 +80,7 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::Sign(arguments) => sign::run(config, &arguments, output).await,
         Command::PublicKey(arguments) => public_key::run(config, &arguments, output).await,
         Command::Verify(arguments) => verify::run(&arguments, output),
+        Command::Audit(command) => audit::run(&command, output),
     }
 }
 

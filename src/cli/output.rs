@@ -2,6 +2,7 @@
 
 use crate::client::ClientError;
 use crate::client::verify::Untrusted;
+use crate::node::audit::AuditError;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub enum Failure {
     /// What was to be verified does not verify.
     #[error("{0}")]
     Unverified(#[from] Untrusted),
+    /// An audit log is broken, or cannot be read.
+    #[error("{0}")]
+    Audit(#[from] AuditError),
 }
 
 impl Failure {
@@ -30,15 +34,16 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Job(_)) => 1,
-            Self::Usage(_) | Self::Client(ClientError::Build(_)) => 2,
+            Self::Usage(_) | Self::Client(ClientError::Build(_)) | Self::Audit(AuditError::Io(_)) => 2,
             Self::Client(ClientError::Busy | ClientError::Unavailable(_) | ClientError::Timeout) => 3,
-            Self::Client(ClientError::Untrusted(_)) | Self::Unverified(_) => 4,
+            Self::Client(ClientError::Untrusted(_)) | Self::Unverified(_) | Self::Audit(_) => 4,
         }
     }
 
     fn to_json(&self) -> Value {
         match self {
             Self::Client(ClientError::Job(failure)) => json!({ "error": failure }),
+            Self::Audit(error) => json!({ "error": { "message": error.to_string(), "entry": error.entry() } }),
             other => json!({ "error": { "message": other.to_string() } }),
         }
     }
@@ -74,6 +79,13 @@ impl Output {
         for (label, text) in lines {
             let _ = writeln!(out, "{label:width$}  {text}");
         }
+    }
+
+    /// One of many answers: a line for people, or an object on a line of its own. False if nobody reads on.
+    pub fn entry(&self, text: &str, object: &Value) -> bool {
+        let mut out = std::io::stdout().lock();
+        let written = if self.json { writeln!(out, "{object}") } else { writeln!(out, "{text}") };
+        written.is_ok()
     }
 
     /// A remark for people.

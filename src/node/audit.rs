@@ -22,6 +22,9 @@ const MAX_BATCH: usize = 1_024;
 const QUEUE: usize = 16_384;
 /// Longest line, bytes: entries are a few hundred.
 const MAX_LINE: u64 = 16_384;
+/// How long a reader waits for the end of a line, and how often.
+const UNFINISHED_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
+const UNFINISHED_TRIES: u32 = 4;
 
 /// The end of a log: its number of entries, and the hash of the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +38,26 @@ pub struct Head {
 impl Head {
     /// The end of an empty log.
     pub const EMPTY: Self = Self { entries: 0, hash: [0; 32] };
+}
+
+/// `<entries>:<hash of the last line, hex>`.
+impl std::fmt::Display for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.entries, HEXLOWER.encode(&self.hash))
+    }
+}
+
+impl std::str::FromStr for Head {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let (entries, hash) = text.split_once(':')?;
+            let hash = HEXLOWER.decode(hash.as_bytes()).ok()?.try_into().ok()?;
+            Some(Self { entries: entries.parse().ok()?, hash })
+        };
+        parse().ok_or("must be <entries>:<64 hex digits>, as `trefoil audit verify` prints it")
+    }
 }
 
 /// What a node decided about something.
@@ -102,6 +125,20 @@ pub enum AuditError {
     Io(String),
 }
 
+impl AuditError {
+    /// The entry that is wrong or missing.
+    #[must_use]
+    pub const fn entry(&self) -> Option<u64> {
+        match self {
+            Self::Altered(entry) | Self::OutOfOrder(entry) | Self::Replaced(entry) | Self::Incomplete(entry) => {
+                Some(*entry)
+            }
+            Self::Truncated { found, .. } => Some(*found),
+            Self::Io(_) => None,
+        }
+    }
+}
+
 impl From<std::io::Error> for AuditError {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error.to_string())
@@ -117,7 +154,7 @@ fn format_line(head: Head, event: &Event) -> Result<(Vec<u8>, Head), AuditError>
 }
 
 /// Checks one line against the end of the log before it.
-fn check_line(head: Head, line: &[u8]) -> Result<Head, AuditError> {
+fn check_line(head: Head, line: &[u8]) -> Result<(Head, Event), AuditError> {
     let altered = || AuditError::Altered(head.entries);
     let (digest, json) = line.split_at_checked(65).ok_or_else(altered)?;
     let hash = hash(Tag::NODE_AUDIT, &[json]);
@@ -128,7 +165,79 @@ fn check_line(head: Head, line: &[u8]) -> Result<Head, AuditError> {
     if line.seq != head.entries || line.prev != HEXLOWER.encode(&head.hash) {
         return Err(AuditError::OutOfOrder(head.entries));
     }
-    Ok(Head { entries: head.entries + 1, hash })
+    Ok((Head { entries: head.entries + 1, hash }, line.event))
+}
+
+/// Reads a log from its start and checks chain and anchor on the way. Ends behind the first thing that is wrong.
+pub struct Entries {
+    reader: BufReader<File>,
+    head: Head,
+    anchored: Option<Head>,
+    ended: bool,
+}
+
+impl Entries {
+    /// Opens a log, to be compared with an end that it once had.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn open(path: &Path, anchored: Option<Head>) -> Result<Self, AuditError> {
+        Ok(Self { reader: BufReader::new(File::open(path)?), head: Head::EMPTY, anchored, ended: false })
+    }
+
+    /// The end of what was read so far.
+    #[must_use]
+    pub const fn head(&self) -> Head {
+        self.head
+    }
+
+    fn read(&mut self) -> Result<Option<(u64, Event)>, AuditError> {
+        check_anchor(self.head, self.anchored)?;
+        let line = self.read_line()?;
+        let Some(line) = line.strip_suffix(b"\n") else {
+            return match self.anchored {
+                _ if !line.is_empty() => Err(AuditError::Incomplete(self.head.entries)),
+                Some(anchored) if anchored.entries > self.head.entries => {
+                    Err(AuditError::Truncated { found: self.head.entries, expected: anchored.entries })
+                }
+                _ => Ok(None),
+            };
+        };
+        let (head, event) = check_line(self.head, line)?;
+        self.head = head;
+        Ok(Some((head.entries - 1, event)))
+    }
+
+    /// The next line with its end. A node that runs may just be writing it, so the rest is waited for, a little.
+    fn read_line(&mut self) -> Result<Vec<u8>, AuditError> {
+        let mut line = Vec::new();
+        for _ in 0..=UNFINISHED_TRIES {
+            let room = MAX_LINE.saturating_sub(line.len() as u64);
+            (&mut self.reader).take(room).read_until(b'\n', &mut line)?;
+            if line.is_empty() || line.ends_with(b"\n") {
+                break;
+            }
+            if line.len() as u64 >= MAX_LINE {
+                return Err(AuditError::Altered(self.head.entries));
+            }
+            std::thread::sleep(UNFINISHED_WAIT);
+        }
+        Ok(line)
+    }
+}
+
+impl Iterator for Entries {
+    /// An entry's number, from 0, and what it says.
+    type Item = Result<(u64, Event), AuditError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = self.read().transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
+    }
 }
 
 /// Checks a whole log, and that it holds what the store has anchored.
@@ -136,25 +245,9 @@ fn check_line(head: Head, line: &[u8]) -> Result<Head, AuditError> {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn verify(path: &Path, anchored: Option<Head>) -> Result<Head, AuditError> {
-    let mut reader = BufReader::new(File::open(path)?);
-    let mut head = Head::EMPTY;
-    let mut line = Vec::new();
-    loop {
-        check_anchor(head, anchored)?;
-        line.clear();
-        (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line)?;
-        match line.strip_suffix(b"\n") {
-            Some(line) => head = check_line(head, line)?,
-            None if line.is_empty() => break,
-            None => return Err(AuditError::Incomplete(head.entries)),
-        }
-    }
-    match anchored {
-        Some(anchored) if anchored.entries > head.entries => {
-            Err(AuditError::Truncated { found: head.entries, expected: anchored.entries })
-        }
-        _ => Ok(head),
-    }
+    let mut entries = Entries::open(path, anchored)?;
+    entries.by_ref().try_for_each(|entry| entry.map(|_| ()))?;
+    Ok(entries.head())
 }
 
 fn check_anchor(head: Head, anchored: Option<Head>) -> Result<(), AuditError> {

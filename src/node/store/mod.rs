@@ -11,6 +11,7 @@ mod seal;
 mod slots;
 mod writer;
 
+pub use open::read_anchor;
 pub use redb_store::RedbStore;
 
 use super::audit::Head;

@@ -5,7 +5,7 @@ use super::seal;
 use super::slots::SlotFile;
 use super::{RedbStore, StoreError};
 use crate::node::audit::Head;
-use redb::{Database, ReadableDatabase, ReadableTable, TableError};
+use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableError};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ impl RedbStore {
         let master = Arc::new(master);
         let db = Database::builder().set_cache_size(CACHE).create(directory.join(DATABASE)).map_err(
             |error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("another process has the store open"),
+                DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("another process has the store open"),
                 error => error.into(),
             },
         )?;
@@ -96,7 +96,7 @@ fn initialise(
     Ok(store_id)
 }
 
-fn read_meta(db: &Database, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+fn read_meta(db: &impl ReadableDatabase, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
     match db.begin_read()?.open_table(META) {
         Ok(meta) => Ok(meta.get(name)?.map(|value| value.value().to_vec())),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
@@ -105,8 +105,23 @@ fn read_meta(db: &Database, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
 }
 
 /// The anchored end of the audit log.
-pub fn read_head(db: &Database) -> Result<Option<Head>, StoreError> {
+pub fn read_head(db: &impl ReadableDatabase) -> Result<Option<Head>, StoreError> {
     read_meta(db, "audit-head")?.map(|bytes| rows::decode(&bytes)).transpose()
+}
+
+/// The anchored end of the audit log in the data directory of a node that is not running. Needs no master key, writes nothing.
+///
+/// # Errors
+/// `Mismatch` while a node has the store open, or before it has recovered from a crash; `Failed`; `Corrupt`.
+pub fn read_anchor(directory: &Path) -> Result<Option<Head>, StoreError> {
+    let db = ReadOnlyDatabase::open(directory.join(DATABASE)).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("the node is running: stop it to read its store"),
+        DatabaseError::RepairAborted => {
+            StoreError::Mismatch("the node did not end in good order: it repairs its store when it is started")
+        }
+        error => error.into(),
+    })?;
+    read_head(&db)
 }
 
 fn used_slots(db: &Database) -> Result<BTreeSet<u32>, StoreError> {

@@ -315,7 +315,7 @@ impl Store for RedbStore {
     }
 
     fn anchored(&self) -> Result<Option<Head>, StoreError> {
-        read_head(&self.db)
+        read_head(self.db.as_ref())
     }
 }
 
