@@ -26,7 +26,7 @@ test-rust: ## run the tests of the Rust packages, against a real nats-server
 	$(CARGO) test --workspace --locked
 
 bench: ## measure key generation and signing
-	$(CARGO) bench --workspace --benches --locked
+	$(CARGO) bench --locked -p trefoil-protocol --bench protocol
 
 lint: fmt clippy deny ## check the format, the lints and the dependencies' policy
 
