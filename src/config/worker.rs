@@ -1,6 +1,7 @@
 //! Settings of `trefoil-worker`.
 
 use super::{ConfigError, NatsConfig, Settings, keys};
+use crate::jobs::streams::StreamSettings;
 use ed25519_dalek::VerifyingKey;
 use nkeys::XKey;
 use std::time::Duration;
@@ -31,6 +32,9 @@ pub struct PeerConfig {
 /// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
 /// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
 /// | `replicas` (1) | replicas of the streams where this worker creates them |
+/// | `jobs_per_key` (64) | the same: jobs of one key that may wait or run; the next is refused when it is published |
+/// | `jobs_total` (1,000,000) | the same, of all keys |
+/// | `results_kept_hours` (48) | the same: how long results are kept, at least twice the longest lifetime of a job |
 pub struct WorkerConfig {
     /// Connection to NATS.
     pub nats: NatsConfig,
@@ -54,8 +58,8 @@ pub struct WorkerConfig {
     pub ack_wait: Duration,
     /// Grace time of a drain.
     pub drain: Duration,
-    /// Replicas of created streams.
-    pub replicas: usize,
+    /// What the streams are made with where they do not exist.
+    pub streams: StreamSettings,
 }
 
 impl WorkerConfig {
@@ -86,6 +90,9 @@ impl WorkerConfig {
         let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
         let drain = s.number("drain_seconds", 30, 1..=600);
         let replicas = s.number("replicas", 1, 1..=5);
+        let jobs_per_key = s.number("jobs_per_key", 64, 1..=100_000);
+        let jobs_total = s.number("jobs_total", 1_000_000, 1..=1_000_000_000);
+        let results_kept = s.number("results_kept_hours", 48, 2..=87_600);
         // The bounds above fit every target of these conversions.
         let config = (|| {
             Some(Self {
@@ -100,7 +107,12 @@ impl WorkerConfig {
                 key_queue: key_queue? as usize,
                 ack_wait: Duration::from_secs(ack_wait?),
                 drain: Duration::from_secs(drain?),
-                replicas: replicas? as usize,
+                streams: StreamSettings {
+                    replicas: replicas? as usize,
+                    jobs_per_key: jobs_per_key? as i64,
+                    jobs_total: jobs_total? as i64,
+                    results_kept: Duration::from_secs(results_kept? * 3_600),
+                },
             })
         })();
         settings.finish(config)

@@ -27,8 +27,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let worker_id = format!("worker-{}", nuid_like());
     let client = config.nats.connect(&worker_id).await.context("cannot set up the NATS connection")?;
     let jetstream = jetstream::new(client.clone());
-    let settings = StreamSettings { replicas: config.replicas, ..StreamSettings::default() };
-    if !provision(&jetstream, &settings, &mut stop).await? {
+    if !provision(&jetstream, &config.streams, &mut stop).await? {
         return Ok(());
     }
     let noise_key = Arc::new(config.noise_key);

@@ -85,8 +85,8 @@ impl Deployment {
         self.running.insert(name.to_owned(), process);
     }
 
-    /// Starts a node; one that ran before finds its data again.
-    pub fn start_node(&mut self, name: &str) {
+    /// Settings of a node, as environment. Its data directory exists.
+    pub fn node_env(&self, name: &str) -> HashMap<String, String> {
         let index = usize::from(name == "node2");
         let (own, peer) = (&self.nodes[index], &self.nodes[1 - index]);
         let data = self.folder.path().join(name);
@@ -96,17 +96,25 @@ impl Deployment {
               "curves": ["secp256k1", "ed25519"] },
             { "name": "limited", "key": self.limited.public_key(), "operations": ["sign"], "curves": ["ed25519"] },
         ]);
+        [
+            ("TREFOIL_ROLE", name.to_owned()),
+            ("TREFOIL_NATS_URL", self.nats.url()),
+            ("TREFOIL_DATA_DIR", data.to_str().unwrap().to_owned()),
+            ("TREFOIL_MASTER_KEY", format!("{:02x}", index + 7).repeat(32)),
+            ("TREFOIL_IDENTITY_SEED", own.identity.seed().unwrap()),
+            ("TREFOIL_NOISE_KEY", own.noise.seed().unwrap()),
+            ("TREFOIL_PEER_IDENTITY", peer.identity.public_key()),
+            ("TREFOIL_WORKERS", self.worker_noise.public_key()),
+            ("TREFOIL_INITIATORS", initiators.to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+
+    /// Starts a node; one that ran before finds its data again.
+    pub fn start_node(&mut self, name: &str) {
         let mut process = command("trefoil-node");
-        process
-            .env("TREFOIL_ROLE", name)
-            .env("TREFOIL_NATS_URL", self.nats.url())
-            .env("TREFOIL_DATA_DIR", &data)
-            .env("TREFOIL_MASTER_KEY", format!("{:02x}", index + 7).repeat(32))
-            .env("TREFOIL_IDENTITY_SEED", own.identity.seed().unwrap())
-            .env("TREFOIL_NOISE_KEY", own.noise.seed().unwrap())
-            .env("TREFOIL_PEER_IDENTITY", peer.identity.public_key())
-            .env("TREFOIL_WORKERS", self.worker_noise.public_key())
-            .env("TREFOIL_INITIATORS", initiators.to_string());
+        process.envs(self.node_env(name));
         self.spawn(name, process, "serving");
     }
 

@@ -1,0 +1,259 @@
+//! A node 1 that cheats: the client party's checks end the attempt, and those that leak lock the key for ever.
+//!
+//! The cheat is an honest node whose answers are changed just before they are sealed, so every message is valid on the channel.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod deployment;
+mod support;
+
+use deployment::{Deployment, material, password};
+use futures::StreamExt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use trefoil::channel::Responder;
+use trefoil::client::{Backend, ClientError, SigningMaterial};
+use trefoil::clock::now_ms;
+use trefoil::config::{NodeConfig, Settings};
+use trefoil::jobs::bans::Ban;
+use trefoil::node::{Caller, Node, NodeKeys};
+use trefoil::wire::node::{Call, NODE_VERSION, NodeReply};
+use trefoil::wire::{Curve, ErrorCode, KdfParams, Method, SignInput, subject};
+use trefoil_protocol::ecdsa::{M1_LEN, M3_LEN};
+
+const QUICK: KdfParams = KdfParams::Argon2id { memory_kib: 64, passes: 1 };
+
+type Change = Box<dyn FnMut(&mut NodeReply) + Send>;
+
+/// Node 1 in this process, with its answers changed.
+struct Cheat {
+    change: Arc<Mutex<Change>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Cheat {
+    async fn start(service: &Deployment) -> Self {
+        let NodeConfig {
+            role,
+            nats,
+            data_dir,
+            master_key,
+            identity,
+            noise_key,
+            peer_identity,
+            workers,
+            initiators,
+            limits,
+        } = NodeConfig::read(Settings::from_env(service.node_env("node1"))).unwrap();
+        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key };
+        let node = Node::open(&data_dir, keys, initiators, limits).unwrap();
+        let client = nats.connect("cheat").await.unwrap();
+        let responder = Arc::new(Responder::new(role, noise_key, &workers, "cheat".to_owned(), 16));
+        let change: Arc<Mutex<Change>> = Arc::new(Mutex::new(Box::new(|_: &mut NodeReply| {})));
+        let mut handshakes = client.subscribe(subject::node_handshake("node1")).await.unwrap();
+        let mut calls = client.subscribe(subject::node_instance("node1", "cheat")).await.unwrap();
+        client.flush().await.unwrap();
+        let mut tasks = JoinSet::new();
+        let (shaking, answering) = (responder.clone(), client.clone());
+        tasks.spawn(async move {
+            while let Some(request) = handshakes.next().await {
+                let answer = shaking.handshake(&request.payload, now_ms()).unwrap();
+                answering.publish(request.reply.unwrap(), answer.into()).await.unwrap();
+            }
+        });
+        let changing = change.clone();
+        tasks.spawn(async move {
+            while let Some(request) = calls.next().await {
+                let incoming = responder.open(&request.payload).unwrap();
+                let call: Call = postcard::from_bytes(&incoming.payload).unwrap();
+                let mut reply = node.handle(Caller { channel: incoming.channel_hash }, call).await;
+                (changing.lock().unwrap())(&mut reply);
+                let bytes = [vec![NODE_VERSION], postcard::to_allocvec(&reply).unwrap()].concat();
+                client.publish(request.reply.unwrap(), incoming.reply.seal(&bytes).unwrap().into()).await.unwrap();
+            }
+        });
+        Self { change, _tasks: tasks }
+    }
+
+    fn answers(&self, change: impl FnMut(&mut NodeReply) + Send + 'static) {
+        *self.change.lock().unwrap() = Box::new(change);
+    }
+
+    fn honestly(&self) {
+        self.answers(|_| {});
+    }
+}
+
+fn digest(byte: u8) -> SignInput {
+    SignInput::Secp256k1 { digest: [byte; 32], path: None }
+}
+
+async fn signed(backend: &Backend, key: &SigningMaterial, input: &SignInput) -> Result<(), ErrorCode> {
+    match backend.sign(key, Method::Default, input, password()).await {
+        Ok(_) => Ok(()),
+        Err(ClientError::Job(failure)) => Err(failure.code),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+async fn new_key(backend: &Backend, curve: Curve) -> SigningMaterial {
+    let new = backend.generate(curve, QUICK, password()).await.unwrap();
+    backend.committed(&new.key, Duration::from_secs(20)).await.unwrap();
+    material(&new)
+}
+
+async fn bans(service: &Deployment) -> Vec<Ban> {
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    let mut stream = jetstream.get_stream("MPC_BANS").await.unwrap();
+    let count = stream.info().await.unwrap().state.messages;
+    let mut found = Vec::new();
+    for sequence in 1..=count {
+        found.push(serde_json::from_slice(&stream.get_raw_message(sequence).await.unwrap().payload).unwrap());
+    }
+    found
+}
+
+/// One bit of one column of U: node 1 uses other choice bits there, to learn a bit of the client's Δ.
+fn bend_column(reply: &mut NodeReply) {
+    if let NodeReply::SignOpened { m1, .. } = reply {
+        let columns = M1_LEN - 32 - 16 - 128 * 68;
+        m1[columns + 7 * 68] ^= 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cheat_in_the_ot_extension_locks_the_key_for_ever() {
+    let mut service = Deployment::new();
+    service.start_node("node2");
+    let cheat = Cheat::start(&service).await;
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let (key, other) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Secp256k1).await);
+    assert_eq!(signed(&backend, &key, &digest(1)).await, Ok(()));
+
+    cheat.answers(bend_column);
+    assert_eq!(signed(&backend, &key, &digest(2)).await, Err(ErrorCode::ProtocolAbort));
+    let found = bans(&service).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].key_id, found[0].epoch), (key.key_id, 1));
+    assert_eq!((found[0].culprit.as_str(), found[0].check.as_str()), ("node1", "ot_consistency"));
+
+    // Honesty comes too late, and restarts change nothing.
+    cheat.honestly();
+    for attempt in 0..3 {
+        assert_eq!(signed(&backend, &key, &digest(attempt)).await, Err(ErrorCode::KeyLocked));
+    }
+    service.kill("worker1");
+    service.nats.restart();
+    service.start_worker("worker1");
+    match backend.sign(&key, Method::Mta, &digest(3), password()).await.unwrap_err() {
+        // By the worker's own record, before node 1 is asked anything.
+        ClientError::Job(failure) => assert!(failure.message.contains("failed before"), "{}", failure.message),
+        other => panic!("{other}"),
+    }
+    assert_eq!(signed(&backend, &other, &digest(3)).await, Ok(()), "other keys are not touched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_product_locks_and_other_lies_only_end_the_attempt() {
+    let mut service = Deployment::new();
+    service.start_node("node2");
+    let cheat = Cheat::start(&service).await;
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Secp256k1).await;
+    let eddsa = new_key(&backend, Curve::Ed25519).await;
+    let hello = SignInput::Ed25519 { message: b"hello".to_vec() };
+
+    // w1, the last field of m3: the signature does not verify. The salt of the commitment. A truncated message. The contribution
+    // in m1, which makes another session. Each ends the attempt, and the key stays usable.
+    let lies: [fn(&mut NodeReply); 5] = [
+        |reply| {
+            if let NodeReply::SignRound3 { m3 } = reply {
+                m3[M3_LEN - 1] ^= 1;
+            }
+        },
+        |reply| {
+            if let NodeReply::SignRound3 { m3 } = reply {
+                m3[16 + 33] ^= 1;
+            }
+        },
+        |reply| {
+            if let NodeReply::SignRound3 { m3 } = reply {
+                m3.pop();
+            }
+        },
+        |reply| {
+            if let NodeReply::SignOpened { m1, .. } = reply {
+                m1[0] ^= 1;
+            }
+        },
+        |reply| {
+            if let NodeReply::SignOpened { evaluation, .. } = reply {
+                *evaluation = [0xff; 32];
+            }
+        },
+    ];
+    for lie in lies {
+        cheat.answers(lie);
+        assert_eq!(signed(&backend, &key, &digest(1)).await, Err(ErrorCode::ProtocolAbort));
+        cheat.honestly();
+        assert_eq!(signed(&backend, &key, &digest(1)).await, Ok(()));
+    }
+    cheat.answers(|reply| {
+        if let NodeReply::FrostSigned { share, .. } = reply {
+            share[0] ^= 1;
+        }
+    });
+    assert_eq!(signed(&backend, &eddsa, &hello).await, Err(ErrorCode::ProtocolAbort));
+    cheat.honestly();
+    assert_eq!(signed(&backend, &eddsa, &hello).await, Ok(()));
+    assert!(bans(&service).await.is_empty());
+
+    // μ of m3: other inputs in some rows.
+    cheat.answers(|reply| {
+        if let NodeReply::SignRound3 { m3 } = reply {
+            m3[16 + 33 + 32 + 416 * 3 * 32 + 32] ^= 1;
+        }
+    });
+    assert_eq!(signed(&backend, &key, &digest(2)).await, Err(ErrorCode::ProtocolAbort));
+    cheat.honestly();
+    assert_eq!(signed(&backend, &key, &digest(2)).await, Err(ErrorCode::KeyLocked));
+    assert_eq!(bans(&service).await[0].check, "rvole_mu");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_with_a_lying_node_makes_no_key() {
+    let mut service = Deployment::new();
+    service.start_node("node2");
+    let cheat = Cheat::start(&service).await;
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let lies: [fn(&mut NodeReply); 2] = [
+        |reply| {
+            if let NodeReply::GenerateRound { payload } = reply
+                && let Some(byte) = payload.first_mut()
+            {
+                *byte ^= 1;
+            }
+        },
+        |reply| {
+            if let NodeReply::Prepared(statement) = reply {
+                statement.signature.0[0] ^= 1;
+            }
+        },
+    ];
+    for curve in [Curve::Ed25519, Curve::Secp256k1] {
+        for lie in lies {
+            cheat.answers(lie);
+            match backend.generate(curve, QUICK, password()).await.unwrap_err() {
+                ClientError::Job(failure) => assert_eq!(failure.code, ErrorCode::ProtocolAbort),
+                other => panic!("{other}"),
+            }
+        }
+        cheat.honestly();
+        let key = new_key(&backend, curve).await;
+        let input = if curve == Curve::Ed25519 { SignInput::Ed25519 { message: vec![] } } else { digest(1) };
+        assert_eq!(signed(&backend, &key, &input).await, Ok(()));
+    }
+}
