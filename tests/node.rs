@@ -4,70 +4,16 @@
 mod cluster;
 mod support;
 
-use cluster::{Cluster, Key, MINUTE, blinded, call, digest, link, opened, refused};
+use cluster::signer::{DIGEST, close, digest_input, frost, message_input, to_m2};
+use cluster::{Cluster, MINUTE, call, link, opened, refused};
 use ed25519_dalek::{Signature, VerifyingKey};
-use std::sync::Arc;
-use trefoil::channel::{ChannelError, Link};
+use trefoil::channel::ChannelError;
 use trefoil::node::{AUDIT_LOG, audit};
-use trefoil::wire::node::{NodeReply, NodeRequest, SessionId, SignOutcome};
+use trefoil::wire::node::{NodeReply, NodeRequest, SignOutcome};
 use trefoil::wire::{Curve, ErrorCode, Fixed, KeyId, Op, SignInput, SignedJob};
 use trefoil_protocol::Party;
-use trefoil_protocol::derive::DerivationPath;
-use trefoil_protocol::ecdsa::client::{Client, Round2};
-use trefoil_protocol::ecdsa::{M2_LEN, Request};
+use trefoil_protocol::ecdsa::M2_LEN;
 use trefoil_protocol::frost::FrostClient;
-
-const DIGEST: [u8; 32] = [0x5a; 32];
-
-fn digest_input() -> SignInput {
-    SignInput::Secp256k1 { digest: DIGEST, path: None }
-}
-
-fn message_input(message: &[u8]) -> SignInput {
-    SignInput::Ed25519 { message: message.to_vec() }
-}
-
-/// The client between m2 and m3.
-struct Midway {
-    link: Arc<Link>,
-    session: SessionId,
-    m2: Vec<u8>,
-    client: Round2,
-}
-
-/// Opens a session and computes m2, without sending it.
-async fn to_m2(cluster: &Cluster, key: &Key, job: &SignedJob, token: u64) -> Result<Midway, ErrorCode> {
-    let link = link(&cluster.to1).await;
-    let path = DerivationPath::parse("m").unwrap();
-    let request = Request { channel_hash: link.hash(), job_digest: digest(job), digest: DIGEST, path };
-    let contribution = [9; 32];
-    let open = NodeRequest::SignOpen(cluster.open(key, job, contribution, token));
-    match link.call(&call(open)).await.unwrap() {
-        NodeReply::SignOpened { session, m1, .. } => {
-            let client = Client::new(key.share.clone(), request, contribution).unwrap();
-            let (client, m2) = client.advance(&m1, &mut rand_core::OsRng).unwrap();
-            Ok(Midway { link, session, m2, client })
-        }
-        NodeReply::Refused { code, .. } => Err(code),
-        other => panic!("{other:?}"),
-    }
-}
-
-impl Midway {
-    async fn send(&self, m2: Vec<u8>) -> NodeReply {
-        self.link.call(&call(NodeRequest::SignRound2 { session: self.session, m2 })).await.unwrap()
-    }
-
-    /// Finishes honestly; the signature is verified by the client itself.
-    async fn finish(self) -> [u8; 64] {
-        let NodeReply::SignRound3 { m3 } = self.send(self.m2.clone()).await else { panic!("no m3") };
-        let signature = self.client.finish(&m3).unwrap();
-        let outcome = SignOutcome::Signature(Fixed(signature.bytes));
-        let close = NodeRequest::SignClose { session: self.session, outcome };
-        assert!(matches!(self.link.call(&call(close)).await.unwrap(), NodeReply::Closed));
-        signature.bytes
-    }
-}
 
 fn audit_of(cluster: &Cluster, role: Party) -> Vec<serde_json::Value> {
     let path = cluster.data(role).join(AUDIT_LOG);
@@ -109,24 +55,6 @@ async fn an_ecdsa_key_from_generation_to_signature() {
     let log = audit_of(&cluster, Party::Node1);
     assert_eq!((decisions(&log, "prepared"), decisions(&log, "released"), decisions(&log, "closed")), (1, 1, 1));
     assert!(log.iter().all(|entry| entry["reason"].is_null()), "{log:#?}");
-}
-
-async fn frost(cluster: &Cluster, key: &Key, job: &SignedJob, message: &[u8]) -> Result<[u8; 64], ErrorCode> {
-    let link = link(&cluster.to1).await;
-    let (client, commitments) = FrostClient::start(&mut rand_core::OsRng).unwrap();
-    let open = cluster.open(key, job, [1; 32], 0);
-    let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
-    match link.call(&call(request)).await.unwrap() {
-        NodeReply::FrostSigned { session, commitments, share, .. } => {
-            let signature = client.finish(&key.share, message, &commitments.0, &share).unwrap();
-            let outcome = SignOutcome::Signature(Fixed(signature));
-            let close = NodeRequest::SignClose { session, outcome };
-            assert!(matches!(link.call(&call(close)).await.unwrap(), NodeReply::Closed));
-            Ok(signature)
-        }
-        NodeReply::Refused { code, .. } => Err(code),
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,10 +180,6 @@ async fn a_failed_check_locks_the_key_for_good() {
     assert_eq!(locked[0]["reason"], "ot_consistency");
     let job = cluster.sign_job("d", other.id(), &digest_input());
     to_m2(&cluster, &other, &job, 0).await.unwrap().finish().await;
-}
-
-fn close(session: SessionId) -> NodeRequest {
-    NodeRequest::SignClose { session, outcome: SignOutcome::Abort { check: "test".into(), ban: false } }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -411,38 +335,22 @@ async fn a_draining_node_finishes_what_it_began() {
     let job = cluster.sign_job("a", key.id(), &digest_input());
     let midway = to_m2(&cluster, &key, &job, 0).await.unwrap();
     let to1 = cluster.to1.clone();
-    let late = cluster.open(&key, &cluster.sign_job("b", key.id(), &digest_input()), [1; 32], 9);
+    let late = cluster.sign_job("b", key.id(), &digest_input());
+    // No higher token, which would preempt the open session before the drain begins.
+    let opens: Vec<_> = (0..100).map(|_| cluster.open(&key, &late, [1; 32], 0)).collect();
     let finish = async {
         // New sessions are refused as soon as the drain has begun, and the open one goes on.
-        loop {
-            let reply = to1.call(&call(NodeRequest::KeyInfo { job: job.clone() })).await.unwrap();
-            assert_eq!(refused(reply), ErrorCode::MalformedJob);
-            let reply = to1.call(&call(NodeRequest::SignOpen(clone(&late)))).await.unwrap();
-            match refused(reply) {
-                ErrorCode::NodeUnavailable => break,
+        for open in opens {
+            match refused(to1.call(&call(NodeRequest::SignOpen(open))).await.unwrap()) {
+                ErrorCode::NodeUnavailable => return midway.finish().await,
                 ErrorCode::KeyBusy => tokio::task::yield_now().await,
                 other => panic!("{other}"),
             }
         }
-        midway.finish().await
+        panic!("the drain did not begin")
     };
-    // A higher token would preempt the session before the drain begins, so ask with none.
-    let late_token = late.lease_token;
-    assert_eq!(late_token, 9);
     tokio::join!(cluster.drain_node(Party::Node1), finish);
     assert_eq!(decisions(&audit_of(&cluster, Party::Node1), "stopped"), 1);
-}
-
-fn clone(open: &trefoil::wire::node::SignOpen) -> trefoil::wire::node::SignOpen {
-    trefoil::wire::node::SignOpen {
-        job: open.job.clone(),
-        contribution: open.contribution,
-        epoch: open.epoch,
-        ot_id: open.ot_id,
-        transcript: open.transcript,
-        lease_token: 0,
-        blinded_password: blinded(KeyId([0; 16])).element(),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

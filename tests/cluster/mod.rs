@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod signer;
+
 use crate::support::NatsServer;
 use ed25519_dalek::VerifyingKey;
 use nkeys::{KeyPair, XKey};

@@ -1,0 +1,87 @@
+//! The client party of a signing, step by step.
+#![allow(dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use super::{Cluster, Key, call, digest, link};
+use std::sync::Arc;
+use trefoil::channel::Link;
+use trefoil::wire::node::{NodeReply, NodeRequest, SessionId, SignOutcome};
+use trefoil::wire::{ErrorCode, Fixed, SignInput, SignedJob};
+use trefoil_protocol::derive::DerivationPath;
+use trefoil_protocol::ecdsa::Request;
+use trefoil_protocol::ecdsa::client::{Client, Round2};
+use trefoil_protocol::frost::FrostClient;
+
+pub const DIGEST: [u8; 32] = [0x5a; 32];
+
+pub fn digest_input() -> SignInput {
+    SignInput::Secp256k1 { digest: DIGEST, path: None }
+}
+
+pub fn message_input(message: &[u8]) -> SignInput {
+    SignInput::Ed25519 { message: message.to_vec() }
+}
+
+/// The client between m2 and m3.
+pub struct Midway {
+    pub link: Arc<Link>,
+    pub session: SessionId,
+    pub m2: Vec<u8>,
+    client: Round2,
+}
+
+/// Opens a session and computes m2, without sending it.
+pub async fn to_m2(cluster: &Cluster, key: &Key, job: &SignedJob, token: u64) -> Result<Midway, ErrorCode> {
+    let link = link(&cluster.to1).await;
+    let path = DerivationPath::parse("m").unwrap();
+    let request = Request { channel_hash: link.hash(), job_digest: digest(job), digest: DIGEST, path };
+    let contribution = [9; 32];
+    let open = NodeRequest::SignOpen(cluster.open(key, job, contribution, token));
+    match link.call(&call(open)).await.unwrap() {
+        NodeReply::SignOpened { session, m1, .. } => {
+            let client = Client::new(key.share.clone(), request, contribution).unwrap();
+            let (client, m2) = client.advance(&m1, &mut rand_core::OsRng).unwrap();
+            Ok(Midway { link, session, m2, client })
+        }
+        NodeReply::Refused { code, .. } => Err(code),
+        other => panic!("{other:?}"),
+    }
+}
+
+impl Midway {
+    pub async fn send(&self, m2: Vec<u8>) -> NodeReply {
+        self.link.call(&call(NodeRequest::SignRound2 { session: self.session, m2 })).await.unwrap()
+    }
+
+    /// Finishes honestly; the signature is verified by the client itself.
+    pub async fn finish(self) -> [u8; 64] {
+        let NodeReply::SignRound3 { m3 } = self.send(self.m2.clone()).await else { panic!("no m3") };
+        let signature = self.client.finish(&m3).unwrap();
+        let outcome = SignOutcome::Signature(Fixed(signature.bytes));
+        let close = NodeRequest::SignClose { session: self.session, outcome };
+        assert!(matches!(self.link.call(&call(close)).await.unwrap(), NodeReply::Closed));
+        signature.bytes
+    }
+}
+
+pub async fn frost(cluster: &Cluster, key: &Key, job: &SignedJob, message: &[u8]) -> Result<[u8; 64], ErrorCode> {
+    let link = link(&cluster.to1).await;
+    let (client, commitments) = FrostClient::start(&mut rand_core::OsRng).unwrap();
+    let open = cluster.open(key, job, [1; 32], 0);
+    let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
+    match link.call(&call(request)).await.unwrap() {
+        NodeReply::FrostSigned { session, commitments, share, .. } => {
+            let signature = client.finish(&key.share, message, &commitments.0, &share).unwrap();
+            let outcome = SignOutcome::Signature(Fixed(signature));
+            let close = NodeRequest::SignClose { session, outcome };
+            assert!(matches!(link.call(&call(close)).await.unwrap(), NodeReply::Closed));
+            Ok(signature)
+        }
+        NodeReply::Refused { code, .. } => Err(code),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn close(session: SessionId) -> NodeRequest {
+    NodeRequest::SignClose { session, outcome: SignOutcome::Abort { check: "test".into(), ban: false } }
+}
