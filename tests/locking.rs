@@ -6,10 +6,9 @@
 mod deployment;
 mod support;
 
-use deployment::{Deployment, material, password};
+use deployment::{Deployment, QUICK, digest, new_key, password};
 use futures::StreamExt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::task::JoinSet;
 use trefoil::channel::Responder;
 use trefoil::client::{Backend, ClientError, SigningMaterial};
@@ -18,10 +17,8 @@ use trefoil::config::{NodeConfig, Settings};
 use trefoil::jobs::bans::Ban;
 use trefoil::node::{Caller, Node, NodeKeys};
 use trefoil::wire::node::{Call, NODE_VERSION, NodeReply};
-use trefoil::wire::{Curve, ErrorCode, KdfParams, Method, SignInput, subject};
+use trefoil::wire::{Curve, ErrorCode, Method, SignInput, subject};
 use trefoil_protocol::ecdsa::{M1_LEN, M3_LEN};
-
-const QUICK: KdfParams = KdfParams::Argon2id { memory_kib: 64, passes: 1 };
 
 type Change = Box<dyn FnMut(&mut NodeReply) + Send>;
 
@@ -84,22 +81,12 @@ impl Cheat {
     }
 }
 
-fn digest(byte: u8) -> SignInput {
-    SignInput::Secp256k1 { digest: [byte; 32], path: None }
-}
-
 async fn signed(backend: &Backend, key: &SigningMaterial, input: &SignInput) -> Result<(), ErrorCode> {
     match backend.sign(key, Method::Default, input, password()).await {
         Ok(_) => Ok(()),
         Err(ClientError::Job(failure)) => Err(failure.code),
         Err(other) => panic!("{other}"),
     }
-}
-
-async fn new_key(backend: &Backend, curve: Curve) -> SigningMaterial {
-    let new = backend.generate(curve, QUICK, password()).await.unwrap();
-    backend.committed(&new.key, Duration::from_secs(20)).await.unwrap();
-    material(&new)
 }
 
 async fn bans(service: &Deployment) -> Vec<Ban> {

@@ -4,14 +4,17 @@
 mod deployment;
 mod support;
 
-use deployment::{Deployment, Forge, PASSWORD, code, material, outcome, password, secrets};
+use deployment::{
+    Deployment, Forge, PASSWORD, PATIENCE, QUICK, code, digest, material, message, new_key, outcome, password, secrets,
+    wait_until_empty,
+};
 use ed25519_dalek::SigningKey;
 use futures::StreamExt;
 use nkeys::{KeyPair, XKey};
 use rand_core::OsRng;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use trefoil::client::{Backend, ClientError, NewKey, SigningMaterial, random_job_id};
+use trefoil::client::{ClientError, SigningMaterial, random_job_id};
 use trefoil::seal::{Binding, Secrets, seal};
 use trefoil::vault::{KdfPool, KeyBinding, OprfKey, Password, Vault};
 use trefoil::wire::{
@@ -20,23 +23,6 @@ use trefoil::wire::{
 };
 use trefoil_protocol::CurveId;
 use zeroize::Zeroizing;
-
-const QUICK: KdfParams = KdfParams::Argon2id { memory_kib: 64, passes: 1 };
-const PATIENCE: Duration = Duration::from_secs(30);
-
-async fn new_key(backend: &Backend, curve: Curve) -> SigningMaterial {
-    let new = backend.generate(curve, QUICK, password()).await.unwrap();
-    backend.committed(&new.key, PATIENCE).await.unwrap();
-    material(&new)
-}
-
-fn message(text: &str) -> SignInput {
-    SignInput::Ed25519 { message: text.as_bytes().to_vec() }
-}
-
-fn digest(byte: u8) -> SignInput {
-    SignInput::Secp256k1 { digest: [byte; 32], path: None }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn generates_and_signs_on_both_curves() {
@@ -61,21 +47,6 @@ async fn generates_and_signs_on_both_curves() {
     let secret = || Password::new(Zeroizing::new(vec![0x5a; 32])).unwrap();
     let new = backend.generate(Curve::Secp256k1, KdfParams::Hkdf, secret()).await.unwrap();
     backend.sign(&material(&new), Method::Mta, &digest(1), secret()).await.unwrap();
-}
-
-/// The worker commits by itself, and does not leave it to the key's first use.
-#[tokio::test(flavor = "multi_thread")]
-async fn both_nodes_commit_without_being_asked_for_the_key() {
-    let service = Deployment::start(1);
-    let backend = service.backend().await;
-    backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();
-    for node in ["node1", "node2"] {
-        let started = Instant::now();
-        while !has_committed(&service, node) {
-            assert!(started.elapsed() < PATIENCE, "{node} has not committed");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,232 +286,6 @@ async fn a_job_has_one_result_however_often_it_is_sent() {
     let subject = subject::result(backend.jobs().initiator(), &request.job_id);
     let mut subjects = stored.info_with_subjects(subject).await.unwrap();
     assert_eq!(subjects.next().await.unwrap().unwrap().1, 1);
-}
-
-async fn wait_until_empty(jetstream: &async_nats::jetstream::Context) {
-    let started = Instant::now();
-    while jetstream.get_stream("MPC_JOBS").await.unwrap().cached_info().state.messages > 0 {
-        assert!(started.elapsed() < PATIENCE, "jobs are left in the queue");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_missing_node_is_named_by_the_jobs_deadline() {
-    let mut service = Deployment::start(1);
-    let backend = service.backend_with(&[("TREFOIL_JOB_LIFETIME_SECONDS", "4".to_owned())]).await;
-    let key = new_key(&backend, Curve::Secp256k1).await;
-    let refused = |started: Instant, error: ClientError| match error {
-        ClientError::Job(failure) => {
-            let took = started.elapsed();
-            assert!(took > Duration::from_secs(2) && took < Duration::from_millis(4_500), "took {took:?}");
-            failure.code
-        }
-        other => panic!("{other}"),
-    };
-    // Gone.
-    service.kill("node1");
-    let started = Instant::now();
-    let error = backend.sign(&key, Method::Mta, &digest(1), password()).await.unwrap_err();
-    assert_eq!(refused(started, error), ErrorCode::NodeUnavailable);
-    service.start_node("node1");
-    backend.sign(&key, Method::Mta, &digest(1), password()).await.unwrap();
-    // There, and silent.
-    for node in ["node1", "node2"] {
-        service.process(node).signal("STOP");
-        let started = Instant::now();
-        let error = backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap_err();
-        assert_eq!(refused(started, error), ErrorCode::NodeUnavailable, "{node}");
-        service.process(node).signal("CONT");
-    }
-    // Node 2 is not needed to sign.
-    service.kill("node2");
-    backend.sign(&key, Method::Mta, &digest(1), password()).await.unwrap();
-    let started = Instant::now();
-    let error = backend.generate(Curve::Secp256k1, QUICK, password()).await.unwrap_err();
-    assert_eq!(refused(started, error), ErrorCode::NodeUnavailable);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_comes_back_in_time_is_enough() {
-    let mut service = Deployment::start(1);
-    let backend = service.backend().await;
-    let key = new_key(&backend, Curve::Ed25519).await;
-    service.kill("node1");
-    let input = message("later");
-    let signing = backend.sign(&key, Method::Default, &input, password());
-    let restart = async {
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        service.start_node("node1");
-    };
-    futures::join!(signing, restart).0.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_workers_and_nodes_leave_keys_that_work_and_one_result_each() {
-    let mut service = Deployment::start(1);
-    let backend = service.backend().await;
-    let forge = Forge::new(&backend);
-    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
-    for (round, victim) in ["worker1", "node1", "node2"].into_iter().cycle().take(9).enumerate() {
-        let curve = if round % 2 == 0 { Curve::Ed25519 } else { Curve::Secp256k1 };
-        let input = if round % 2 == 0 { message("m") } else { digest(1) };
-        let secrets = Secrets { password: Some(password()), ..Secrets::default() };
-        let jobs = backend.jobs();
-        let request =
-            jobs.generate(random_job_id(), curve, QUICK, &secrets, &forge.reply, Duration::from_secs(60)).unwrap();
-        backend.publish(&request).await.unwrap();
-        // Somewhere between the queue and the commit, each time elsewhere.
-        tokio::time::sleep(Duration::from_millis(9 * round as u64)).await;
-        service.kill(victim);
-        if victim == "worker1" {
-            service.start_worker(victim);
-        } else {
-            service.start_node(victim);
-        }
-        let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
-        let new = backend.new_key(&request, result).unwrap();
-        backend.sign(&material(&new), Method::Default, &input, password()).await.unwrap();
-        backend.committed(&new.key, PATIENCE).await.unwrap();
-    }
-    wait_until_empty(&jetstream).await;
-}
-
-/// A generation whose result is stored and whose commit could not happen: the nodes are gone between the two.
-async fn prepared_only(service: &mut Deployment, backend: &Backend) -> NewKey {
-    let nats = service.nats.connect().await;
-    let jetstream = async_nats::jetstream::new(nats.clone());
-    let mut started = nats.subscribe("mpc.event.generate.*").await.unwrap();
-    nats.flush().await.unwrap();
-    let secrets = Secrets { password: Some(password()), ..Secrets::default() };
-    // Slow enough that the stream is gone before there is a result for it.
-    let kdf = KdfParams::Argon2id { memory_kib: 131_072, passes: 6 };
-    let (jobs, reply) = (backend.jobs(), backend.reply_key().unwrap());
-    let lifetime = Duration::from_secs(60);
-    let request = jobs.generate(random_job_id(), Curve::Ed25519, kdf, &secrets, &reply, lifetime).unwrap();
-    backend.publish(&request).await.unwrap();
-    tokio::time::timeout(PATIENCE, started.next()).await.unwrap().unwrap();
-    jetstream.delete_stream("MPC_RESULTS").await.unwrap();
-    service.process("worker1").wait_for("the result is not stored yet");
-    service.kill("node1");
-    service.kill("node2");
-    trefoil::jobs::streams::provision(&jetstream, &Default::default()).await.unwrap();
-    let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
-    service.process("worker1").wait_for("the key waits for its commit");
-    backend.new_key(&request, result).unwrap()
-}
-
-fn has_committed(service: &Deployment, node: &str) -> bool {
-    let log = service.path(node).join(trefoil::node::AUDIT_LOG);
-    std::fs::read_to_string(log).unwrap().contains("committed")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redelivered_job_finishes_the_commit_of_its_result() {
-    let mut service = Deployment::start(1);
-    let backend = service.backend().await;
-    prepared_only(&mut service, &backend).await;
-    assert!(!has_committed(&service, "node1") && !has_committed(&service, "node2"));
-    service.kill("worker1");
-    service.start_node("node1");
-    service.start_node("node2");
-    service.start_worker("worker2");
-    wait_until_empty(&async_nats::jetstream::new(service.nats.connect().await)).await;
-    assert!(has_committed(&service, "node1") && has_committed(&service, "node2"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_first_use_of_a_prepared_key_commits_it() {
-    let mut service = Deployment::start(1);
-    let backend = service.backend().await;
-    let new = prepared_only(&mut service, &backend).await;
-    // The job is lost: nothing but the key's use is left to finish it.
-    service.kill("worker1");
-    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
-    jetstream.get_stream("MPC_JOBS").await.unwrap().purge().await.unwrap();
-    service.start_node("node1");
-    service.start_worker("worker2");
-    // Node 1 decides, so node 2 need not be there.
-    backend.sign(&material(&new), Method::Default, &message("first"), password()).await.unwrap();
-    assert!(has_committed(&service, "node1") && !has_committed(&service, "node2"));
-    service.start_node("node2");
-    backend.committed(&new.key, PATIENCE).await.unwrap();
-    assert!(has_committed(&service, "node2"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_workers_share_the_work_and_one_is_enough() {
-    let mut service = Deployment::start(2);
-    let backend = service.backend().await;
-    let (one, two) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Ed25519).await);
-    let sign = |count: u8| {
-        let (backend, one, two) = (&backend, &one, &two);
-        futures::stream::iter(0..count).map(move |i| async move {
-            let (key, input) = if i % 3 == 0 { (one, digest(i)) } else { (two, message(&i.to_string())) };
-            backend.sign(key, Method::Default, &input, password()).await
-        })
-    };
-    let outcomes: Vec<_> = sign(48).buffer_unordered(24).collect().await;
-    outcomes.into_iter().for_each(|signed| drop(signed.unwrap()));
-    // One dies with jobs in hand.
-    let mut running = Box::pin(sign(48).buffer_unordered(24).collect::<Vec<_>>());
-    let early = tokio::time::timeout(Duration::from_millis(60), &mut running).await;
-    service.kill("worker1");
-    let outcomes = match early {
-        Ok(outcomes) => outcomes,
-        Err(_) => tokio::time::timeout(PATIENCE, running).await.expect("the other worker takes over"),
-    };
-    assert_eq!(outcomes.len(), 48);
-    outcomes.into_iter().for_each(|signed| drop(signed.unwrap()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drained_worker_finishes_what_it_has() {
-    let mut service = Deployment::start(2);
-    let backend = service.backend().await;
-    let key = new_key(&backend, Curve::Ed25519).await;
-    let mut signing = Box::pin(futures::future::join_all((0..40).map(|i| {
-        let (backend, key) = (&backend, &key);
-        async move { backend.sign(key, Method::Default, &message(&i.to_string()), password()).await }
-    })));
-    let _ = tokio::time::timeout(Duration::from_millis(30), &mut signing).await;
-    let mut worker = service.running.remove("worker1").unwrap();
-    let drained = tokio::task::spawn_blocking(move || {
-        let status = worker.terminate();
-        (status, worker.log())
-    });
-    for signed in tokio::time::timeout(PATIENCE, signing).await.unwrap() {
-        signed.unwrap();
-    }
-    let (status, log) = drained.await.unwrap();
-    assert!(status.success() && log.contains("stopped") && !log.contains("jobs in hand"), "{log}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_takes_its_workers_down_ends_as_poison() {
-    let mut service = Deployment::start(0);
-    let backend = service.backend().await;
-    service.start_worker("victim0");
-    let key = new_key(&backend, Curve::Secp256k1).await;
-    let nats = service.nats.connect().await;
-    let mut started = nats.subscribe("mpc.event.sign.*").await.unwrap();
-    nats.flush().await.unwrap();
-    // A silent node keeps the job in its worker's hands until that dies.
-    service.process("node1").signal("STOP");
-    let forge = Forge::new(&backend);
-    let lifetime = Duration::from_secs(120);
-    let request =
-        backend.jobs().sign(key.key_id, Method::Mta, &digest(1), &secrets(&key), &forge.reply, lifetime).unwrap();
-    backend.publish(&request).await.unwrap();
-    for round in 0..3 {
-        tokio::time::timeout(PATIENCE, started.next()).await.unwrap().unwrap();
-        service.kill(&format!("victim{round}"));
-        service.start_worker(&format!("victim{}", round + 1));
-    }
-    let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
-    assert_eq!(code(&result), ErrorCode::PoisonJob);
-    service.process("node1").signal("CONT");
-    backend.sign(&key, Method::Mta, &digest(2), password()).await.unwrap();
 }
 
 /// Answers the next job as a lying worker or broker would: with a result made from the job's.

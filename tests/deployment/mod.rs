@@ -8,13 +8,13 @@ use nkeys::{KeyPair, XKey};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use trefoil::client::{Backend, ClientConfig, NewKey, SignedRequest, SigningMaterial};
 use trefoil::config::Settings;
 use trefoil::seal::Secrets;
 use trefoil::vault::Password;
-use trefoil::wire::{ErrorCode, JobResult, Method, Outcome, SealKey, SignInput};
+use trefoil::wire::{Curve, ErrorCode, JobResult, KdfParams, Method, Outcome, SealKey, SignInput};
 use zeroize::Zeroizing;
 
 pub const PASSWORD: &[u8] = b"correct horse battery staple";
@@ -246,5 +246,31 @@ pub fn secrets(key: &SigningMaterial) -> Secrets {
         password: Some(password()),
         encrypted_share: Some(key.encrypted_share.clone()),
         secret_store: Some(key.secret_store.clone()),
+    }
+}
+
+pub const QUICK: KdfParams = KdfParams::Argon2id { memory_kib: 64, passes: 1 };
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub async fn new_key(backend: &Backend, curve: Curve) -> SigningMaterial {
+    let new = backend.generate(curve, QUICK, password()).await.unwrap();
+    backend.committed(&new.key, PATIENCE).await.unwrap();
+    material(&new)
+}
+
+pub fn message(text: &str) -> SignInput {
+    SignInput::Ed25519 { message: text.as_bytes().to_vec() }
+}
+
+pub fn digest(byte: u8) -> SignInput {
+    SignInput::Secp256k1 { digest: [byte; 32], path: None }
+}
+
+pub async fn wait_until_empty(jetstream: &async_nats::jetstream::Context) {
+    let started = Instant::now();
+    while jetstream.get_stream("MPC_JOBS").await.unwrap().cached_info().state.messages > 0 {
+        assert!(started.elapsed() < PATIENCE, "jobs are left in the queue");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
