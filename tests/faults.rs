@@ -245,3 +245,53 @@ fn has_committed(service: &Deployment, node: &str) -> bool {
     let log = service.path(node).join(trefoil::node::AUDIT_LOG);
     std::fs::read_to_string(log).unwrap().contains("committed")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_key_waits_for_itself_and_not_the_others_for_it() {
+    let mut service = Deployment::new();
+    service.start_node("node1");
+    service.start_node("node2");
+    // Few places for the hot key, so that most of its jobs go back to the queue.
+    service.worker_settings = vec![("TREFOIL_KEY_QUEUE", "2".to_owned()), ("TREFOIL_CONCURRENCY", "8".to_owned())];
+    service.start_worker("worker1");
+    service.start_worker("worker2");
+    let backend = service.backend().await;
+    let (hot, other) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Ed25519).await);
+    let crowd = futures::future::join_all((0..40).map(|i| {
+        let (backend, hot) = (&backend, &hot);
+        async move { backend.sign(hot, Method::Default, &digest(i), password()).await }
+    }));
+    let bystander = async {
+        for i in 0..10 {
+            let started = Instant::now();
+            backend.sign(&other, Method::Default, &message(&i.to_string()), password()).await.unwrap();
+            assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+        }
+    };
+    let (signed, ()) = futures::join!(crowd, bystander);
+    for signed in signed {
+        signed.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_key_refuses_at_publish() {
+    let mut service = Deployment::new();
+    service.start_node("node1");
+    service.start_node("node2");
+    service.worker_settings = vec![("TREFOIL_JOBS_PER_KEY", "2".to_owned())];
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Ed25519).await;
+    service.process("worker1").signal("STOP");
+    let forge = Forge::new(&backend);
+    let requests: Vec<_> = (0..3).map(|_| forge.sign(&key, &message("m"), &deployment::secrets(&key))).collect();
+    backend.publish(&requests[0]).await.unwrap();
+    backend.publish(&requests[1]).await.unwrap();
+    assert!(matches!(backend.publish(&requests[2]).await.unwrap_err(), ClientError::Busy));
+    service.process("worker1").signal("CONT");
+    for request in &requests[..2] {
+        let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
+        assert!(matches!(result.outcome, trefoil::wire::Outcome::Ok { .. }), "{result:?}");
+    }
+}

@@ -66,9 +66,6 @@ enum Reached {
 /// [`Stop`].
 pub async fn sign(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut Schedule) -> Result<Signed, Stop> {
     let mut client = unseal(shared, job, input).await?;
-    if bans::is_banned(&shared.jetstream, &job.key_id, client.locked.binding().epoch).await.map_err(Failed::from)? {
-        return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before").into());
-    }
     let guard = shared.hold(job.key_id, schedule).await?;
     let mut commits = 0;
     loop {
@@ -114,7 +111,7 @@ enum Access {
     Lost,
 }
 
-/// Opens the sealed secrets, checks that they belong together, and stretches the password.
+/// Opens the sealed secrets, checks that they belong together and that the key is not locked, and stretches the password.
 async fn unseal(shared: &Shared, job: &Job, input: &SignInput) -> Result<ClientParty, Failed> {
     let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs"));
     let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
@@ -127,7 +124,13 @@ async fn unseal(shared: &Shared, job: &Job, input: &SignInput) -> Result<ClientP
         return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve"));
     }
     let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
-    let begun = shared.vault.begin_open(password, &locked, &mut rng).await.map_err(|error| match error {
+    let stretched = shared.vault.begin_open(password, &locked, &mut rng);
+    let (banned, begun) =
+        futures::join!(bans::is_banned(&shared.jetstream, &job.key_id, locked.binding().epoch), stretched);
+    if banned? {
+        return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before"));
+    }
+    let begun = begun.map_err(|error| match error {
         // The stored parameters are within the limits, so it is the password that the KDF does not take.
         VaultError::InvalidKdf(_) => VaultError::WrongPassword,
         other => other,
