@@ -26,6 +26,7 @@ from services import PATIENCE, Failed, Service
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "target" / "demo"
+OPERATIONS = ["generate", "sign", "public-key", "validate-password", "validate-share", "change-password"]
 CURVES = ("secp256k1", "ed25519")
 METHODS = ("default", "mta")
 NODES = ("node1", "node2")
@@ -174,7 +175,7 @@ class Demo:
 
         initiators = (
             f'\n[[initiators]]\nname = "demo"\nkey = "{self.public["initiator"]}"\n'
-            f'operations = ["generate", "sign", "public-key"]\ncurves = {json.dumps(CURVES)}\n'
+            f"operations = {json.dumps(OPERATIONS)}\ncurves = {json.dumps(CURVES)}\n"
         )
         for node, peer in (NODES, NODES[::-1]):
             settings = {

@@ -22,6 +22,8 @@ pub struct Secrets {
     pub encrypted_share: Option<Vec<u8>>,
     /// sign, and the result of generate.
     pub secret_store: Option<Vec<u8>>,
+    /// change-password: the password to be.
+    pub new_password: Option<Password>,
 }
 
 /// The job that secrets belong to; every field is checked when they are opened.
@@ -127,6 +129,9 @@ pub struct SecretsBody {
     /// Opaque; as it was returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     secret_store: Option<Base64>,
+    /// change-password: the bytes of the password to be, as for `password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    new_password: Option<SecretBytes>,
 }
 
 /// Seals secrets to a recipient with a fresh sender key.
@@ -155,9 +160,12 @@ pub fn open(recipient: &XKey, binding: &Binding, sealed: &Sealed) -> Result<Secr
     if body.version != VERSION || named != *binding {
         return Err(SealError::Broken);
     }
-    let password = body.password.map(|SecretBytes(bytes)| Password::new(bytes)).transpose();
+    let password = |bytes: Option<SecretBytes>| {
+        bytes.map(|SecretBytes(bytes)| Password::new(bytes)).transpose().map_err(|_| SealError::Broken)
+    };
     Ok(Secrets {
-        password: password.map_err(|_| SealError::Broken)?,
+        password: password(body.password)?,
+        new_password: password(body.new_password)?,
         encrypted_share: body.encrypted_share.map(|Base64(bytes)| bytes),
         secret_store: body.secret_store.map(|Base64(bytes)| bytes),
     })
@@ -165,17 +173,21 @@ pub fn open(recipient: &XKey, binding: &Binding, sealed: &Sealed) -> Result<Secr
 
 fn plaintext(binding: &Binding, secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+    let secret = |password: &Option<Password>| {
+        password.as_ref().map(|password| SecretBytes(Zeroizing::new(password.expose().to_vec())))
+    };
     let body = SecretsBody {
         version: VERSION,
         job_id: binding.job_id.clone(),
         key_id: binding.key_id,
         initiator: binding.initiator.clone(),
-        password: secrets.password.as_ref().map(|p| SecretBytes(Zeroizing::new(p.expose().to_vec()))),
+        password: secret(&secrets.password),
+        new_password: secret(&secrets.new_password),
         encrypted_share: secrets.encrypted_share.clone().map(Base64),
         secret_store: secrets.secret_store.clone().map(Base64),
     };
     // Large enough never to be moved while it grows, which would leave a copy of the password behind.
-    let capacity = 4096 + 2 * (length(&secrets.encrypted_share) + length(&secrets.secret_store));
+    let capacity = 8192 + 2 * (length(&secrets.encrypted_share) + length(&secrets.secret_store));
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     serde_json::to_writer(&mut *bytes, &body).map_err(|_| SealError::Broken)?;
     Ok(bytes)

@@ -6,7 +6,9 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use trefoil::seal::SecretsBody;
-use trefoil::wire::{Envelope, Event, GenerateBody, JobResult, Op, PublicKeyBody, SignBody};
+use trefoil::wire::{
+    ChangePasswordBody, Envelope, Event, GenerateBody, JobResult, Op, PublicKeyBody, SignBody, ValidateBody,
+};
 
 fn schema<T: JsonSchema>(title: &str) -> Value {
     let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
@@ -63,13 +65,22 @@ fn asyncapi() -> Value {
             "messages": [{ "$ref": format!("#/channels/{channel}/messages/{message}") }],
         })
     };
-    let mut ask =
-        operation("receive", "publicKeyRequest", "job", "Answer with a public key at once, outside the job queue.");
-    ask["reply"] = json!({
-        "address": { "location": "$message.header#/reply", "description": "The inbox of the NATS request." },
-        "channel": { "$ref": "#/channels/publicKeyReply" },
-        "messages": [{ "$ref": "#/channels/publicKeyReply/messages/result" }],
-    });
+    let ask = |channel: &str, summary: &str| {
+        let mut ask = operation("receive", channel, "job", summary);
+        ask["reply"] = json!({
+            "address": { "location": "$message.header#/reply", "description": "The inbox of the NATS request." },
+            "channel": { "$ref": "#/channels/reply" },
+            "messages": [{ "$ref": "#/channels/reply/messages/result" }],
+        });
+        ask
+    };
+    let request_channel = |op: Op, summary: &str| {
+        json!({
+            "address": format!("mpc.api.{op}"),
+            "description": "NATS service endpoint.",
+            "messages": { "job": message(&format!("job-{op}"), true, summary) },
+        })
+    };
     json!({
         "asyncapi": "3.0.0",
         "info": {
@@ -101,21 +112,27 @@ fn asyncapi() -> Value {
                 "messages": { "event": message("event", false, "A step in a job's life.") },
             },
             "publicKey": job_channel(Op::PublicKey, "Return a key's public key."),
-            "publicKeyRequest": {
-                "address": "mpc.api.public-key",
-                "description": "NATS service endpoint.",
-                "messages": { "job": message("job-public-key", true, "Which key.") },
-            },
-            "publicKeyReply": {
+            "validatePassword": job_channel(Op::ValidatePassword, "Say whether a password opens a secretStore."),
+            "validateShare": job_channel(Op::ValidateShare, "Say whether a password opens an encryptedShare."),
+            "changePassword": job_channel(Op::ChangePassword, "Put a secretStore under another password."),
+            "publicKeyRequest": request_channel(Op::PublicKey, "Which key."),
+            "validatePasswordRequest": request_channel(Op::ValidatePassword, "Password and secretStore."),
+            "validateShareRequest": request_channel(Op::ValidateShare, "Password, secretStore and encryptedShare."),
+            "reply": {
                 "address": null,
-                "messages": { "result": message("result", false, "The key, with both nodes' attestations.") },
+                "messages": { "result": message("result", false, "The answer; it is not stored.") },
             },
         },
         "operations": {
             "generate": operation("receive", "generate", "job", "Generate a key."),
             "sign": operation("receive", "sign", "job", "Sign a digest or message."),
             "publicKey": operation("receive", "publicKey", "job", "Return a key's public key."),
-            "publicKeyRequest": ask,
+            "validatePassword": operation("receive", "validatePassword", "job", "Say whether a password is right."),
+            "validateShare": operation("receive", "validateShare", "job", "Say whether a share can be opened."),
+            "changePassword": operation("receive", "changePassword", "job", "Put a secretStore under another password."),
+            "publicKeyRequest": ask("publicKeyRequest", "Answer with a public key at once, outside the job queue."),
+            "validatePasswordRequest": ask("validatePasswordRequest", "Say at once whether a password is right."),
+            "validateShareRequest": ask("validateShareRequest", "Say at once whether a share can be opened."),
             "publishResult": operation("send", "result", "result", "Store the one result of a job."),
             "publishRefusal": operation("send", "refused", "result", "Say why something was refused."),
             "publishEvent": operation("send", "event", "event", "Tell what happens to a job."),
@@ -142,6 +159,9 @@ fn schemas_are_those_of_the_types() {
         ("job-generate", job::<GenerateBody>(Op::Generate)),
         ("job-sign", job::<SignBody>(Op::Sign)),
         ("job-public-key", job::<PublicKeyBody>(Op::PublicKey)),
+        ("job-validate-password", job::<ValidateBody>(Op::ValidatePassword)),
+        ("job-validate-share", job::<ValidateBody>(Op::ValidateShare)),
+        ("job-change-password", job::<ChangePasswordBody>(Op::ChangePassword)),
         ("secrets", schema::<SecretsBody>("sealed secrets")),
         ("result", schema::<JobResult>("result")),
         ("event", schema::<Event>("event")),

@@ -35,6 +35,7 @@ fn secrets() -> Secrets {
         password: Some(Password::new(Zeroizing::new(CANARY.as_bytes().to_vec())).unwrap()),
         encrypted_share: Some(vec![1; 6_000]),
         secret_store: Some(vec![2; 220]),
+        ..Secrets::default()
     }
 }
 fn worker_public() -> SealKey {

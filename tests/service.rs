@@ -16,7 +16,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use trefoil::client::{ClientError, SigningMaterial, random_job_id};
 use trefoil::seal::{Binding, Secrets, seal};
-use trefoil::vault::{KdfPool, KeyBinding, OprfKey, Password, Vault};
+use trefoil::vault::{DataKey, KdfPool, KeyBinding, OprfKey, Password, Vault};
 use trefoil::wire::{
     Attestation, Attestations, Curve, ErrorCode, Fixed, Job, JobHeaders, JobResult, KdfParams, KeyId, KeyResult,
     KeyState, Method, Op, Outcome, SignInput, subject,
@@ -231,7 +231,7 @@ async fn the_nodes_decide_who_may_do_what() {
     let begun = vault.begin(key_id, password(), QUICK, &mut OsRng).await.unwrap();
     let evaluation = OprfKey::generate(&mut OsRng).unwrap().evaluate(&begun.blinded_password()).unwrap();
     let binding = KeyBinding { curve: CurveId::Ed25519, epoch: 1, key_id, transcript: [1; 32], ot_id: [0; 32] };
-    let stored = begun.seal(binding, &[0; 100], &evaluation, &mut OsRng).unwrap();
+    let stored = begun.seal(binding, &[0; 100], &DataKey::generate(&mut OsRng), &evaluation, &mut OsRng).unwrap();
     let unknown = SigningMaterial {
         key_id,
         encrypted_share: stored.encrypted_share,

@@ -51,6 +51,7 @@ fn secret(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
 fn refused<T>(result: Result<T, StoreError>) -> ErrorCode {
     match result {
         Err(StoreError::Refused(code)) => code,
+        Err(StoreError::LockedOut { .. }) => ErrorCode::TooManyAttempts,
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("was not refused"),
     }

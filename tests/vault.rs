@@ -7,7 +7,7 @@ use rand_core::{CryptoRng, OsRng, RngCore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use trefoil::vault::{
-    KdfPool, KeyBinding, LockedShare, MAX_SHARE_BYTES, OprfKey, Password, Stored, Vault, VaultError, stretch,
+    DataKey, KdfPool, KeyBinding, LockedShare, MAX_SHARE_BYTES, OprfKey, Password, Stored, Vault, VaultError, stretch,
 };
 use trefoil::wire::{ErrorCode, KdfParams, KeyId};
 use trefoil_protocol::CurveId;
@@ -65,7 +65,8 @@ async fn seal(
 ) -> Result<Stored, VaultError> {
     let begun = vault().begin(binding.key_id, password(text), params, rng).await?;
     let evaluation = node1.evaluate(&begun.blinded_password()).unwrap();
-    begun.seal(binding, share, &evaluation, rng)
+    let data_key = DataKey::generate(rng);
+    begun.seal(binding, share, &data_key, &evaluation, rng)
 }
 
 fn parse(stored: &Stored) -> Result<LockedShare, VaultError> {
@@ -74,7 +75,7 @@ fn parse(stored: &Stored) -> Result<LockedShare, VaultError> {
 
 async fn open(node1: &OprfKey, text: &[u8], stored: &Stored) -> Result<Vec<u8>, VaultError> {
     let locked = parse(stored)?;
-    let begun = vault().begin_open(password(text), &locked, &mut OsRng).await?;
+    let begun = vault().begin_open(password(text), locked.store(), &mut OsRng).await?;
     let evaluation = node1.evaluate(&begun.blinded_password()).unwrap();
     begun.open(&locked, &evaluation).map(|share| share.to_vec())
 }
@@ -189,7 +190,7 @@ async fn an_evaluation_that_is_no_element_is_node_1s_fault() {
     let stored = seal(&node1(), b"pw", CHEAP, binding(), b"share", &mut OsRng).await.unwrap();
     let locked = parse(&stored).unwrap();
     for bad in [[0; 32], [0xff; 32]] {
-        let begun = vault().begin_open(password(b"pw"), &locked, &mut OsRng).await.unwrap();
+        let begun = vault().begin_open(password(b"pw"), locked.store(), &mut OsRng).await.unwrap();
         assert_eq!(begun.open(&locked, &bad).unwrap_err().code(), ErrorCode::ProtocolAbort);
     }
 }

@@ -41,6 +41,10 @@ tags! {
     VAULT_HKDF = "vault/hkdf";
     /// Checksum of a secretStore or encryptedShare.
     VAULT_CHECKSUM = "vault/checksum";
+    /// Seed of the key that proves possession of a data key.
+    VAULT_PROVER = "vault/prover";
+    /// Statement that a data key was unwrapped.
+    VAULT_OPENED = "vault/opened";
     /// Prefix of everything in one direction of the base OT.
     OT_BASE = "ot/base";
     /// The POPF's random oracle into ristretto255.

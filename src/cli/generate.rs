@@ -19,6 +19,19 @@ pub struct Arguments {
     /// secp256k1 or ed25519
     #[arg(long, value_parser = PossibleValuesParser::new(["secp256k1", "ed25519"]).try_map(|name| name.parse::<Curve>()))]
     curve: Curve,
+    #[command(flatten)]
+    kdf: KdfArguments,
+    /// The key file to write; never overwritten
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// File that holds the password
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+/// How a new password becomes a key.
+#[derive(Args)]
+pub struct KdfArguments {
     /// How the password becomes a key; hkdf is for 32 random bytes as hex or base64
     #[arg(long, value_enum, default_value = "argon2id")]
     kdf: Kdf,
@@ -28,12 +41,6 @@ pub struct Arguments {
     /// argon2id: passes over the memory [default: 2]
     #[arg(long)]
     passes: Option<u32>,
-    /// The key file to write; never overwritten
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// File that holds the password
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -42,8 +49,8 @@ enum Kdf {
     Hkdf,
 }
 
-impl Arguments {
-    fn kdf(&self) -> Result<KdfParams, Failure> {
+impl KdfArguments {
+    pub fn read(&self) -> Result<KdfParams, Failure> {
         let kdf = match (self.kdf, self.memory_kib, self.passes) {
             (Kdf::Argon2id, memory, passes) => {
                 KdfParams::Argon2id { memory_kib: memory.unwrap_or(19_456), passes: passes.unwrap_or(2) }
@@ -60,7 +67,7 @@ impl Arguments {
 }
 
 pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let kdf = arguments.kdf()?;
+    let kdf = arguments.kdf.read()?;
     if arguments.out.exists() {
         return Err(Failure::usage(format!("{} exists; it is not overwritten", arguments.out.display())));
     }

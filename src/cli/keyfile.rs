@@ -3,7 +3,8 @@
 use super::output::Failure;
 use crate::client::verify::{AttestedKey, NodeIdentities, attested_key};
 use crate::client::{NewKey, SigningMaterial};
-use crate::wire::{Attestations, Base64, Curve, Fixed, InitiatorId, KeyId, KeyResult, KeyState, VERSION};
+use crate::vault::LockedShare;
+use crate::wire::{Attestations, Base64, Curve, Fixed, InitiatorId, KdfParams, KeyId, KeyResult, KeyState, VERSION};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, Permissions};
@@ -84,6 +85,12 @@ impl KeyFile {
             encrypted_share: self.encrypted_share.0.clone(),
             secret_store: self.secret_store.0.clone(),
         })
+    }
+
+    /// How the key file's password is stretched.
+    pub fn kdf(&self) -> Result<KdfParams, Failure> {
+        let locked = LockedShare::parse(self.key.key_id, &self.encrypted_share.0, &self.secret_store.0);
+        locked.map(|locked| locked.kdf()).map_err(|error| Failure::usage(format!("the key file: {error}")))
     }
 
     pub const fn commit(&mut self) {

@@ -5,6 +5,7 @@
 //! 4 something did not verify.
 
 mod audit;
+mod change_password;
 mod generate;
 mod identity;
 mod input;
@@ -13,6 +14,7 @@ mod output;
 mod password;
 mod public_key;
 mod sign;
+mod validate;
 mod verify;
 
 use crate::client::{Backend, ClientConfig, ClientError};
@@ -50,6 +52,10 @@ enum Command {
     Sign(sign::Arguments),
     /// Ask both nodes for a key's public key, and check their attestations
     PublicKey(public_key::Arguments),
+    /// Ask whether the password opens a key file; attempts are counted
+    Validate(validate::Arguments),
+    /// Put a key file under another password
+    ChangePassword(change_password::Arguments),
     /// Check a signature, offline
     Verify(verify::Arguments),
     /// Check and read a node's audit log
@@ -79,6 +85,8 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::Generate(arguments) => generate::run(config, &arguments, output).await,
         Command::Sign(arguments) => sign::run(config, &arguments, output).await,
         Command::PublicKey(arguments) => public_key::run(config, &arguments, output).await,
+        Command::Validate(arguments) => validate::run(config, &arguments, output).await,
+        Command::ChangePassword(arguments) => change_password::run(config, &arguments, output).await,
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
     }

@@ -17,16 +17,32 @@ pub fn read(
     is_new: bool,
 ) -> Result<Password, Failure> {
     let text = match (file, configured) {
-        (Some(path), _) => {
-            let text = std::fs::read_to_string(path);
-            Zeroizing::new(text.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?)
-        }
+        (Some(path), _) => read_file(path)?,
         (None, Some(text)) => text,
-        (None, None) if std::io::stdin().is_terminal() => prompt(is_new)?,
+        (None, None) if std::io::stdin().is_terminal() => prompt("Password: ", is_new)?,
         (None, None) => {
             return Err(Failure::usage("no password: use --password-file, TREFOIL_PASSWORD or a terminal"));
         }
     };
+    parse(&text, kdf)
+}
+
+/// Reads a new password, twice: one is sealed into the job, the other checks what came of it.
+pub fn read_new(file: Option<&Path>, kdf: KdfParams) -> Result<(Password, Password), Failure> {
+    let text = match file {
+        Some(path) => read_file(path)?,
+        None if std::io::stdin().is_terminal() => prompt("New password: ", true)?,
+        None => return Err(Failure::usage("no new password: use --new-password-file or a terminal")),
+    };
+    Ok((parse(&text, kdf)?, parse(&text, kdf)?))
+}
+
+fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let text = std::fs::read_to_string(path);
+    Ok(Zeroizing::new(text.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?))
+}
+
+fn parse(text: &str, kdf: KdfParams) -> Result<Password, Failure> {
     let text = text.trim_end_matches(['\r', '\n']);
     let bytes = match kdf {
         KdfParams::Argon2id { .. } => Zeroizing::new(text.as_bytes().to_vec()),
@@ -35,12 +51,12 @@ pub fn read(
     Password::new(bytes).map_err(|error| Failure::usage(error.to_string()))
 }
 
-fn prompt(is_new: bool) -> Result<Zeroizing<String>, Failure> {
-    let ask = |text| {
+fn prompt(question: &str, is_new: bool) -> Result<Zeroizing<String>, Failure> {
+    let ask = |text: &str| {
         let typed = rpassword::prompt_password(text).map(Zeroizing::new);
         typed.map_err(|error| Failure::usage(format!("no password: {error}")))
     };
-    let password = ask("Password: ")?;
+    let password = ask(question)?;
     if is_new && *ask("Again: ")? != *password {
         return Err(Failure::usage("the passwords differ"));
     }

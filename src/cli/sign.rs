@@ -5,7 +5,6 @@ use super::keyfile::{Existing, KeyFile};
 use super::output::{Failure, Output, merged};
 use super::{connect, password, settings};
 use crate::client::ClientError;
-use crate::vault::LockedShare;
 use crate::wire::{ErrorCode, Method};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -40,9 +39,7 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     }
     let input = arguments.input.read(file.curve())?;
     let material = file.material()?;
-    let locked = LockedShare::parse(material.key_id, &material.encrypted_share, &material.secret_store)
-        .map_err(|error| Failure::usage(format!("{}: {error}", arguments.key.display())))?;
-    let password = password::read(arguments.password_file.as_deref(), config.password.take(), locked.kdf(), false)?;
+    let password = password::read(arguments.password_file.as_deref(), config.password.take(), file.kdf()?, false)?;
     let started = Instant::now();
     let backend = connect(config, output).await?;
     let signed = output.patiently("signing", backend.sign(&material, arguments.method, &input, password)).await;

@@ -10,8 +10,7 @@ use crate::seal::{self, Binding, Secrets};
 use crate::vault::{LockedShare, Password};
 use crate::wire::subject::{self, JOBS_STREAM};
 use crate::wire::{
-    Curve, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, Op, Outcome, SealKey, SignInput,
-    SignatureResult,
+    Curve, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, Outcome, SealKey, SignInput, SignatureResult,
 };
 use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
@@ -22,6 +21,8 @@ use tokio::time::Instant;
 
 /// After a job's expiry its result is awaited this much longer: clocks differ.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a question may take at most.
+const QUESTION: Duration = Duration::from_secs(10);
 /// JetStream's code for a subject or stream that is full.
 const FULL: JetStreamCode = JetStreamCode(10_077);
 
@@ -174,6 +175,7 @@ impl Backend {
             password: Some(password),
             encrypted_share: Some(key.encrypted_share.clone()),
             secret_store: Some(key.secret_store.clone()),
+            ..Secrets::default()
         };
         let request = self.jobs.sign(key.key_id, method, input, &secrets, &self.reply_key()?, self.lifetime)?;
         match self.run(&request).await?.outcome {
@@ -186,12 +188,73 @@ impl Backend {
         }
     }
 
+    /// Asks the workers' service whether the password opens the key's secretStore, and unless `password_only` its share too. Costs
+    /// a password attempt, which a right password gives back. Yes is the worker's word; a signature is the proof.
+    ///
+    /// # Errors
+    /// [`ClientError::Job`] with `WRONG_PASSWORD`, `CORRUPT_SECRET_STORE`, `CORRUPT_SHARE`, `SHARE_MISMATCH`, `STALE_SHARE`,
+    /// `TOO_MANY_ATTEMPTS` (which says when to come back), or another code; any other [`ClientError`].
+    pub async fn validate(
+        &self,
+        key: &SigningMaterial,
+        password: Password,
+        password_only: bool,
+    ) -> Result<(), ClientError> {
+        let secrets = Secrets {
+            password: Some(password),
+            encrypted_share: (!password_only).then(|| key.encrypted_share.clone()),
+            secret_store: Some(key.secret_store.clone()),
+            ..Secrets::default()
+        };
+        let lifetime = self.lifetime.min(QUESTION);
+        let request = self.jobs.validate(key.key_id, !password_only, &secrets, &self.reply_key()?, lifetime)?;
+        match self.ask(&request, lifetime + Duration::from_secs(1)).await?.outcome {
+            Outcome::Ok { key: None, signature: None, secrets: None } => Ok(()),
+            Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
+            Outcome::Error { error } => Err(ClientError::Job(error)),
+        }
+    }
+
+    /// Puts the key's secretStore under another password, and returns the new one. The old one still opens with the old password:
+    /// only fresh shares make it worthless.
+    ///
+    /// # Errors
+    /// [`ClientError`], with the codes of [`Backend::validate`].
+    pub async fn change_password(
+        &self,
+        key: &SigningMaterial,
+        old: Password,
+        new: Password,
+        kdf: KdfParams,
+    ) -> Result<Vec<u8>, ClientError> {
+        let secrets = Secrets {
+            password: Some(old),
+            new_password: Some(new),
+            secret_store: Some(key.secret_store.clone()),
+            ..Secrets::default()
+        };
+        let request = self.jobs.change_password(key.key_id, kdf, &secrets, &self.reply_key()?, self.lifetime)?;
+        let sealed = match self.run(&request).await?.outcome {
+            Outcome::Ok { secrets: Some(sealed), key: None, signature: None } => sealed,
+            Outcome::Ok { .. } => return Err(Untrusted::WrongShape.into()),
+            Outcome::Error { error } => return Err(ClientError::Job(error)),
+        };
+        let initiator = self.jobs.initiator().clone();
+        let binding = Binding { job_id: request.job_id, key_id: key.key_id, initiator };
+        let broken = |error: String| Untrusted::SealBroken(error);
+        let secrets = seal::open(&self.reply, &binding, &sealed).map_err(|error| broken(error.to_string()))?;
+        let store = secrets.secret_store.ok_or_else(|| broken("secretStore is missing".to_owned()))?;
+        // The share that the caller keeps must fit the store that it gets.
+        LockedShare::parse(key.key_id, &key.encrypted_share, &store).map_err(|error| broken(error.to_string()))?;
+        Ok(store)
+    }
+
     /// Asks the workers' service what both nodes say about a key, and verifies it.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn public_key(&self, key_id: KeyId) -> Result<AttestedKey, ClientError> {
-        let lifetime = self.lifetime.min(Duration::from_secs(10));
+        let lifetime = self.lifetime.min(QUESTION);
         let request = self.jobs.public_key(key_id, &self.reply_key()?, lifetime)?;
         let result = self.ask(&request, lifetime + Duration::from_secs(1)).await?;
         match result.outcome {
@@ -272,7 +335,7 @@ impl Backend {
         let headers: HeaderMap = request.headers.clone();
         let message =
             async_nats::Request::new().headers(headers).payload(request.body.clone().into()).timeout(Some(patience));
-        let subject = subject::api(Op::PublicKey.as_str());
+        let subject = subject::api(request.op.as_str());
         let answer = self.nats.send_request(subject, message).await.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => ClientError::Unavailable("no worker is running".to_owned()),
             RequestErrorKind::TimedOut => ClientError::Timeout,

@@ -4,8 +4,8 @@ use crate::auth::sign_job;
 use crate::clock::now_ms;
 use crate::seal::{Binding, SealError, Secrets, seal};
 use crate::wire::{
-    Curve, Envelope, GenerateBody, InitiatorId, JobHeaders, JobId, KdfParams, KeyId, Method, Op, PublicKeyBody,
-    SealKey, SignBody, SignInput, VERSION, subject,
+    ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, JobHeaders, JobId, KdfParams, KeyId, Method, Op,
+    PublicKeyBody, SealKey, SignBody, SignInput, VERSION, ValidateBody, subject,
 };
 use async_nats::HeaderMap;
 use nkeys::KeyPair;
@@ -109,6 +109,42 @@ impl JobBuilder {
     /// [`BuildError`].
     pub fn public_key(&self, key_id: KeyId, reply: &SealKey, lifetime: Duration) -> Result<SignedRequest, BuildError> {
         self.build(Op::PublicKey, random_job_id(), key_id, PublicKeyBody {}, reply, lifetime)
+    }
+
+    /// A job that asks whether the password opens the secretStore, or with `share` the encryptedShare. `secrets` holds them.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn validate(
+        &self,
+        key_id: KeyId,
+        share: bool,
+        secrets: &Secrets,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let op = if share { Op::ValidateShare } else { Op::ValidatePassword };
+        let job_id = random_job_id();
+        let secrets = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        self.build(op, job_id, key_id, ValidateBody { secrets }, reply, lifetime)
+    }
+
+    /// A job that puts the secretStore under another password. `secrets` holds password, secretStore and new password.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn change_password(
+        &self,
+        key_id: KeyId,
+        kdf: KdfParams,
+        secrets: &Secrets,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let job_id = random_job_id();
+        let secrets = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        let payload = ChangePasswordBody { kdf: kdf.to_body(), secrets };
+        self.build(Op::ChangePassword, job_id, key_id, payload, reply, lifetime)
     }
 
     /// Signs a body and puts headers and subject to it.

@@ -29,8 +29,16 @@ impl Gate {
     /// # Errors
     /// The first thing that is wrong. The job is returned beside it where it is authentic, for the audit log.
     pub fn admit(&self, signed: &SignedJob, op: Op, now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
+        self.admit_any(signed, &[op], now)
+    }
+
+    /// The same for any of some operations.
+    ///
+    /// # Errors
+    /// As [`Gate::admit`].
+    pub fn admit_any(&self, signed: &SignedJob, ops: &[Op], now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
         let job = Job::from_signed(signed).map_err(|error| (None, Refusal::new(error.code, error.message)))?;
-        let checked = if job.op() == op {
+        let checked = if ops.contains(&job.op()) {
             self.initiators.permit(&job).map(|_| ()).and_then(|()| self.times.check(&job, now))
         } else {
             Err(ErrorCode::MalformedJob)

@@ -1,13 +1,14 @@
 //! Key generation at a node: open, five rounds, prepare.
 
 use super::gate;
-use super::material::Material;
+use super::material::{Material, PasswordKeys};
 use super::store::Attempt;
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, curve_id, session_id};
 use crate::clock::now_ms;
 use crate::vault::OprfKey;
 use crate::wire::node::{KeyStatement, NodeReply, SessionId};
 use crate::wire::{Attestation, Curve, ErrorCode, FIRST_EPOCH, Fixed, InitiatorId, JobId, Op, Payload, SignedJob};
+use ed25519_dalek::VerifyingKey;
 use rand_core::OsRng;
 use std::sync::Arc;
 use trefoil_protocol::keygen::{Context, NodeKeygen};
@@ -142,7 +143,18 @@ impl Node {
         }
     }
 
-    pub(super) async fn generate_prepare(&self, caller: Caller, session: SessionId) -> Answer {
+    pub(super) async fn generate_prepare(
+        &self,
+        caller: Caller,
+        session: SessionId,
+        prover: Option<[u8; 32]>,
+    ) -> Answer {
+        if prover.is_some() != (self.role == Party::Node1) {
+            return Err(Refusal::new(ErrorCode::ProtocolAbort, "node 1, and only it, takes a prover"));
+        }
+        if prover.is_some_and(|key| VerifyingKey::from_bytes(&key).is_err()) {
+            return Err(aborted(Abort::peer(Party::Client, "prover")));
+        }
         let wanted = |stage: &Stage| match stage {
             Stage::Generate(stage) if stage.round().is_none_or(|round| round == FINISHED) => Ok(()),
             _ => Err(out_of_order()),
@@ -156,7 +168,8 @@ impl Node {
                 let about = Arc::clone(busy.about());
                 let attempt = self.attest(&stage.initiator, &stage.job_id, stage.curve, about.job_digest, &share);
                 let statement = statement(&attempt);
-                let material = Material { share: Arc::new(share), oprf: stage.oprf.take() };
+                let keys = stage.oprf.take().zip(prover).map(|(oprf, prover)| PasswordKeys { oprf, prover });
+                let material = Material { share: Arc::new(share), password: keys };
                 self.store.stage(attempt, material.to_bytes()).await?;
                 self.audit.append(self.about("generate", &about, "prepared", None)).await?;
                 statement

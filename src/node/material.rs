@@ -6,18 +6,26 @@ use trefoil_protocol::KeyShare;
 use zeroize::Zeroizing;
 
 /// Version of the encoding.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One node's secrets of one key.
 pub struct Material {
     /// The key share.
     pub share: Arc<KeyShare>,
-    /// Node 1 only: the key's OPRF key.
-    pub oprf: Option<OprfKey>,
+    /// Node 1 only: what belongs to the client's password.
+    pub password: Option<PasswordKeys>,
+}
+
+/// What node 1 keeps of a key to harden the client's password.
+pub struct PasswordKeys {
+    /// The key's OPRF key.
+    pub oprf: OprfKey,
+    /// Public half of the client's data key's prover, Ed25519.
+    pub prover: [u8; 32],
 }
 
 impl Material {
-    /// Version 1 ‖ has OPRF key 1 ‖ OPRF key 32 (zeros without) ‖ share.
+    /// Version 1 ‖ has password keys 1 ‖ OPRF key 32 ‖ prover 32 (zeros without) ‖ share.
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         self.encode(&self.share.to_bytes())
@@ -30,10 +38,12 @@ impl Material {
     }
 
     fn encode(&self, share: &[u8]) -> Zeroizing<Vec<u8>> {
-        let oprf = self.oprf.as_ref().map(OprfKey::to_bytes);
-        let mut bytes = Zeroizing::new(Vec::with_capacity(2 + 32 + share.len()));
+        let oprf = self.password.as_ref().map(|keys| keys.oprf.to_bytes());
+        let prover = self.password.as_ref().map_or([0; 32], |keys| keys.prover);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(2 + 64 + share.len()));
         bytes.extend_from_slice(&[VERSION, u8::from(oprf.is_some())]);
         bytes.extend_from_slice(oprf.as_deref().unwrap_or(&[0; 32]));
+        bytes.extend_from_slice(&prover);
         bytes.extend_from_slice(share);
         bytes
     }
@@ -41,13 +51,14 @@ impl Material {
     /// Reads what [`Material::to_bytes`] wrote; the share is checked again.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let ([VERSION, has_oprf], rest) = bytes.split_first_chunk::<2>()? else { return None };
-        let (oprf, share) = rest.split_first_chunk::<32>()?;
-        let oprf = match has_oprf {
+        let ([VERSION, has_keys], rest) = bytes.split_first_chunk::<2>()? else { return None };
+        let (oprf, rest) = rest.split_first_chunk::<32>()?;
+        let (prover, share) = rest.split_first_chunk::<32>()?;
+        let password = match has_keys {
             0 => None,
-            1 => Some(OprfKey::from_bytes(oprf)?),
+            1 => Some(PasswordKeys { oprf: OprfKey::from_bytes(oprf)?, prover: *prover }),
             _ => return None,
         };
-        Some(Self { share: Arc::new(KeyShare::from_bytes(share).ok()?), oprf })
+        Some(Self { share: Arc::new(KeyShare::from_bytes(share).ok()?), password })
     }
 }

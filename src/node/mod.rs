@@ -1,6 +1,6 @@
 //! A node: holds one share of every key, checks every job itself, and never trusts the worker that relays it.
 //!
-//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `generate` or `keys`, which check the job
+//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `password`, `generate` or `keys`, which check the job
 //! (`gate`), use `sessions` in memory, the [`store`] and the [`audit`] log, and compute on the `pool`.
 
 pub mod audit;
@@ -8,6 +8,7 @@ mod gate;
 mod generate;
 mod keys;
 mod material;
+mod password;
 mod pool;
 mod server;
 mod sessions;
@@ -42,11 +43,13 @@ pub struct Refusal {
     pub code: ErrorCode,
     /// Why, for people. Never a secret.
     pub message: String,
+    /// When the next password attempt is let in, unix milliseconds.
+    pub retry_at: Option<u64>,
 }
 
 impl Refusal {
     fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_at: None }
     }
 
     fn internal(message: impl Into<String>) -> Self {
@@ -64,6 +67,11 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Refused(code) => code.into(),
+            StoreError::LockedOut { until } => {
+                let seconds = until.saturating_sub(now_ms()).div_ceil(1_000);
+                let message = format!("too many password attempts; the next one is let in after {seconds} s");
+                Self { retry_at: Some(until), ..Self::new(ErrorCode::TooManyAttempts, message) }
+            }
             // What the disk said is for the operator, not for whoever sent the job.
             error => {
                 tracing::error!(%error, "store");
@@ -92,6 +100,7 @@ pub struct Caller {
 /// What a session has reached.
 enum Stage {
     Sign(sign::SignStage),
+    Password(Box<password::PasswordStage>),
     Generate(Box<generate::GenerateStage>),
 }
 
@@ -154,7 +163,7 @@ impl Node {
     /// Answers one authentic call.
     pub async fn handle(&self, caller: Caller, call: Call) -> NodeReply {
         let answer = self.dispatch(caller, call).await;
-        answer.unwrap_or_else(|Refusal { code, message }| NodeReply::Refused { code, message })
+        answer.unwrap_or_else(|Refusal { code, message, retry_at }| NodeReply::Refused { code, message, retry_at })
     }
 
     async fn dispatch(&self, caller: Caller, call: Call) -> Answer {
@@ -167,7 +176,10 @@ impl Node {
         }
         let opens = matches!(
             call.request,
-            NodeRequest::SignOpen(_) | NodeRequest::FrostSign { .. } | NodeRequest::GenerateOpen { .. }
+            NodeRequest::SignOpen(_)
+                | NodeRequest::FrostSign { .. }
+                | NodeRequest::PasswordOpen(_)
+                | NodeRequest::GenerateOpen { .. }
         );
         if opens && self.draining.load(Ordering::Acquire) {
             return Err(Refusal::new(ErrorCode::NodeUnavailable, "the node is shutting down"));
@@ -177,13 +189,15 @@ impl Node {
             NodeRequest::SignRound2 { session, m2 } => self.sign_round2(caller, session, m2).await,
             NodeRequest::FrostSign { open, commitments } => self.frost_sign(caller, open, commitments.0).await,
             NodeRequest::SignClose { session, outcome } => self.sign_close(caller, session, outcome).await,
+            NodeRequest::PasswordOpen(open) => self.password_open(caller, open).await,
+            NodeRequest::PasswordClose { session, outcome } => self.password_close(caller, session, outcome).await,
             NodeRequest::GenerateOpen { job, contribution, blinded_password } => {
                 self.generate_open(caller, &job, contribution, blinded_password).await
             }
             NodeRequest::GenerateRound { session, round, payload } => {
                 self.generate_round(caller, session, round, payload).await
             }
-            NodeRequest::GeneratePrepare { session } => self.generate_prepare(caller, session).await,
+            NodeRequest::GeneratePrepare { session, prover } => self.generate_prepare(caller, session, prover).await,
             NodeRequest::Commit { key_id, transcript, evidence } => self.commit(key_id, transcript, evidence.0).await,
             NodeRequest::Discard { key_id, transcript, evidence } => {
                 self.discard(key_id, transcript, evidence.map(|evidence| evidence.0)).await
@@ -202,6 +216,7 @@ impl Node {
     pub fn unfinished(&self) -> usize {
         self.sessions.count(|stage| match stage {
             Stage::Sign(stage) => stage.is_unfinished(),
+            Stage::Password(_) => false,
             Stage::Generate(stage) => stage.is_unfinished(),
         })
     }

@@ -172,7 +172,7 @@ async fn serve_call(node: &Node, incoming: Incoming) -> Option<Vec<u8>> {
     let Incoming { channel_hash, payload, reply: sealer, .. } = incoming;
     let reply = match postcard::from_bytes::<Call>(&payload) {
         Ok(call) => node.handle(Caller { channel: channel_hash }, call).await,
-        Err(_) => NodeReply::Refused { code: ErrorCode::ProtocolAbort, message: "not a call".into() },
+        Err(_) => NodeReply::Refused { code: ErrorCode::ProtocolAbort, message: "not a call".into(), retry_at: None },
     };
     drop(payload);
     let mut bytes = Zeroizing::new(vec![NODE_VERSION]);

@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// Charges the password attempt; nothing leaves before this is durable.
-    async fn charge(&self, job: &Job) -> Result<(), Refusal> {
+    pub(super) async fn charge(&self, job: &Job) -> Result<(), Refusal> {
         let limits = GuessLimits { attempts: self.limits.password_attempts, lockout: self.limits.password_lockout };
         let charged = self.store.charge(gate::ledger_entry(job), job.key_id, limits, now_ms()).await;
         charged.map_err(|error| self.refuse(job, error.into()))
@@ -194,7 +194,7 @@ impl Node {
     pub(super) async fn sign_close(&self, caller: Caller, session: SessionId, outcome: SignOutcome) -> Answer {
         let wanted = |stage: &Stage| match stage {
             Stage::Sign(_) => Ok(()),
-            Stage::Generate(_) => Err(Refusal::new(ErrorCode::ProtocolAbort, "not a signing session")),
+            _ => Err(Refusal::new(ErrorCode::ProtocolAbort, "not a signing session")),
         };
         let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
         let Stage::Sign(stage) = stage else { return Err(ErrorCode::Internal.into()) };
@@ -260,14 +260,14 @@ async fn lock_until_stored(store: Arc<dyn Store>, key_id: KeyId, kept: Zeroizing
     }
 }
 
-fn evaluate(material: &Material, blinded: &[u8; 32]) -> Result<[u8; 32], Refusal> {
-    let key = material.oprf.as_ref().ok_or_else(|| Refusal::internal("the key has no OPRF key"))?;
+pub(super) fn evaluate(material: &Material, blinded: &[u8; 32]) -> Result<[u8; 32], Refusal> {
+    let keys = material.password.as_ref().ok_or_else(|| Refusal::internal("the key has no OPRF key"))?;
     let refused = || aborted(Abort::peer(Party::Client, "oprf_element"));
-    key.evaluate(blinded).ok_or_else(refused)
+    keys.oprf.evaluate(blinded).ok_or_else(refused)
 }
 
 /// A worker's text, cut and cleaned for the log.
-fn shown(check: &str) -> String {
+pub(super) fn shown(check: &str) -> String {
     check.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect()
 }
 

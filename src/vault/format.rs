@@ -97,7 +97,7 @@ impl KeyBinding {
     }
 
     /// `tag ‖ key id ‖ epoch ‖ version`
-    fn info(&self, tag: Tag) -> Vec<u8> {
+    pub(super) fn info(&self, tag: Tag) -> Vec<u8> {
         [tag.as_str().as_bytes(), &self.key_id.0, &self.epoch.to_be_bytes(), &[VERSION]].concat()
     }
 }

@@ -9,12 +9,14 @@ mod format;
 mod kdf;
 mod oprf;
 mod pool;
+mod proof;
 
 pub use error::VaultError;
 pub use format::{KeyBinding, MAX_SHARE_BYTES};
 pub use kdf::{Password, Stretched, stretch};
 pub use oprf::{Blinded, OprfKey};
 pub use pool::KdfPool;
+pub use proof::{DataKey, opened_statement};
 
 use crate::wire::{KdfParams, KeyId};
 use format::{EncryptedShare, SecretStore};
@@ -30,11 +32,38 @@ pub struct Stored {
     pub secret_store: Vec<u8>,
 }
 
+/// A secretStore that is undamaged, not yet opened.
+#[derive(Debug, Clone)]
+pub struct LockedStore(SecretStore);
+
+impl LockedStore {
+    /// Reads what generation of the key `key_id`, or a change of its password, returned. Costs nothing and no password attempt.
+    ///
+    /// # Errors
+    /// `CORRUPT_SECRET_STORE`, or `SHARE_MISMATCH` if it is of another key.
+    pub fn parse(key_id: KeyId, secret_store: &[u8]) -> Result<Self, VaultError> {
+        let store = SecretStore::parse(secret_store)?;
+        if store.binding.key_id == key_id { Ok(Self(store)) } else { Err(VaultError::ShareMismatch) }
+    }
+
+    /// Which share its data key opens, in the clear.
+    #[must_use]
+    pub const fn binding(&self) -> &KeyBinding {
+        &self.0.binding
+    }
+
+    /// How the password is stretched.
+    #[must_use]
+    pub const fn kdf(&self) -> KdfParams {
+        self.0.params
+    }
+}
+
 /// An encryptedShare and a secretStore that are undamaged and belong together, not yet opened.
 #[derive(Debug, Clone)]
 pub struct LockedShare {
     share: EncryptedShare,
-    store: SecretStore,
+    store: LockedStore,
 }
 
 impl LockedShare {
@@ -45,12 +74,8 @@ impl LockedShare {
     /// attempt.
     pub fn parse(key_id: KeyId, encrypted_share: &[u8], secret_store: &[u8]) -> Result<Self, VaultError> {
         let share = EncryptedShare::parse(encrypted_share)?;
-        let store = SecretStore::parse(secret_store)?;
-        if share.binding == store.binding && share.binding.key_id == key_id {
-            Ok(Self { share, store })
-        } else {
-            Err(VaultError::ShareMismatch)
-        }
+        let store = LockedStore::parse(key_id, secret_store)?;
+        if share.binding == *store.binding() { Ok(Self { share, store }) } else { Err(VaultError::ShareMismatch) }
     }
 
     /// Which share it is, in the clear: what the client tells node 1 before it can open the share.
@@ -59,10 +84,16 @@ impl LockedShare {
         &self.share.binding
     }
 
+    /// The part that the password opens.
+    #[must_use]
+    pub const fn store(&self) -> &LockedStore {
+        &self.store
+    }
+
     /// How the password is stretched.
     #[must_use]
     pub const fn kdf(&self) -> KdfParams {
-        self.store.params
+        self.store.kdf()
     }
 }
 
@@ -95,17 +126,16 @@ impl Vault {
         self.prepare(key_id, password, params, salt, rng).await
     }
 
-    /// Stretches and blinds a password to open a share.
+    /// Stretches and blinds a password to open a secretStore, and with it a share.
     ///
     /// # Errors
     /// `INVALID_KDF` if the password does not suit the stored KDF.
     pub async fn begin_open(
         &self,
         password: Password,
-        locked: &LockedShare,
+        LockedStore(store): &LockedStore,
         rng: &mut (impl RngCore + CryptoRng + Send),
     ) -> Result<Begun, VaultError> {
-        let store = &locked.store;
         self.prepare(store.binding.key_id, password, store.params, store.salt, rng).await
     }
 
@@ -138,18 +168,41 @@ impl Begun {
         self.blinded.element()
     }
 
+    /// Unwraps the data key of the secretStore that [`Vault::begin_open`] began with, given node 1's evaluation.
+    ///
+    /// # Errors
+    /// `WRONG_PASSWORD` if the key commitment differs, `CORRUPT_SECRET_STORE`, `PROTOCOL_ABORT` if the evaluation is not a group
+    /// element.
+    pub fn unwrap_key(&self, store: &LockedStore, evaluation: &[u8; 32]) -> Result<DataKey, VaultError> {
+        let output = self.blinded.finalize(evaluation)?;
+        store.0.unwrap_key(&self.stretched, &output).map(DataKey)
+    }
+
     /// Opens the share that [`Vault::begin_open`] began with, given node 1's evaluation.
     ///
     /// # Errors
-    /// `WRONG_PASSWORD` if the key commitment differs, `CORRUPT_SECRET_STORE`, `CORRUPT_SHARE`, `PROTOCOL_ABORT` if the
-    /// evaluation is not a group element.
+    /// Those of [`Begun::unwrap_key`]; `CORRUPT_SHARE`.
     pub fn open(self, locked: &LockedShare, evaluation: &[u8; 32]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        let output = self.blinded.finalize(evaluation)?;
-        let data_key = locked.store.unwrap_key(&self.stretched, &output)?;
-        locked.share.decrypt(&data_key)
+        self.unwrap_key(&locked.store, evaluation)?.open(locked)
     }
 
-    /// Encrypts a new share (at most [`MAX_SHARE_BYTES`] bytes) with node 1's evaluation.
+    /// Wraps a data key under the password that [`Vault::begin`] began with: a new secretStore for the share that it opens.
+    ///
+    /// # Errors
+    /// `PROTOCOL_ABORT` if the evaluation is not a group element.
+    pub fn wrap(
+        &self,
+        binding: &KeyBinding,
+        data_key: &DataKey,
+        evaluation: &[u8; 32],
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Vec<u8>, VaultError> {
+        let output = self.blinded.finalize(evaluation)?;
+        let keys = format::WrappingKeys::derive(binding, &self.salt, &self.stretched, &output)?;
+        format::wrap_key(binding, self.params, &self.salt, &keys, &data_key.0, rng)
+    }
+
+    /// Encrypts a new share (at most [`MAX_SHARE_BYTES`] bytes) under a fresh data key, and wraps that with node 1's evaluation.
     ///
     /// # Errors
     /// `PROTOCOL_ABORT` if the evaluation is not a group element, `INTERNAL` if the share is too long.
@@ -157,15 +210,12 @@ impl Begun {
         self,
         binding: KeyBinding,
         share: &[u8],
+        data_key: &DataKey,
         evaluation: &[u8; 32],
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<Stored, VaultError> {
-        let output = self.blinded.finalize(evaluation)?;
-        let mut data_key = Zeroizing::new([0; 32]);
-        rng.fill_bytes(data_key.as_mut());
-        let keys = format::WrappingKeys::derive(&binding, &self.salt, &self.stretched, &output)?;
-        let secret_store = format::wrap_key(&binding, self.params, &self.salt, &keys, &data_key, rng)?;
-        let encrypted_share = format::encrypt_share(&binding, &data_key, share, rng)?;
+        let secret_store = self.wrap(&binding, data_key, evaluation, rng)?;
+        let encrypted_share = format::encrypt_share(&binding, &data_key.0, share, rng)?;
         Ok(Stored { encrypted_share, secret_store })
     }
 }

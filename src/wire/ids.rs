@@ -301,5 +301,11 @@ names! {
         Sign = "sign",
         /// Return a key's public key with both nodes' attestations.
         PublicKey = "public-key",
+        /// Say whether a password opens a secretStore.
+        ValidatePassword = "validate-password",
+        /// Say whether a password opens an encryptedShare.
+        ValidateShare = "validate-share",
+        /// Put a secretStore under another password.
+        ChangePassword = "change-password",
     }
 }

@@ -3,7 +3,9 @@
 //! may be published.
 
 use crate::auth;
-use crate::wire::payload::{Envelope, Payload, PublicKeyBody, Sealed, read_generate, read_sign};
+use crate::wire::payload::{
+    Envelope, Payload, PublicKeyBody, Sealed, ValidateBody, read_change_password, read_generate, read_sign,
+};
 use crate::wire::strict::{self, Fault, Json};
 use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Op, SealKey, subject};
 use serde::{Deserialize, Serialize};
@@ -168,6 +170,9 @@ impl Job {
             Payload::Generate { .. } => Op::Generate,
             Payload::Sign { .. } => Op::Sign,
             Payload::PublicKey => Op::PublicKey,
+            Payload::Validate { share: false, .. } => Op::ValidatePassword,
+            Payload::Validate { share: true, .. } => Op::ValidateShare,
+            Payload::ChangePassword { .. } => Op::ChangePassword,
         }
     }
 
@@ -177,7 +182,7 @@ impl Job {
         match &self.payload {
             Payload::Generate { curve, .. } => Some(*curve),
             Payload::Sign { input, .. } => Some(input.curve()),
-            Payload::PublicKey => None,
+            Payload::PublicKey | Payload::Validate { .. } | Payload::ChangePassword { .. } => None,
         }
     }
 
@@ -185,7 +190,10 @@ impl Job {
     #[must_use]
     pub const fn secrets(&self) -> Option<&Sealed> {
         match &self.payload {
-            Payload::Generate { secrets, .. } | Payload::Sign { secrets, .. } => Some(secrets),
+            Payload::Generate { secrets, .. }
+            | Payload::Sign { secrets, .. }
+            | Payload::Validate { secrets, .. }
+            | Payload::ChangePassword { secrets, .. } => Some(secrets),
             Payload::PublicKey => None,
         }
     }
@@ -254,6 +262,11 @@ impl Job {
                 let PublicKeyBody {} = strict::read_field("payload", envelope.payload)?;
                 Payload::PublicKey
             }
+            Op::ValidatePassword | Op::ValidateShare => {
+                let ValidateBody { secrets } = strict::read_field("payload", envelope.payload)?;
+                Payload::Validate { share: op == Op::ValidateShare, secrets }
+            }
+            Op::ChangePassword => read_change_password(strict::read_field("payload", envelope.payload)?)?,
         };
         if op == Op::Generate && key_id != KeyId::derive(&initiator, &job_id) {
             return Err((ErrorCode::MalformedJob, "keyId is not the one of initiator and jobId".to_owned()).into());

@@ -20,7 +20,8 @@ pub use event::{Event, EventOutcome};
 pub use ids::{Curve, InitiatorId, JobId, KeyId, Method, Op, SealKey};
 pub use job::{Address, Job, JobError, JobHeaders, MAX_BODY_BYTES, SignedJob, VERSION};
 pub use payload::{
-    Envelope, GenerateBody, KdfBody, KdfParams, MAX_MESSAGE_BYTES, Payload, PublicKeyBody, Sealed, SignBody, SignInput,
+    ChangePasswordBody, Envelope, GenerateBody, KdfBody, KdfParams, MAX_MESSAGE_BYTES, Payload, PublicKeyBody, Sealed,
+    SignBody, SignInput, ValidateBody,
 };
 pub use result::{Attestations, Failure, JobResult, KeyResult, KeyState, Outcome, SignatureResult};
 pub(crate) use statement::signing_bytes;

@@ -85,6 +85,38 @@ pub enum SignOutcome {
     },
 }
 
+/// Asks for the OPRF evaluation of one password, outside of any signing. Every field but the job is the worker's word.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PasswordOpen {
+    /// The job: `validate-password`, `validate-share` or `change-password`.
+    pub job: SignedJob,
+    /// The epoch of the client's share.
+    pub epoch: u32,
+    /// Transcript hash T of the client's share.
+    pub transcript: [u8; 32],
+    /// OPRF input, ristretto255.
+    pub blinded_password: [u8; 32],
+}
+
+/// What came of a password.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum PasswordOutcome {
+    /// It opened the secretStore.
+    Opened {
+        /// The data key's prover's signature over `vault::opened_statement`.
+        proof: Fixed<64>,
+        /// change-password: OPRF input of the new password.
+        next: Option<[u8; 32]>,
+    },
+    /// It did not.
+    Wrong,
+    /// Something else failed.
+    Abort {
+        /// What.
+        check: String,
+    },
+}
+
 /// What a worker asks of a node.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum NodeRequest {
@@ -112,6 +144,15 @@ pub enum NodeRequest {
         /// How.
         outcome: SignOutcome,
     },
+    /// Node 1: charge a password attempt and evaluate the OPRF. Answer: `PasswordOpened`.
+    PasswordOpen(PasswordOpen),
+    /// Node 1: what came of it. Answer: `PasswordClosed`.
+    PasswordClose {
+        /// The session.
+        session: SessionId,
+        /// What.
+        outcome: PasswordOutcome,
+    },
     /// Start a key generation. Answer: `GenerateOpened`.
     GenerateOpen {
         /// The job.
@@ -135,6 +176,8 @@ pub enum NodeRequest {
     GeneratePrepare {
         /// The session.
         session: SessionId,
+        /// Node 1 only: public half of the data key's prover, Ed25519.
+        prover: Option<[u8; 32]>,
     },
     /// Make a prepared attempt the key. Node 1's evidence is node 2's attestation, node 2's evidence is node 1's signed
     /// commit. Answer: `Committed`.
@@ -218,6 +261,18 @@ pub enum NodeReply {
     },
     /// To `SignClose`.
     Closed,
+    /// To `PasswordOpen`.
+    PasswordOpened {
+        /// The session.
+        session: SessionId,
+        /// OPRF evaluation.
+        evaluation: [u8; 32],
+    },
+    /// To `PasswordClose`.
+    PasswordClosed {
+        /// OPRF evaluation of the new password, if there was one.
+        next: Option<[u8; 32]>,
+    },
     /// To `GenerateOpen`.
     GenerateOpened {
         /// The session.
@@ -263,5 +318,7 @@ pub enum NodeReply {
         code: ErrorCode,
         /// For the sender of the job.
         message: String,
+        /// `TOO_MANY_ATTEMPTS`: when the next attempt is let in, unix milliseconds.
+        retry_at: Option<u64>,
     },
 }

@@ -109,6 +109,24 @@ pub struct SignBody {
 #[serde(deny_unknown_fields)]
 pub struct PublicKeyBody {}
 
+/// Payload of `validate-password` and `validate-share`, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ValidateBody {
+    /// Password and secretStore, for `validate-share` also encryptedShare, sealed to a worker key.
+    pub secrets: Sealed,
+}
+
+/// Payload of `change-password`, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChangePasswordBody {
+    /// How the new password becomes a key.
+    pub kdf: KdfBody,
+    /// Password, secretStore and newPassword, sealed to a worker key.
+    pub secrets: Sealed,
+}
+
 /// How a password becomes a key, within the allowed limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KdfParams {
@@ -240,23 +258,46 @@ pub enum Payload {
     },
     /// Return the public key.
     PublicKey,
+    /// Say whether the password opens the secretStore, and with `share` the encryptedShare too.
+    Validate {
+        /// Whether it is `validate-share`.
+        share: bool,
+        /// The sealed password and secretStore, and the encryptedShare for `validate-share`.
+        secrets: Sealed,
+    },
+    /// Put the secretStore under another password.
+    ChangePassword {
+        /// How the new password becomes a key.
+        kdf: KdfParams,
+        /// The sealed password, secretStore and new password.
+        secrets: Sealed,
+    },
 }
 
 fn read_curve(name: &str) -> Result<Curve, Refusal> {
     name.parse().map_err(|_| (ErrorCode::UnsupportedCurve, "the curve is not secp256k1 or ed25519".to_owned()))
 }
 
-pub(super) fn read_generate(body: GenerateBody) -> Result<Payload, Refusal> {
-    let curve = read_curve(&body.curve)?;
-    let kdf = match (body.kdf.name.as_str(), body.kdf.memory_kib, body.kdf.passes) {
+fn read_kdf(body: &KdfBody) -> Result<KdfParams, Refusal> {
+    let kdf = match (body.name.as_str(), body.memory_kib, body.passes) {
         ("argon2id", Some(memory_kib), Some(passes)) => KdfParams::Argon2id { memory_kib, passes },
         ("hkdf", None, None) => KdfParams::Hkdf,
         _ => return refuse(ErrorCode::InvalidKdf, "kdf is neither argon2id with memoryKib and passes nor hkdf alone"),
     };
-    if !kdf.is_allowed() {
-        return refuse(ErrorCode::InvalidKdf, "memoryKib must be 8 to 262144 and passes 1 to 10");
+    if kdf.is_allowed() {
+        Ok(kdf)
+    } else {
+        refuse(ErrorCode::InvalidKdf, "memoryKib must be 8 to 262144 and passes 1 to 10")
     }
-    Ok(Payload::Generate { curve, kdf, secrets: body.secrets })
+}
+
+pub(super) fn read_generate(body: GenerateBody) -> Result<Payload, Refusal> {
+    let curve = read_curve(&body.curve)?;
+    Ok(Payload::Generate { curve, kdf: read_kdf(&body.kdf)?, secrets: body.secrets })
+}
+
+pub(super) fn read_change_password(body: ChangePasswordBody) -> Result<Payload, Refusal> {
+    Ok(Payload::ChangePassword { kdf: read_kdf(&body.kdf)?, secrets: body.secrets })
 }
 
 pub(super) fn read_sign(body: SignBody) -> Result<Payload, Refusal> {

@@ -61,7 +61,7 @@ pub enum Outcome {
         /// sign: the signature.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signature: Option<SignatureResult>,
-        /// generate: encryptedShare and secretStore, sealed to the reply key.
+        /// generate: encryptedShare and secretStore; change-password: secretStore; sealed to the reply key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secrets: Option<Sealed>,
     },
@@ -92,6 +92,9 @@ pub struct Failure {
     pub action: String,
     /// Whether a new job with the same content may succeed later without anything else changing.
     pub retryable: bool,
+    /// `TOO_MANY_ATTEMPTS`: when the next attempt is let in, unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<u64>,
 }
 
 impl Failure {
@@ -99,7 +102,7 @@ impl Failure {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let retryable = code.disposition() == crate::wire::Disposition::Retry;
-        Self { code, message: message.into(), action: code.action().to_owned(), retryable }
+        Self { code, message: message.into(), action: code.action().to_owned(), retryable, retry_at: None }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::failure::Failed;
+use super::password::PasswordJob;
 use super::public_key::public_key;
 use super::retry::{Schedule, Stop};
 use crate::clock::now_ms;
@@ -16,7 +17,10 @@ use tokio::task::JoinSet;
 /// Questions answered at a time; beyond it the answer is `OVERLOADED`.
 const AT_ONCE: usize = 256;
 
-/// Serves `mpc.api.public-key` until `stop`, then finishes what it has begun.
+/// Questions that are answered here; each has the endpoint of its name.
+const QUESTIONS: &[Op] = &[Op::PublicKey, Op::ValidatePassword, Op::ValidateShare];
+
+/// Serves `mpc.api.<question>` until `stop`, then finishes what it has begun.
 ///
 /// # Errors
 /// If the service cannot be registered.
@@ -27,8 +31,11 @@ pub async fn serve(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> Resu
         .description("Trefoil workers")
         .start("trefoil", env!("CARGO_PKG_VERSION"))
         .await?;
-    let mut requests =
-        service.endpoint_builder().name(Op::PublicKey.as_str()).add(subject::api(Op::PublicKey.as_str())).await?;
+    let mut endpoints = Vec::with_capacity(QUESTIONS.len());
+    for question in QUESTIONS {
+        endpoints.push(service.endpoint_builder().name(question.as_str()).add(subject::api(question.as_str())).await?);
+    }
+    let mut requests = futures::stream::select_all(endpoints);
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = JoinSet::new();
     loop {
@@ -52,7 +59,9 @@ pub async fn serve(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> Resu
             respond(&request, body, answer).await;
         });
     }
-    let _ = requests.stop().await;
+    for endpoint in requests.iter_mut() {
+        let _ = endpoint.stop().await;
+    }
     while running.join_next().await.is_some() {}
     service.stop().await
 }
@@ -62,28 +71,32 @@ async fn answer(shared: &Shared, request: &Request) -> Result<JobResult, JobErro
     let job = Job::from_request(JobHeaders::from_nats(request.message.headers.as_ref()), body)?;
     let outcome = match look_up(shared, &job).await {
         Ok(outcome) => outcome,
-        Err(failed) => Outcome::failed(failed.code, failed.message),
+        Err(failed) => failed.outcome(),
     };
     Ok(JobResult::of(&job, now_ms(), outcome))
 }
 
 async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
     shared.times.check(job, now_ms()).map_err(|code| Failed::new(code, "by this worker's clock"))?;
-    let Payload::PublicKey = job.payload else {
-        return Err(Failed::new(ErrorCode::UnsupportedOperation, "only public-key is answered here"));
+    let mut schedule = Schedule::for_question(job.issued_at, job.expires_at);
+    let found = match job.payload {
+        Payload::PublicKey => loop {
+            match public_key(shared, job, schedule.call_deadline()).await {
+                Ok(key) => break Ok(Outcome::Ok { key: Some(key), signature: None, secrets: None }),
+                Err(failed) => {
+                    if let Err(stop) = schedule.pause(failed).await {
+                        break Err(stop);
+                    }
+                }
+            }
+        },
+        Payload::Validate { .. } => PasswordJob::prepare(shared, job).await?.run(&mut schedule).await,
+        _ => return Err(Failed::new(ErrorCode::UnsupportedOperation, "this operation is a job: publish it")),
     };
-    let mut schedule = Schedule::new(job.issued_at, job.expires_at);
-    loop {
-        match public_key(shared, job, schedule.call_deadline()).await {
-            Ok(key) => return Ok(Outcome::Ok { key: Some(key), signature: None, secrets: None }),
-            // Nobody waits long for an answer here: where a job would go away and come back, this ends.
-            Err(failed) => match schedule.pause(failed.clone()).await {
-                Ok(()) => {}
-                Err(Stop::Failed(failed)) => return Err(failed),
-                Err(Stop::Away(_)) => return Err(failed),
-            },
-        }
-    }
+    found.map_err(|stop| match stop {
+        Stop::Failed(failed) => failed,
+        Stop::Away(_) => Failed::new(ErrorCode::Overloaded, "too busy to answer at once"),
+    })
 }
 
 /// Sends a result, or for a body that names no job, an error of the service with the code as its text.

@@ -3,7 +3,7 @@
 use crate::channel::ChannelError;
 use crate::jobs::once::Unavailable;
 use crate::vault::VaultError;
-use crate::wire::{Disposition, ErrorCode};
+use crate::wire::{Disposition, ErrorCode, Failure, Outcome};
 use trefoil_protocol::{Abort, Party};
 
 /// A failure on its way to becoming the job's result, or the reason for another attempt.
@@ -14,12 +14,20 @@ pub struct Failed {
     pub code: ErrorCode,
     /// For the job's sender; holds nothing secret.
     pub message: String,
+    /// When the next password attempt is let in, unix milliseconds.
+    pub retry_at: Option<u64>,
 }
 
 impl Failed {
     /// A failure with this code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_at: None }
+    }
+
+    /// The failure as a job's outcome.
+    pub fn outcome(self) -> Outcome {
+        let failure = Failure { retry_at: self.retry_at, ..Failure::new(self.code, self.message) };
+        Outcome::Error { error: failure }
     }
 
     /// Whether another attempt may succeed.

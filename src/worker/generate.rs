@@ -7,7 +7,7 @@ use super::retry::{Schedule, Stop};
 use super::{Shared, commit};
 use crate::jobs::keyed_mutex::Guard;
 use crate::seal::{self, Binding, Secrets};
-use crate::vault::{Begun, KeyBinding};
+use crate::vault::{Begun, DataKey, KeyBinding};
 use crate::wire::node::{KeyStatement, NodeReply, NodeRequest, SessionId};
 use crate::wire::{
     Attestation, Attestations, Curve, ErrorCode, FIRST_EPOCH, Fixed, Job, KdfParams, KeyId, KeyResult, KeyState, Sealed,
@@ -43,16 +43,18 @@ pub async fn generate(
         secrets.password.ok_or_else(|| Failed::new(ErrorCode::SealBroken, "the sealed secrets lack a password"))?;
     let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
     let begun = shared.vault.begin(job.key_id, password, kdf, &mut rng).await.map_err(Failed::from)?;
+    let data_key = DataKey::generate(&mut rng);
     let guard = shared.hold(job.key_id, schedule).await?;
-    let run = Run { shared, job, curve, blinded: begun.blinded_password() };
+    let run = Run { shared, job, curve, blinded: begun.blinded_password(), data_key };
     let prepared = loop {
         match run.attempt(schedule.call_deadline(), &mut rng).await {
             Ok(prepared) => break prepared,
             Err(failed) => schedule.pause(failed).await?,
         }
     };
+    let key = run.result(&prepared);
     let secrets = run.seal_share(begun, &prepared, rng).await?;
-    Ok(Generated { key: run.result(&prepared), secrets, guard })
+    Ok(Generated { key, secrets, guard })
 }
 
 /// What all attempts of one job share.
@@ -61,6 +63,8 @@ struct Run<'a> {
     job: &'a Job,
     curve: Curve,
     blinded: [u8; 32],
+    /// Will encrypt the share of the one attempt that succeeds.
+    data_key: DataKey,
 }
 
 /// One attempt that both nodes have stored.
@@ -144,8 +148,12 @@ impl Run<'_> {
         share: &KeyShare,
         deadline: u64,
     ) -> Result<Fixed<64>, Failed> {
+        let prover = match party {
+            Party::Node1 => Some(self.data_key.prover(&KeyBinding::of(share))?.verifying_key().to_bytes()),
+            _ => None,
+        };
         let said: KeyStatement = node
-            .call(deadline, NodeRequest::GeneratePrepare { session }, |reply| match reply {
+            .call(deadline, NodeRequest::GeneratePrepare { session, prover }, |reply| match reply {
                 NodeReply::Prepared(statement) => Ok(statement),
                 other => Err(other),
             })
@@ -186,25 +194,20 @@ impl Run<'_> {
     }
 
     /// Encrypts the client's share under the password, and seals it to the reply key.
-    async fn seal_share(&self, begun: Begun, prepared: &Prepared, mut rng: SessionRng) -> Result<Sealed, Failed> {
+    async fn seal_share(self, begun: Begun, prepared: &Prepared, mut rng: SessionRng) -> Result<Sealed, Failed> {
         let share = &prepared.share;
-        let binding = KeyBinding {
-            curve: share.curve(),
-            epoch: share.epoch(),
-            key_id: self.job.key_id,
-            transcript: share.transcript(),
-            ot_id: share.ot_id(),
-        };
+        let binding = KeyBinding::of(share);
         let bytes = share.to_bytes();
         let (evaluation, reply_key, job) = (prepared.evaluation, self.job.reply_key.clone(), Binding::of(self.job));
+        let data_key = self.data_key;
         self.shared
             .crypto
             .run(move || {
-                let stored = begun.seal(binding, &bytes, &evaluation, &mut rng)?;
+                let stored = begun.seal(binding, &bytes, &data_key, &evaluation, &mut rng)?;
                 let secrets = Secrets {
-                    password: None,
                     encrypted_share: Some(stored.encrypted_share),
                     secret_store: Some(stored.secret_store),
+                    ..Secrets::default()
                 };
                 seal::seal(&reply_key, &job, &secrets)
                     .map_err(|error| Failed::new(ErrorCode::Internal, format!("the result's secrets: {error}")))

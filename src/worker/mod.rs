@@ -2,7 +2,8 @@
 //! matters is in JetStream or at the nodes, and any number of workers share the work.
 //!
 //! The way of a job: [`service`] pulls it, [`pipeline`] checks it, finds or makes its result and stores it, [`sign`] and
-//! [`generate`] run the protocol with the nodes, [`commit`] finishes a generation.
+//! [`generate`] run the protocol with the nodes, [`commit`] finishes a generation,
+//! [`password`] validates and changes passwords.
 
 #![allow(clippy::result_large_err, reason = "an answer of another kind is moved once, and never when all is well")]
 
@@ -12,6 +13,7 @@ mod crypto;
 mod failure;
 mod generate;
 mod nodes;
+mod password;
 mod pipeline;
 mod public_key;
 mod retry;

@@ -5,6 +5,7 @@
 
 use super::failure::Failed;
 use super::generate::generate;
+use super::password::PasswordJob;
 use super::public_key::public_key;
 use super::retry::{Schedule, Stop};
 use super::sign::{Closing, sign};
@@ -52,7 +53,7 @@ enum Then {
 
 impl From<Failed> for Done {
     fn from(failed: Failed) -> Self {
-        Self { outcome: Outcome::failed(failed.code, failed.message), then: Then::Nothing, _guard: None }
+        Self { outcome: failed.outcome(), then: Then::Nothing, _guard: None }
     }
 }
 
@@ -185,6 +186,10 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
                 Err(failed) => schedule.pause(failed).await?,
             }
         },
+        Payload::Validate { .. } | Payload::ChangePassword { .. } => {
+            let outcome = PasswordJob::prepare(shared, job).await?.run(schedule).await?;
+            Done { outcome, then: Then::Nothing, _guard: None }
+        }
     })
 }
 

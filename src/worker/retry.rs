@@ -53,6 +53,8 @@ pub struct Schedule {
     away: Duration,
     /// When the result must be on its way, unix milliseconds.
     deadline: u64,
+    /// Whether there is a queue to go back to.
+    queued: bool,
 }
 
 impl Schedule {
@@ -63,7 +65,12 @@ impl Schedule {
         let left = expires_at.saturating_sub(now);
         let deadline = expires_at.saturating_sub((left / 10).clamp(50, 1_000));
         let age = Duration::from_millis(now.saturating_sub(issued_at));
-        Self { started: Instant::now(), attempts: 0, away: (age / 4).clamp(AWAY.0, AWAY.1), deadline }
+        Self { started: Instant::now(), attempts: 0, away: (age / 4).clamp(AWAY.0, AWAY.1), deadline, queued: true }
+    }
+
+    /// The schedule of a question: nobody waits long for its answer, so where a job would go away and come back, this ends.
+    pub fn for_question(issued_at: u64, expires_at: u64) -> Self {
+        Self { queued: false, ..Self::new(issued_at, expires_at) }
     }
 
     /// When to stop waiting for a node's answer, unix milliseconds.
@@ -113,7 +120,7 @@ impl Schedule {
         if left <= wait {
             Verdict::Final
         } else if left > LAST && self.started.elapsed() + wait >= PATIENCE {
-            Verdict::Away(self.away_for())
+            if self.queued { Verdict::Away(self.away_for()) } else { Verdict::Final }
         } else {
             Verdict::Again(wait)
         }

@@ -8,7 +8,7 @@ use super::{Shared, commit};
 use crate::clock::now_ms;
 use crate::jobs::bans::{self, Ban};
 use crate::jobs::keyed_mutex::Guard;
-use crate::vault::{Begun, LockedShare, VaultError};
+use crate::vault::{Begun, KeyBinding, LockedShare, VaultError};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Method, SignInput, SignatureResult, VERSION};
 use data_encoding::HEXLOWER;
@@ -124,17 +124,13 @@ async fn unseal(shared: &Shared, job: &Job, input: &SignInput) -> Result<ClientP
         return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve"));
     }
     let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
-    let stretched = shared.vault.begin_open(password, &locked, &mut rng);
+    let stretched = shared.vault.begin_open(password, locked.store(), &mut rng);
     let (banned, begun) =
         futures::join!(bans::is_banned(&shared.jetstream, &job.key_id, locked.binding().epoch), stretched);
     if banned? {
         return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before"));
     }
-    let begun = begun.map_err(|error| match error {
-        // The stored parameters are within the limits, so it is the password that the KDF does not take.
-        VaultError::InvalidKdf(_) => VaultError::WrongPassword,
-        other => other,
-    })?;
+    let begun = begun.map_err(unsuitable)?;
     Ok(ClientParty { blinded: begun.blinded_password(), share: Access::Locked(Box::new(begun)), locked, rng })
 }
 
@@ -167,14 +163,7 @@ impl ClientParty {
         let locked = self.locked.clone();
         let opened = shared.crypto.run(move || {
             let bytes = begun.open(&locked, &evaluation)?;
-            let share = KeyShare::from_bytes(&bytes).map_err(|_| corrupt())?;
-            let binding = locked.binding();
-            let same = share.curve() == binding.curve
-                && share.key_id() == binding.key_id.0
-                && share.epoch() == binding.epoch
-                && share.transcript() == binding.transcript
-                && (share.curve() == CurveId::Ed25519 || share.ot_id() == binding.ot_id);
-            if same { Ok(Arc::new(share)) } else { Err(corrupt()) }
+            read_share(&bytes, locked.binding()).map(Arc::new)
         });
         let share = opened.await??;
         self.share = Access::Open(share.clone());
@@ -275,6 +264,25 @@ impl ClientParty {
         };
         Ok(Reached::Signature(result, open.closing(SignOutcome::Signature(Fixed(signature)))))
     }
+}
+
+/// A password that the stored KDF does not take: the parameters are within the limits, so it is the password that is wrong.
+pub(super) fn unsuitable(error: VaultError) -> VaultError {
+    match error {
+        VaultError::InvalidKdf(_) => VaultError::WrongPassword,
+        other => other,
+    }
+}
+
+/// The opened share, if it is the one that it was said to be.
+pub(super) fn read_share(bytes: &[u8], binding: &KeyBinding) -> Result<KeyShare, Failed> {
+    let share = KeyShare::from_bytes(bytes).map_err(|_| corrupt())?;
+    let same = share.curve() == binding.curve
+        && share.key_id() == binding.key_id.0
+        && share.epoch() == binding.epoch
+        && share.transcript() == binding.transcript
+        && (share.curve() == CurveId::Ed25519 || share.ot_id() == binding.ot_id);
+    if same { Ok(share) } else { Err(corrupt()) }
 }
 
 fn corrupt() -> Failed {

@@ -5,7 +5,7 @@
 pub mod signer;
 
 use crate::support::NatsServer;
-use ed25519_dalek::VerifyingKey;
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use nkeys::{KeyPair, XKey};
 use rand_core::OsRng;
 use serde::Serialize;
@@ -130,7 +130,7 @@ impl Cluster {
     pub fn env(&self, role: Party) -> HashMap<String, String> {
         let (own, peer) = if role == Party::Node1 { (&self.node1, &self.node2) } else { (&self.node2, &self.node1) };
         let initiators = format!(
-            r#"[{{"name":"shop","key":"{}","operations":["generate","sign","public-key"],"curves":["secp256k1","ed25519"]}}]"#,
+            r#"[{{"name":"shop","key":"{}","operations":["generate","sign","public-key","validate-password","validate-share","change-password"],"curves":["secp256k1","ed25519"]}}]"#,
             self.initiator.public_key()
         );
         let mut env: HashMap<String, String> = [
@@ -255,9 +255,10 @@ impl Cluster {
             }
         };
         let mut statements = Vec::new();
-        for (link, session) in links.iter().zip(sessions) {
+        for (index, (link, session)) in links.iter().zip(sessions).enumerate() {
+            let prover = (index == 0).then(|| prover().verifying_key().to_bytes());
             for _ in 0..2 {
-                match link.call(&call(NodeRequest::GeneratePrepare { session })).await.unwrap() {
+                match link.call(&call(NodeRequest::GeneratePrepare { session, prover })).await.unwrap() {
                     NodeReply::Prepared(statement) => statements.push(statement),
                     other => panic!("{other:?}"),
                 }
@@ -316,6 +317,11 @@ pub fn opened(reply: NodeReply) -> (SessionId, Vec<u8>) {
 
 pub async fn link(channel: &NodeChannel) -> Arc<Link> {
     channel.link(now_ms() + 20_000).await.unwrap()
+}
+
+/// Stands in for the prover of the client's data key: what is kept here has none.
+pub fn prover() -> SigningKey {
+    SigningKey::from_bytes(&[0x42; 32])
 }
 
 pub fn blinded(key_id: KeyId) -> Blinded {

@@ -14,7 +14,7 @@ use trefoil::client::{Backend, ClientConfig, NewKey, SignedRequest, SigningMater
 use trefoil::config::Settings;
 use trefoil::seal::Secrets;
 use trefoil::vault::Password;
-use trefoil::wire::{Curve, ErrorCode, JobResult, KdfParams, Method, Outcome, SealKey, SignInput};
+use trefoil::wire::{Curve, ErrorCode, JobResult, KdfParams, Method, Op, Outcome, SealKey, SignInput};
 use zeroize::Zeroizing;
 
 pub const PASSWORD: &[u8] = b"correct horse battery staple";
@@ -92,7 +92,7 @@ impl Deployment {
         let data = self.folder.path().join(name);
         std::fs::create_dir_all(&data).unwrap();
         let initiators = serde_json::json!([
-            { "name": "backend", "key": self.initiator.public_key(), "operations": ["generate", "sign", "public-key"],
+            { "name": "backend", "key": self.initiator.public_key(), "operations": Op::ALL,
               "curves": ["secp256k1", "ed25519"] },
             { "name": "limited", "key": self.limited.public_key(), "operations": ["sign"], "curves": ["ed25519"] },
         ]);
@@ -246,6 +246,7 @@ pub fn secrets(key: &SigningMaterial) -> Secrets {
         password: Some(password()),
         encrypted_share: Some(key.encrypted_share.clone()),
         secret_store: Some(key.secret_store.clone()),
+        ..Secrets::default()
     }
 }
 

@@ -27,6 +27,12 @@ pub enum StoreError {
     /// The state of the key or job forbids it; nothing was written.
     #[error("refused: {0}")]
     Refused(ErrorCode),
+    /// Too many wrong passwords; nothing was written.
+    #[error("too many password attempts")]
+    LockedOut {
+        /// When the next attempt is let in, unix milliseconds.
+        until: u64,
+    },
     /// The disk or the database failed; nothing was acknowledged.
     #[error("storage failed: {0}")]
     Failed(String),
@@ -204,10 +210,10 @@ pub trait Store: Send + Sync + 'static {
     /// `JOB_ID_REUSED`; `Failed`.
     fn check_ledger(&self, job: &LedgerEntry) -> Result<(), StoreError>;
 
-    /// Enters a sign job into the ledger and charges a password attempt at `now` (unix milliseconds), in one commit.
+    /// Enters a job into the ledger and charges a password attempt at `now` (unix milliseconds), in one commit.
     ///
     /// # Errors
-    /// `JOB_ID_REUSED`, the code of the key's state, `TOO_MANY_ATTEMPTS`.
+    /// `JOB_ID_REUSED`, the code of the key's state, `LockedOut`.
     fn charge(&self, job: LedgerEntry, key: KeyId, limits: GuessLimits, now: u64) -> Written<()>;
 
     /// Ends a charged attempt.

@@ -168,8 +168,9 @@ impl Store for RedbStore {
             let mut guesses = batch.tx.open_table(GUESSES)?;
             let mut row: GuessRow = rows::get(&guesses, &key.0)?.unwrap_or_default();
             let over = row.wrong >= limits.attempts || row.open >= limits.attempts.saturating_mul(10);
-            if over && now < row.last.saturating_add(limits.lockout.as_millis() as u64) {
-                return refused(ErrorCode::TooManyAttempts);
+            let until = row.last.saturating_add(limits.lockout.as_millis() as u64);
+            if over && now < until {
+                return Err(StoreError::LockedOut { until });
             }
             row.open = row.open.saturating_add(1);
             row.last = now;
