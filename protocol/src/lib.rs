@@ -1,4 +1,4 @@
-//! The multi-party protocols of Trefoil, sans-IO: three-party key generation on secp256k1 and ed25519, two-party
+//! The multi-party protocols of Trefoil, sans-IO: three-party key generation, recovery and refresh on secp256k1 and ed25519, two-party
 //! DKLs23 ECDSA over SoftSpokenOT, FROST, BIP-32 derivation.
 //!
 //! This crate knows no network, clock, file, log or ambient randomness: callers pass messages, an RNG and keys, and
@@ -15,6 +15,7 @@ pub mod frost;
 pub mod keygen;
 pub mod ot;
 mod party;
+pub mod reshare;
 mod rng;
 mod rvole;
 mod schnorr;

@@ -7,6 +7,7 @@
 use crate::codec::Reader;
 use crate::curve::{Ed25519, Group, SCALAR_LEN, Secp256k1};
 use crate::ot::OtState;
+use crate::reshare::Source;
 use crate::{Abort, CurveId, Party, Result, Secret};
 use core::fmt;
 use zeroize::Zeroizing;
@@ -24,12 +25,18 @@ const INCONSISTENT: Abort = Abort::InvalidInput("the stored key share contradict
 pub(crate) struct KeyIdentity {
     /// The key's id.
     pub key_id: [u8; 16],
-    /// Counts refreshes of the shares, from 0.
+    /// Counts recoveries and refreshes of the shares, from 0.
     pub epoch: u32,
-    /// The key generation's transcript hash `E`.
+    /// The transcript hash `E` of the run that made the share.
     pub transcript: [u8; 32],
     /// BIP-32 chain code.
     pub chain_code: [u8; 32],
+}
+
+/// Are these the values at 1, 2 and 3 of a line that has `public` at 0?
+pub(crate) fn on_a_line<C: Group>(&[first, second, third]: &[C::Point; 3], public: &C::Point) -> bool {
+    let slope = second - first;
+    third - second == slope && first - slope == *public
 }
 
 /// A party's point on the sharing line, with everyone's public counterpart. On construction: `secret·G` is the party's
@@ -48,9 +55,7 @@ impl<C: Group> Shamir<C> {
         verifying: [C::Point; 3],
         public: C::Point,
     ) -> Option<Self> {
-        let [first, second, third] = verifying;
-        let slope = second - first;
-        let on_a_line = third - second == slope && first - slope == public;
+        let on_a_line = on_a_line::<C>(&verifying, &public);
         let shamir = Self { secret, verifying, public };
         let own = C::mul_generator(shamir.secret()) == *shamir.verifying_share(party);
         (on_a_line && own).then_some(shamir)
@@ -167,7 +172,7 @@ impl KeyShare {
         self.identity.epoch
     }
 
-    /// The transcript hash of the key generation that made this share.
+    /// The transcript hash of the run that made this share: a key generation, recovery or refresh.
     #[must_use]
     pub const fn transcript(&self) -> [u8; 32] {
         self.identity.transcript
@@ -194,6 +199,30 @@ impl KeyShare {
         match &self.material {
             Material::Secp256k1(shamir, _) => Secp256k1::encode_point(shamir.verifying_share(party)).to_vec(),
             Material::Ed25519(shamir) => Ed25519::encode_point(shamir.verifying_share(party)).to_vec(),
+        }
+    }
+
+    /// The public side of the share: the same at all parties. It is what a recovery or refresh starts from.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        let KeyIdentity { key_id, epoch, transcript, chain_code } = self.identity;
+        let verifying_shares = Party::ALL.map(|party| self.verifying_share(party));
+        Source {
+            curve: self.curve(),
+            key_id,
+            epoch,
+            transcript,
+            chain_code,
+            public_key: self.public_key(),
+            verifying_shares,
+        }
+    }
+
+    /// The secret share, 32 bytes.
+    pub(crate) fn secret_bytes(&self) -> Zeroizing<[u8; SCALAR_LEN]> {
+        match &self.material {
+            Material::Secp256k1(shamir, _) => Secp256k1::encode_scalar(shamir.secret()),
+            Material::Ed25519(shamir) => Ed25519::encode_scalar(shamir.secret()),
         }
     }
 

@@ -81,6 +81,8 @@ tags! {
     SIGN_COMMITMENT = "sign/commitment";
     /// Session id of a key generation.
     DKG_SID = "dkg/sid";
+    /// Session id of a recovery or refresh.
+    RESHARE_SID = "reshare/sid";
     /// Commitment to a dealing.
     DKG_COMMITMENT = "dkg/commitment";
     /// Nonce of that proof, bound to the session.

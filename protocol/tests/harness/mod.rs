@@ -166,7 +166,7 @@ pub fn run_with<C: TestCurve>(seed: u64, relay: Relay<'_>) -> Result<[KeyShare; 
     let inbox = deliver(Round::Reveal, sent, relay);
     let (states, sent) = step(states, &inbox, |s, m, p| s.echo(m, identity(p).as_ref()).map(|(s, m)| (s, twice(m))))?;
     let inbox = deliver(Round::Echo, sent, relay);
-    let (states, sent) = step(states, &inbox, |s, m, _| s.deal(m).map(|(s, m)| (s, m.map(|m| m.to_vec()))))?;
+    let (states, sent) = step(states, &inbox, |s, m, _| s.deal(m))?;
     let inbox = deliver(Round::Deal, sent, relay);
     let (shares, _) = step(states, &inbox, |s, m, p| s.finish(m).map(|g| (C::share(g, p), [Vec::new(), Vec::new()])))?;
     Ok(shares)

@@ -188,7 +188,7 @@ pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShar
         [e.to_vec(), signed.unwrap_or_default()].concat()
     };
     let (states, sealed) =
-        step(states, inboxes(&ours, &echoes), |s, m, _p| s.deal(m).map(|(s, m)| (s, m.map(|m| m.to_vec()))))?;
+        step(states, inboxes(&ours, &echoes), |s, m, _p| s.deal(m))?;
     let ephemeral_offset = 3 * C::POINT_LEN + 64;
     let cipher = |peer: Party, from: Party, to: Party| {
         let theirs = &dealings[usize::from(peer == r)][ephemeral_offset..ephemeral_offset + 32];
