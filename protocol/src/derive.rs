@@ -1,4 +1,4 @@
-//! BIP-32 public derivation for secp256k1 keys, non-hardened (docs/protocol.md, section 8).
+//! BIP-32 public derivation for secp256k1 keys, non-hardened (docs/protocol.md, section 9).
 
 use crate::curve::{Group, Secp256k1};
 use crate::{Abort, Result};

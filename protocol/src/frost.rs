@@ -1,5 +1,5 @@
 //! EdDSA signing: FROST(Ed25519, SHA-512) of RFC 9591 between the client and node 1, as `frost-ed25519` implements it
-//! (docs/protocol.md, section 7).
+//! (docs/protocol.md, section 8).
 //!
 //! The client's commitments travel first. Node 1 makes its nonces, signs and forgets them within one call. The client
 //! checks node 1's signature share before it computes its own, and its nonces end with the value that holds them: signing a

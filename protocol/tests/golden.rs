@@ -4,7 +4,7 @@
 
 mod pair;
 
-use pair::{Pair, generate_with, request};
+use pair::{Pair, Run, generate_with, request, run_with};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use trefoil_protocol::CurveId;
@@ -23,15 +23,23 @@ fn a_fixed_run_is_what_this_revision_computes() {
     for curve in [CurveId::Secp256k1, CurveId::Ed25519] {
         generate_with(curve, 1, &mut |_, _, _, message| keygen.update(&*message)).unwrap();
     }
+    let mut reshare = Sha256::new();
+    for curve in [CurveId::Secp256k1, CurveId::Ed25519] {
+        let old = pair::generate(curve, 1);
+        for what in [Run::Recover(&old), Run::Refresh(&old)] {
+            run_with(what, 1, &mut |_, _, _, message| reshare.update(&*message)).unwrap();
+        }
+    }
     let mut signing = Sha256::new();
     let request = request([3; 32], "m/1");
     let pair = Pair::new(1);
     pair.sign_with(&request, &request, 1, &mut |_, message| signing.update(&*message)).unwrap();
     assert_eq!(
-        (PROTOCOL_REVISION, hex(keygen).as_str(), hex(signing).as_str()),
+        (PROTOCOL_REVISION, hex(keygen).as_str(), hex(reshare).as_str(), hex(signing).as_str()),
         (
             1,
             "a484fe9ab92209a176d55e878669841eed8c6610bcba109664451d996e9a1b42",
+            "858b8839cd89cb9abdcbf540ac44e22014e60676ba8b6a19cf711d4dd8bf7f47",
             "ee2f1e35e70bc7f0e6811e095df0e10405e0699ee758d65870293ef803375e00",
         ),
     );

@@ -1,15 +1,27 @@
-//! The composed key generation: payload shapes, order, replays and splices. What is inside the payloads is tested in
+//! The composed key generation, recovery and refresh: payload shapes, order, replays and splices. What is inside the payloads is tested in
 //! dkg_misbehaviour.rs and beside the OT setup.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod pair;
 
-use pair::{context, generate, generate_with, identity, rng};
+use pair::{Run, context, generate, identity, rng, run_with};
 use trefoil_protocol::Party::{self, Client, Node1, Node2};
 use trefoil_protocol::keygen::NodeKeygen;
-use trefoil_protocol::{Abort, CurveId};
+use trefoil_protocol::{Abort, CurveId, KeyShare};
 
 const CURVES: [CurveId; 2] = [CurveId::Secp256k1, CurveId::Ed25519];
+
+/// Every kind of run. (A refresh on secp256k1 has the messages of one on ed25519, and the OT messages of a recovery.)
+fn each_run(mut f: impl FnMut(Run<'_>, &str)) {
+    for curve in CURVES {
+        let old: [KeyShare; 3] = generate(curve, 39);
+        f(Run::Generate(curve), &format!("generate {curve}"));
+        f(Run::Recover(&old), &format!("recover {curve}"));
+        if curve == CurveId::Ed25519 {
+            f(Run::Refresh(&old), "refresh ed25519");
+        }
+    }
+}
 
 #[test]
 fn all_parties_hold_shares_of_one_key() {
@@ -29,12 +41,12 @@ fn all_parties_hold_shares_of_one_key() {
 /// Payloads of another length, to either node, in each round, and replies of another length: refused, never a lock.
 #[test]
 fn wrong_lengths_end_the_attempt() {
-    for curve in CURVES {
+    each_run(|what, name| {
         for round in 0..=5u8 {
             for (from, to) in [(Client, Node1), (Client, Node2), (Node1, Client), (Node2, Client)] {
                 for change in [-1_000_000isize, -1, 1, 70_000] {
                     let mut hit = false;
-                    let result = generate_with(curve, 41, &mut |r, f, t, message| {
+                    let result = run_with(what, 41, &mut |r, f, t, message| {
                         if (r, f, t) == (round, from, to) && !(message.is_empty() && change < 0) {
                             message.resize(message.len().saturating_add_signed(change), 0);
                             hit = true;
@@ -44,24 +56,24 @@ fn wrong_lengths_end_the_attempt() {
                         let abort = result.err().unwrap();
                         assert!(
                             matches!(abort, Abort::Peer { ban: false, .. }),
-                            "{round} {from}->{to} {change}: {abort}"
+                            "{name}: {round} {from}->{to} {change}: {abort}"
                         );
                     }
                 }
             }
         }
-    }
+    });
 }
 
 /// One byte of each message changed on its way: the attempt ends before anybody holds a share that the others do not.
 #[test]
 fn every_message_is_under_a_check() {
-    for curve in CURVES {
+    each_run(|what, name| {
         for round in 0..=5u8 {
             for (from, to) in [(Client, Node1), (Client, Node2), (Node1, Client), (Node2, Client)] {
                 for position in [0usize, 40, 100, 200, 400, 9_000, 40_000] {
                     let mut hit = false;
-                    let result = generate_with(curve, 42, &mut |r, f, t, message| {
+                    let result = run_with(what, 42, &mut |r, f, t, message| {
                         if (r, f, t) == (round, from, to) && position < message.len() {
                             message[position] ^= 1;
                             hit = true;
@@ -71,31 +83,31 @@ fn every_message_is_under_a_check() {
                         let abort = result.err().unwrap();
                         assert!(
                             matches!(abort, Abort::Peer { ban: false, .. }),
-                            "{round} {from}->{to} [{position}]: {abort}"
+                            "{name}: {round} {from}->{to} [{position}]: {abort}"
                         );
                     }
                 }
             }
         }
-    }
+    });
 }
 
 /// A round's payload of another run, all else honest.
 #[test]
 fn messages_of_another_run_do_not_fit() {
-    for curve in CURVES {
+    each_run(|what, name| {
         let mut recorded = Vec::new();
-        generate_with(curve, 43, &mut |round, from, to, message| recorded.push(((round, from, to), message.clone())))
+        run_with(what, 43, &mut |round, from, to, message| recorded.push(((round, from, to), message.clone())))
             .unwrap();
         for (place, bytes) in recorded.iter().filter(|(_, bytes)| !bytes.is_empty()) {
-            let result = generate_with(curve, 44, &mut |round, from, to, message| {
+            let result = run_with(what, 44, &mut |round, from, to, message| {
                 if (round, from, to) == *place {
                     message.clone_from(bytes);
                 }
             });
-            assert!(!result.err().unwrap().is_ban(), "{place:?}");
+            assert!(!result.err().unwrap().is_ban(), "{name}: {place:?}");
         }
-    }
+    });
 }
 
 #[test]

@@ -19,6 +19,9 @@ assert_not_impl_any!(Reveal<Ed25519>: Clone, Copy, Debug, Display, PartialEq, De
 assert_not_impl_any!(Echo<Ed25519>: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(Deal<Ed25519>: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(Generated<Ed25519>: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(Commit<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(Reveal<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, Default);
+assert_not_impl_any!(Echo<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(Open<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(Deal<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, Default);
 assert_not_impl_any!(Generated<Secp256k1>: Clone, Copy, Debug, Display, PartialEq, Default);

@@ -10,6 +10,7 @@ use rand_core::{RngCore, SeedableRng};
 use trefoil_protocol::curve::{Ed25519, Group, Secp256k1};
 use trefoil_protocol::dkg::{Generated, Open, Setup};
 use trefoil_protocol::ot::OtState;
+use trefoil_protocol::reshare::Origin;
 use trefoil_protocol::{Abort, KeyShare, Party};
 
 pub fn rng(seed: u64) -> ChaCha20Rng {
@@ -84,13 +85,62 @@ pub fn identity(party: Party) -> Option<SigningKey> {
 }
 
 pub fn setup(party: Party) -> Setup {
-    Setup {
-        party,
-        key_id: [7; 16],
-        epoch: 0,
-        job_digest: [9; 32],
-        node1: identity(Party::Node1).unwrap().verifying_key(),
-        node2: identity(Party::Node2).unwrap().verifying_key(),
+    Case::Generate.setup(party)
+}
+
+/// What the three parties run, and the shares that they have before.
+#[derive(Debug, Clone, Copy)]
+pub enum Case<'a> {
+    Generate,
+    Recover(&'a [KeyShare; 3]),
+    Refresh(&'a [KeyShare; 3]),
+}
+
+impl<'a> Case<'a> {
+    pub fn all(old: &'a [KeyShare; 3]) -> [Self; 3] {
+        [Self::Generate, Self::Recover(old), Self::Refresh(old)]
+    }
+
+    /// The old shares, in a recovery or refresh.
+    pub fn old(self) -> Option<&'a [KeyShare; 3]> {
+        match self {
+            Self::Generate => None,
+            Self::Recover(old) | Self::Refresh(old) => Some(old),
+        }
+    }
+
+    /// Does this party deal?
+    pub fn deals(self, party: Party) -> bool {
+        !(matches!(self, Self::Recover(_)) && party == Party::Client)
+    }
+
+    pub fn setup(self, party: Party) -> Setup {
+        let old_id = self.old().map_or([7; 16], |[share, ..]| share.key_id());
+        Setup {
+            party,
+            key_id: if matches!(self, Self::Recover(_)) { old_id.map(|byte| byte + 1) } else { old_id },
+            epoch: self.old().map_or(0, |[share, ..]| share.epoch() + 1),
+            job_digest: [9; 32],
+            node1: identity(Party::Node1).unwrap().verifying_key(),
+            node2: identity(Party::Node2).unwrap().verifying_key(),
+        }
+    }
+
+    /// Opened with what this party knows before.
+    pub fn open<C: TestCurve>(self, party: Party, rng: &mut ChaCha20Rng) -> (Open<C>, [u8; 32]) {
+        self.open_as(self.setup(party), rng)
+    }
+
+    pub fn open_as<C: TestCurve>(self, setup: Setup, rng: &mut ChaCha20Rng) -> (Open<C>, [u8; 32]) {
+        let share = |old: &'a [KeyShare; 3]| &old[usize::from(setup.party.point()) - 1];
+        match self {
+            Self::Generate => Open::start(setup, rng),
+            Self::Recover([_, node1, _]) if setup.party == Party::Client => {
+                Open::reshare(setup, Origin::RecoverTo(&node1.source()), rng).unwrap()
+            }
+            Self::Recover(old) => Open::reshare(setup.clone(), Origin::RecoverFrom(share(old)), rng).unwrap(),
+            Self::Refresh(old) => Open::reshare(setup.clone(), Origin::Refresh(share(old)), rng).unwrap(),
+        }
     }
 }
 
@@ -151,11 +201,24 @@ fn twice(message: impl AsRef<[u8]>) -> [Vec<u8>; 2] {
     [message.as_ref().to_vec(), message.as_ref().to_vec()]
 }
 
-/// Runs the three parties until all are done, or until the round in which somebody aborts.
+/// Runs a key generation until all are done, or until the round in which somebody aborts.
 pub fn run_with<C: TestCurve>(seed: u64, relay: Relay<'_>) -> Result<[KeyShare; 3], Aborts> {
+    run_case::<C>(Case::Generate, seed, relay)
+}
+
+/// The same for a recovery or refresh, too.
+pub fn run_case<C: TestCurve>(case: Case<'_>, seed: u64, relay: Relay<'_>) -> Result<[KeyShare; 3], Aborts> {
+    run_from(|party| case.open::<C>(party, &mut rng(seed * 3 + u64::from(party.point()))), relay)
+}
+
+/// The same with parties that were opened in any way.
+pub fn run_from<C: TestCurve>(
+    open: impl Fn(Party) -> (Open<C>, [u8; 32]),
+    relay: Relay<'_>,
+) -> Result<[KeyShare; 3], Aborts> {
     let mut sent = Vec::new();
     let states = Party::ALL.map(|party| {
-        let (state, n) = Open::<C>::start(setup(party), &mut rng(seed * 3 + u64::from(party.point())));
+        let (state, n) = open(party);
         sent.push(twice(n));
         state
     });
@@ -173,7 +236,11 @@ pub fn run_with<C: TestCurve>(seed: u64, relay: Relay<'_>) -> Result<[KeyShare; 
 }
 
 pub fn run<C: TestCurve>(seed: u64) -> [KeyShare; 3] {
-    run_with::<C>(seed, &mut |_, _, _, _| {}).unwrap()
+    renew::<C>(Case::Generate, seed)
+}
+
+pub fn renew<C: TestCurve>(case: Case<'_>, seed: u64) -> [KeyShare; 3] {
+    run_case::<C>(case, seed, &mut |_, _, _, _| {}).unwrap()
 }
 
 /// Encodings that no honest party sends, each for a reason of its own.

@@ -1,6 +1,6 @@
-//! A second implementation of one party of the key generation, written from docs/protocol.md alone and able to cheat.
+//! A second implementation of one party of a key generation, recovery or refresh, written from docs/protocol.md alone and able to cheat.
 
-use super::{Aborts, TestCurve, identity, setup};
+use super::{Aborts, Case, TestCurve, identity, secret};
 use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
 use curve25519_dalek::MontgomeryPoint;
@@ -8,7 +8,6 @@ use ed25519_dalek::{Signer, SigningKey};
 use hkdf::Hkdf;
 use num_bigint::BigUint;
 use sha2::{Digest, Sha256, Sha512};
-use trefoil_protocol::dkg::Open;
 use trefoil_protocol::{Abort, KeyShare, Party};
 
 fn framed(tag: &str, fields: &[&[u8]]) -> Vec<u8> {
@@ -34,7 +33,7 @@ fn times_g<C: TestCurve>(integer: &BigUint) -> Vec<u8> {
     C::encode_point(&C::mul_generator(&scalar::<C>(integer))).as_ref().to_vec()
 }
 
-/// The fields of a dealing, as sent.
+/// The fields of a dealing, as sent; empty where the specification has none.
 #[derive(Clone)]
 pub struct Fields {
     pub a0: Vec<u8>,
@@ -54,11 +53,15 @@ impl Fields {
     }
 }
 
+/// `(a_0, a_1)`.
+pub type Polynomial = (BigUint, BigUint);
 type Change<T> = Box<dyn Fn(Party, &mut T)>;
 
 /// What the party does otherwise than prescribed. The `Party` is the recipient, so that it can show different things to
 /// different parties; everything that follows from a change is computed anew, hashes and signatures included.
 pub struct Cheat {
+    /// Before anything is made of it: another polynomial than prescribed, dealt consistently.
+    pub polynomial: Box<dyn Fn(&mut Polynomial)>,
     /// Before the dealing is committed to.
     pub dealing: Change<Fields>,
     /// After it was committed to.
@@ -80,6 +83,7 @@ pub struct Cheat {
 impl Default for Cheat {
     fn default() -> Self {
         Self {
+            polynomial: Box::new(|_| {}),
             dealing: Box::new(|_, _| {}),
             reveal: Box::new(|_, _| {}),
             commitment: Box::new(|_, _| {}),
@@ -111,10 +115,60 @@ fn step<S, T, M>(
     }
 }
 
+/// The session id, from section 6 or 7.
+fn sid<C: TestCurve>(case: Case<'_>, n: &[[u8; 32]; 3]) -> [u8; 32] {
+    let setup = case.setup(Party::Client);
+    let (curve, epoch) = (C::CURVE.name().as_bytes(), setup.epoch.to_be_bytes());
+    let (kind, old) = match case {
+        Case::Generate => {
+            let fields: [&[u8]; 8] = [&[0, 1], curve, &setup.key_id, &epoch, &setup.job_digest, &n[0], &n[1], &n[2]];
+            return h("dkg/sid", &fields);
+        }
+        Case::Recover(old) => ("recover", &old[1]),
+        Case::Refresh(old) => ("refresh", &old[1]),
+    };
+    let mut fields: Vec<Vec<u8>> = vec![vec![0, 1], kind.into(), curve.into()];
+    fields.extend([old.key_id().to_vec(), old.epoch().to_be_bytes().to_vec(), old.transcript().to_vec()]);
+    fields.extend([old.chain_code().to_vec(), old.public_key()]);
+    fields.extend(Party::ALL.map(|party| old.verifying_share(party)));
+    fields.extend([setup.key_id.to_vec(), epoch.to_vec(), setup.job_digest.to_vec()]);
+    fields.extend(n.map(Vec::from));
+    h("reshare/sid", &fields.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+/// What the party has to deal, and what it adds the result to.
+fn prescribed<C: TestCurve>(case: Case<'_>, role: Party) -> (Polynomial, BigUint) {
+    let (q, zero, slope) = (C::order(), BigUint::ZERO, BigUint::from(987_654_321u32));
+    let x = |old: &[KeyShare; 3]| secret::<C>(&old[usize::from(role.point()) - 1]);
+    match (case, role) {
+        (Case::Generate, _) => ((BigUint::from(123_456_789u32), slope), zero),
+        (Case::Recover(_), Party::Client) => ((zero.clone(), zero.clone()), zero),
+        // The coefficients of the line through the points 2 and 3, at 0: 3 and -2.
+        (Case::Recover(old), Party::Node1) => ((x(old) * 3u8 % &q, slope), zero),
+        (Case::Recover(old), Party::Node2) => (((&q - 2u8) * x(old) % &q, slope), zero),
+        (Case::Refresh(old), _) => ((zero, slope), x(old)),
+    }
+}
+
+/// What the nodes sign before their view of the broadcasts.
+pub fn echo_prefix(case: Case<'_>) -> Vec<u8> {
+    match case {
+        Case::Generate => b"\xfftrefoil-echo-v1\x00".to_vec(),
+        Case::Recover(_) | Case::Refresh(_) => b"\xfftrefoil-reshare-echo-v1\x00".to_vec(),
+    }
+}
+
 /// Runs the reference in `role` against two real parties. Their shares and the reference's own `x`, or who aborted.
-pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShare; 2], BigUint), Aborts> {
+pub fn run_against<C: TestCurve>(
+    case: Case<'_>,
+    role: Party,
+    cheat: &Cheat,
+) -> Result<([KeyShare; 2], BigUint), Aborts> {
     let q = C::order();
-    let (a0, a1, k) = (BigUint::from(123_456_789u32), BigUint::from(987_654_321u32), BigUint::from(555u32));
+    let (mut polynomial, kept) = prescribed::<C>(case, role);
+    (cheat.polynomial)(&mut polynomial);
+    let ((a0, a1), k) = (polynomial, BigUint::from(555u32));
+    let (fresh, deals) = (matches!(case, Case::Generate), case.deals(role));
     let ephemeral = [role.point() ^ 0x5a; 32];
     let contribution = [0x11; 32];
     let f = |p: Party| (&a0 + &a1 * p.point()) % &q;
@@ -128,10 +182,10 @@ pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShar
         [(p, inbox(p, from_r)), (r, inbox(r, from_p))]
     };
 
-    let (s, n_p) = Open::<C>::start(setup(p), &mut super::rng(1));
-    let (t, n_r) = Open::<C>::start(setup(r), &mut super::rng(2));
+    let (s, n_p) = case.open::<C>(p, &mut super::rng(1));
+    let (t, n_r) = case.open::<C>(r, &mut super::rng(2));
     let n = in_order([(role, contribution), (p, n_p), (r, n_r)]);
-    let sid = h("dkg/sid", &[&[0, 1], C::CURVE.name().as_bytes(), &[7; 16], &[0; 4], &[9; 32], &n[0], &n[1], &n[2]]);
+    let sid = sid::<C>(case, &n);
     let dealing = |to: Party| {
         let (mut proof_sid, mut prover) = (sid, role);
         let mut proof_for = (proof_sid, prover);
@@ -152,6 +206,14 @@ pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShar
             ephemeral: MontgomeryPoint::mul_base_clamped(ephemeral).to_bytes().to_vec(),
             salt: vec![0x33; 32],
         };
+        if !fresh {
+            for absent in [&mut fields.a0, &mut fields.k, &mut fields.z, &mut fields.chain_code_part] {
+                absent.clear();
+            }
+        }
+        if !deals {
+            fields.a1.clear();
+        }
         (cheat.dealing)(to, &mut fields);
         fields
     };
@@ -182,17 +244,15 @@ pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShar
     let ours = |to: Party| {
         let mut e = view(to);
         (cheat.echo)(to, &mut e);
-        let mut signature = (b"\xfftrefoil-echo-v1\x00".to_vec(), identity(role));
+        let mut signature = (echo_prefix(case), identity(role));
         (cheat.signature)(to, &mut signature);
         let signed = signature.1.map(|key| key.sign(&[signature.0.as_slice(), &e].concat()).to_bytes().to_vec());
         [e.to_vec(), signed.unwrap_or_default()].concat()
     };
-    let (states, sealed) =
-        step(states, inboxes(&ours, &echoes), |s, m, _p| s.deal(m))?;
-    let ephemeral_offset = 3 * C::POINT_LEN + 64;
+    let (states, sealed) = step(states, inboxes(&ours, &echoes), |s, m, _p| s.deal(m))?;
     let cipher = |peer: Party, from: Party, to: Party| {
-        let theirs = &dealings[usize::from(peer == r)][ephemeral_offset..ephemeral_offset + 32];
-        let mut shared = MontgomeryPoint(theirs.try_into().unwrap()).mul_clamped(ephemeral).to_bytes();
+        let [.., theirs, _salt] = dealings[usize::from(peer == r)].as_rchunks::<32>().1 else { panic!("two fields") };
+        let mut shared = MontgomeryPoint(*theirs).mul_clamped(ephemeral).to_bytes();
         (cheat.shared)(peer, &mut shared);
         let info = [b"trefoil/v1/dkg/seal".as_slice(), &[from.point(), to.point()]].concat();
         let mut key = [0; 32];
@@ -202,7 +262,10 @@ pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShar
     let ours = |to: Party| {
         let mut share = C::from_integer(&f(to));
         (cheat.share)(to, &mut share);
-        let mut sealed = cipher(to, role, to).encrypt(&Nonce::default(), share.as_slice()).unwrap();
+        let mut sealed = match deals {
+            true => cipher(to, role, to).encrypt(&Nonce::default(), share.as_slice()).unwrap(),
+            false => Vec::new(),
+        };
         (cheat.sealed)(to, &mut sealed);
         sealed
     };
@@ -210,7 +273,8 @@ pub fn run_against<C: TestCurve>(role: Party, cheat: &Cheat) -> Result<([KeyShar
     let slot = |from: Party, to: Party| from.others().iter().position(|x| *x == to).unwrap();
     let between = [sealed[0][slot(p, r)].clone(), sealed[1][slot(r, p)].clone()];
     let (shares, _) = step(states, inboxes(&ours, &between), |s, m, p| s.finish(m).map(|g| (C::share(g, p), ())))?;
-    let x = honest.into_iter().zip(&sealed).fold(f(role), |sum, (from, sealed)| {
+    let dealers = honest.into_iter().zip(&sealed).filter(|(from, _)| case.deals(*from));
+    let x = dealers.fold(f(role) + kept, |sum, (from, sealed)| {
         let sealed = sealed[slot(from, role)].as_slice();
         sum + C::to_integer(&cipher(from, from, role).decrypt(&Nonce::default(), sealed).unwrap())
     });

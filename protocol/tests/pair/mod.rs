@@ -36,14 +36,66 @@ pub fn context(curve: CurveId) -> Context {
 /// (round 0..=5, from, to, message): lets a test alter what passes.
 pub type Relay<'a> = &'a mut dyn FnMut(u8, Party, Party, &mut Vec<u8>);
 
-/// Runs a key generation; the worker's side relays.
-pub fn generate_with(curve: CurveId, seed: u64, relay: Relay<'_>) -> Result<[KeyShare; 3], Abort> {
-    let context = context(curve);
-    let (mut client, _own) = ClientKeygen::start(&context, &mut rng(seed));
-    let (mut node1, n1) =
-        NodeKeygen::start(&context, Party::Node1, &identity(Party::Node1), &mut rng(seed + 1)).unwrap();
-    let (mut node2, n2) =
-        NodeKeygen::start(&context, Party::Node2, &identity(Party::Node2), &mut rng(seed + 2)).unwrap();
+/// What the three parties run: a key generation, or the recovery or refresh of these shares.
+#[derive(Clone, Copy)]
+pub enum Run<'a> {
+    Generate(CurveId),
+    Recover(&'a [KeyShare; 3]),
+    Refresh(&'a [KeyShare; 3]),
+}
+
+impl Run<'_> {
+    pub fn context(self) -> Context {
+        match self {
+            Run::Generate(curve) => context(curve),
+            Run::Recover([share, ..]) | Run::Refresh([share, ..]) => {
+                let key_id = share.key_id();
+                Context {
+                    key_id: if matches!(self, Run::Recover(_)) { key_id.map(|byte| byte + 1) } else { key_id },
+                    epoch: share.epoch() + 1,
+                    job_digest: [10; 32],
+                    ..context(share.curve())
+                }
+            }
+        }
+    }
+
+    pub fn client(self, seed: u64) -> (ClientKeygen, [u8; 32]) {
+        let (context, rng) = (self.context(), &mut rng(seed));
+        match self {
+            Run::Generate(_) => ClientKeygen::start(&context, rng),
+            Run::Recover([_, _, node2]) => ClientKeygen::recover(&context, &node2.source(), rng).unwrap(),
+            Run::Refresh([client, ..]) => ClientKeygen::refresh(&context, client, rng).unwrap(),
+        }
+    }
+
+    pub fn node(self, party: Party, seed: u64) -> (NodeKeygen, [u8; 32]) {
+        let (context, identity, rng) = (self.context(), identity(party), &mut rng(seed));
+        let index = usize::from(party.point()) - 1;
+        let opened = match self {
+            Run::Generate(_) => NodeKeygen::start(&context, party, &identity, rng),
+            Run::Recover(old) => NodeKeygen::recover(&context, &old[index], &identity, rng),
+            Run::Refresh(old) => NodeKeygen::refresh(&context, &old[index], &identity, rng),
+        };
+        opened.unwrap()
+    }
+}
+
+/// Runs it to the end; the worker's side relays.
+pub fn run_with(run: Run<'_>, seed: u64, relay: Relay<'_>) -> Result<[KeyShare; 3], Abort> {
+    drive(run.client(seed).0, run.node(Party::Node1, seed + 1), run.node(Party::Node2, seed + 2), relay)
+}
+
+pub fn run(what: Run<'_>, seed: u64) -> [KeyShare; 3] {
+    run_with(what, seed, &mut |_, _, _, _| {}).unwrap()
+}
+
+pub fn drive(
+    mut client: ClientKeygen,
+    (mut node1, n1): (NodeKeygen, [u8; 32]),
+    (mut node2, n2): (NodeKeygen, [u8; 32]),
+    relay: Relay<'_>,
+) -> Result<[KeyShare; 3], Abort> {
     let (mut r1, mut r2) = (n1.to_vec(), n2.to_vec());
     for round in 0..=5u8 {
         relay(round, Party::Node1, Party::Client, &mut r1);
@@ -63,11 +115,20 @@ pub fn generate_with(curve: CurveId, seed: u64, relay: Relay<'_>) -> Result<[Key
             }
         }
     }
-    panic!("the key generation did not end");
+    panic!("the run did not end");
+}
+
+pub fn generate_with(curve: CurveId, seed: u64, relay: Relay<'_>) -> Result<[KeyShare; 3], Abort> {
+    run_with(Run::Generate(curve), seed, relay)
 }
 
 pub fn generate(curve: CurveId, seed: u64) -> [KeyShare; 3] {
-    generate_with(curve, seed, &mut |_, _, _, _| {}).unwrap()
+    run(Run::Generate(curve), seed)
+}
+
+/// The same share, as read from its stored form.
+pub fn copy(share: &KeyShare) -> KeyShare {
+    KeyShare::from_bytes(&share.to_bytes()).unwrap()
 }
 
 /// A secp256k1 key's two signers.
@@ -86,7 +147,11 @@ pub struct Options {
 impl Pair {
     pub fn new(seed: u64) -> Self {
         let [client, node1, _] = generate(CurveId::Secp256k1, seed);
-        Self { client: Arc::new(client), node1: Arc::new(node1) }
+        Self::of(&client, &node1)
+    }
+
+    pub fn of(client: &KeyShare, node1: &KeyShare) -> Self {
+        Self { client: Arc::new(copy(client)), node1: Arc::new(copy(node1)) }
     }
 
     pub fn sign(&self, request: &Request, seed: u64) -> Signature {
