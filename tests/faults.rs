@@ -295,3 +295,23 @@ async fn a_full_key_refuses_at_publish() {
         assert!(matches!(result.outcome, trefoil::wire::Outcome::Ok { .. }), "{result:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_outlasts_a_stream_that_is_gone_for_a_while() {
+    let service = Deployment::start(1);
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Ed25519).await;
+    let nats = service.nats.connect().await;
+    let jetstream = async_nats::jetstream::new(nats);
+    jetstream.delete_stream("MPC_BANS").await.unwrap();
+    let input = message("m");
+    let signing = backend.sign(&key, Method::Default, &input, password());
+    let repair = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        trefoil::jobs::streams::provision(&jetstream, &Default::default()).await.unwrap();
+    };
+    // Without the bans nobody signs; with them again, the job goes on.
+    let started = Instant::now();
+    futures::join!(signing, repair).0.unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(2));
+}

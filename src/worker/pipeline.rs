@@ -149,7 +149,10 @@ async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavaila
         let work = AssertUnwindSafe(timeout(limit, work(shared, job, &mut schedule))).catch_unwind();
         match work.await {
             Ok(Ok(Ok(done))) => done,
-            Ok(Ok(Err(Stop::Failed(failed)))) => failed.into(),
+            Ok(Ok(Err(Stop::Failed(failed)))) => match schedule.again_later(&failed) {
+                Some(delay) => return Ok(End::Away(delay)),
+                None => failed.into(),
+            },
             Ok(Ok(Err(Stop::Away(delay)))) => return Ok(End::Away(delay)),
             Ok(Err(_)) => Failed::new(ErrorCode::Overloaded, "the job's time was over before it was done").into(),
             Err(_) => Failed::new(ErrorCode::Internal, "the worker failed; its log says where").into(),

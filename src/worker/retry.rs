@@ -126,6 +126,12 @@ impl Schedule {
         }
     }
 
+    /// How long to give a job back for that failed outside of its attempts, where JetStream was in trouble say. `None` if the
+    /// failure is the result.
+    pub fn again_later(&self, failed: &Failed) -> Option<Duration> {
+        (failed.is_retryable() && self.queued && self.left() > LAST).then(|| self.away_for())
+    }
+
     /// Never so long that the job could not be tried once more.
     fn away_for(&self) -> Duration {
         self.away.min(self.left().saturating_sub(LAST / 2))
