@@ -69,11 +69,11 @@ def clean_environment(**changes: object) -> dict[str, str]:
     return {**kept, **{name: str(value) for name, value in changes.items()}}
 
 
-def write_settings(name: str, settings: dict, tables: str = "") -> pathlib.Path:
+def write_settings(name: str, settings: dict) -> pathlib.Path:
     """Writes a settings file; strings, numbers and lists look the same in TOML and JSON."""
     file = FOLDER / f"{name}.toml"
     lines = [f"{key} = {json.dumps(value if isinstance(value, list) else str(value))}" for key, value in settings.items()]
-    file.write_text("\n".join(lines) + "\n" + tables)
+    file.write_text("\n".join(lines) + "\n")
     return file
 
 
@@ -173,10 +173,13 @@ class Demo:
         def seed(name: str) -> pathlib.Path:
             return FOLDER / f"{name}.seed"
 
-        initiators = (
-            f'\n[[initiators]]\nname = "demo"\nkey = "{self.public["initiator"]}"\n'
+        (FOLDER / "policy.toml").write_text(
+            f'version = 1\n\n[[initiators]]\nname = "demo"\nkey = "{self.public["initiator"]}"\n'
             f"operations = {json.dumps(OPERATIONS)}\ncurves = {json.dumps(CURVES)}\n"
+            "raw_digests = true\nmax_lifetime_seconds = 600\nmax_keys = 1000\n"
+            "jobs_per_minute = { generate = 600, sign = 6000 }\n"
         )
+        self.trefoil("node", "check-policy", FOLDER / "policy.toml")
         for node, peer in (NODES, NODES[::-1]):
             settings = {
                 "role": node,
@@ -187,8 +190,9 @@ class Demo:
                 "noise_key_file": seed(f"{node}-noise"),
                 "peer_identity": self.public[f"{peer}-identity"],
                 "workers": [self.public[f"{worker}-noise"] for worker in WORKERS],
+                "policy_file": FOLDER / "policy.toml",
             }
-            write_settings(node, settings, initiators)
+            write_settings(node, settings)
         identities = {f"{node}_identity": self.public[f"{node}-identity"] for node in NODES}
         for worker in WORKERS:
             settings = {

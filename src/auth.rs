@@ -1,11 +1,9 @@
-//! Who may do what: signatures of jobs, and the list of initiators that each node keeps for itself.
+//! Whether a job is an initiator's, and of now: signatures and times. What an initiator may do is in [`crate::policy`].
 
-use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, Job, Op, SignedJob};
+use crate::wire::{ErrorCode, Fixed, InitiatorId, Job, SignedJob};
 use ed25519_dalek::{Signature, VerifyingKey};
 use nkeys::KeyPair;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet};
 
 /// The bytes under a job's signature: `0xFF ‖ "trefoil-job-v1" ‖ 0x00 ‖ SHA-256(body)`. No NATS server can make a
 /// connection key sign them, as its nonces are ASCII.
@@ -31,48 +29,6 @@ pub fn sign_job(key: &KeyPair, body: Vec<u8>) -> Result<SignedJob, nkeys::error:
 pub fn verify_job_signature(initiator: &InitiatorId, digest: &[u8; 32], signature: &[u8; 64]) -> bool {
     VerifyingKey::from_bytes(initiator.public_key())
         .is_ok_and(|key| key.verify_strict(&job_signing_bytes(digest), &Signature::from_bytes(signature)).is_ok())
-}
-
-/// What one initiator may do.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct InitiatorEntry {
-    /// For people and logs.
-    pub name: String,
-    /// Its job-signing NKEY, `U…`.
-    pub key: InitiatorId,
-    /// Nothing unless listed.
-    pub operations: HashSet<Op>,
-    /// Nothing unless listed.
-    pub curves: HashSet<Curve>,
-}
-
-/// The initiators that a node serves. Whatever is not listed is denied.
-#[derive(Debug, Clone, Default)]
-pub struct InitiatorList(HashMap<InitiatorId, InitiatorEntry>);
-
-impl FromIterator<InitiatorEntry> for InitiatorList {
-    fn from_iter<I: IntoIterator<Item = InitiatorEntry>>(entries: I) -> Self {
-        Self(entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect())
-    }
-}
-
-impl InitiatorList {
-    /// Who it is, by key.
-    #[must_use]
-    pub fn get(&self, initiator: &InitiatorId) -> Option<&InitiatorEntry> {
-        self.0.get(initiator)
-    }
-
-    /// Whether the list grants what this job asks for. That the initiator owns the key is for the key's record to say.
-    ///
-    /// # Errors
-    /// `UNKNOWN_INITIATOR` or `NOT_PERMITTED`.
-    pub fn permit(&self, job: &Job) -> Result<&InitiatorEntry, ErrorCode> {
-        let entry = self.get(&job.initiator).ok_or(ErrorCode::UnknownInitiator)?;
-        let granted = entry.operations.contains(&job.op()) && job.curve().is_none_or(|c| entry.curves.contains(&c));
-        if granted { Ok(entry) } else { Err(ErrorCode::NotPermitted) }
-    }
 }
 
 /// How far a job's times may be from this machine's clock.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod jobs;
 pub mod logging;
 pub mod node;
+pub mod policy;
 pub mod seal;
 pub mod vault;
 pub mod wire;

@@ -9,7 +9,6 @@ use trefoil_protocol::Party;
 const CANARY: &str = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00";
 
 fn node_env() -> HashMap<String, String> {
-    let initiator = KeyPair::new_user().public_key();
     [
         ("TREFOIL_ROLE", "node1".to_owned()),
         ("TREFOIL_NATS_URL", "nats://127.0.0.1:4222".to_owned()),
@@ -19,10 +18,7 @@ fn node_env() -> HashMap<String, String> {
         ("TREFOIL_NOISE_KEY", XKey::new().seed().unwrap()),
         ("TREFOIL_PEER_IDENTITY", KeyPair::new_server().public_key()),
         ("TREFOIL_WORKERS", format!("{}, {}", XKey::new().public_key(), XKey::new().public_key())),
-        (
-            "TREFOIL_INITIATORS",
-            format!(r#"[{{"name":"shop","key":"{initiator}","operations":["sign"],"curves":["ed25519"]}}]"#),
-        ),
+        ("TREFOIL_POLICY_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/policy.toml").to_owned()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
@@ -45,17 +41,9 @@ fn a_node_from_the_environment() {
 fn the_file_nests_and_the_environment_wins() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("node.toml");
-    let initiator = KeyPair::new_user().public_key();
-    std::fs::write(
-        &file,
-        format!(
-            "role = \"node2\"\nmax_sessions = 7\n[nats]\nurl = \"nats://file:4222\"\n[[initiators]]\nname = \"shop\"\n\
-             key = \"{initiator}\"\noperations = [\"generate\"]\ncurves = [\"secp256k1\"]\n"
-        ),
-    )
-    .unwrap();
+    std::fs::write(&file, "role = \"node2\"\nmax_sessions = 7\n[nats]\nurl = \"nats://file:4222\"\n").unwrap();
     let mut env = node_env();
-    for key in ["TREFOIL_INITIATORS", "TREFOIL_NATS_URL", "TREFOIL_ROLE"] {
+    for key in ["TREFOIL_NATS_URL", "TREFOIL_ROLE"] {
         env.remove(key);
     }
     env.insert("TREFOIL_CONFIG".into(), file.to_str().unwrap().into());
@@ -64,7 +52,7 @@ fn the_file_nests_and_the_environment_wins() {
         (config.role, config.limits.max_sessions, config.nats.servers),
         (Party::Node2, 7, vec!["nats://file:4222".to_owned()])
     );
-    assert!(config.initiators.get(&initiator.parse().unwrap()).is_some());
+    assert_eq!(config.policy.grants()[0].name, "shop");
 
     env.insert("TREFOIL_NATS__URL".into(), "nats://env:4222".into());
     let config = NodeConfig::read(Settings::from_env(env)).unwrap_or_else(|error| panic!("{error}"));
@@ -80,7 +68,13 @@ fn every_problem_at_once() {
     env.insert("TREFOIL_WORKERS".into(), "nonsense".into());
     env.insert("TREFOIL_MAX_SESSIONS".into(), "0".into());
     env.insert("TREFOIL_MAX_SESION".into(), "5".into());
-    env.insert("TREFOIL_INITIATORS".into(), r#"[{"name":"x"},{"name":"y","what":1}]"#.into());
+    let policy = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        policy.path(),
+        "version = 1\n[[initiators]]\nname = \"x\"\noperations = []\ncurves = []\nwhat = 1\n",
+    )
+    .unwrap();
+    env.insert("TREFOIL_POLICY_FILE".into(), policy.path().to_str().unwrap().into());
     env.insert("TREFOIL_NATS_NKEY_SEED_FILE".into(), "/does/not/exist".into());
     let found = problems(env);
     for key in [
@@ -90,8 +84,8 @@ fn every_problem_at_once() {
         "workers[0]:",
         "max_sessions:",
         "max_sesion: unknown",
-        "initiators[0]:",
-        "initiators[1]:",
+        "policy_file: line 2: initiator x lacks `key`",
+        "policy_file: line 6: unknown key `what`",
         "nats_nkey_seed_file: /does/not/exist",
     ] {
         assert!(found.iter().any(|problem| problem.starts_with(key)), "{key} missing in {found:#?}");
@@ -116,17 +110,13 @@ fn secrets_by_file() {
 }
 
 #[test]
-fn a_node_is_not_its_own_peer_and_nobody_is_listed_twice() {
+fn a_node_is_not_its_own_peer() {
     let mut env = node_env();
     let identity = KeyPair::new_server();
     env.insert("TREFOIL_IDENTITY_SEED".into(), identity.seed().unwrap());
     env.insert("TREFOIL_PEER_IDENTITY".into(), identity.public_key());
-    let entry = env["TREFOIL_INITIATORS"].trim_matches(['[', ']']).to_owned();
-    env.insert("TREFOIL_INITIATORS".into(), format!("[{entry},{entry}]"));
     let found = problems(env);
-    assert_eq!(found.len(), 2, "{found:#?}");
-    assert!(found.iter().any(|problem| problem.ends_with("is listed twice")), "{found:#?}");
-    assert!(found.iter().any(|problem| problem.starts_with("peer_identity: is this node's own")), "{found:#?}");
+    assert_eq!(found, ["peer_identity: is this node's own identity"]);
 }
 
 #[test]

@@ -39,11 +39,12 @@ impl Cheat {
             noise_key,
             peer_identity,
             workers,
-            initiators,
+            policy,
+            policy_file: _,
             limits,
         } = NodeConfig::read(Settings::from_env(service.node_env("node1"))).unwrap();
         let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key };
-        let node = Node::open(&data_dir, keys, initiators, limits).unwrap();
+        let node = Node::open(&data_dir, keys, policy, limits).unwrap();
         let client = nats.connect("cheat").await.unwrap();
         let responder = Arc::new(Responder::new(role, noise_key, &workers, "cheat".to_owned(), 16));
         let change: Arc<Mutex<Change>> = Arc::new(Mutex::new(Box::new(|_: &mut NodeReply| {})));

@@ -96,6 +96,33 @@ async fn a_node_that_cannot_start_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sighup_loads_the_policy_again() {
+    let mut cluster = Cluster::start().await;
+    let key = cluster.committed_key("g1", Curve::Ed25519).await;
+    cluster.drain_node(Party::Node1).await;
+    let log = tempfile::tempdir().unwrap();
+    let mut node = spawn(&cluster, &log);
+    node.wait_for("serving");
+    let question = || NodeRequest::KeyInfo { job: cluster.key_info_job("i", key.id()) };
+    let _ = cluster.to1.call(&call(question())).await;
+    assert!(matches!(cluster.ask1(question()).await, NodeReply::KeyInfo { .. }));
+
+    let good = std::fs::read_to_string(cluster.node1.policy()).unwrap();
+    let path = cluster.node1.policy();
+    std::fs::write(&path, good.replace("raw_digests", "raw_digest")).unwrap();
+    node.signal("HUP");
+    node.wait_for("the old policy stays in force");
+    assert!(node.log().contains("line 7: unknown key `raw_digest`"), "{}", node.log());
+    assert!(matches!(cluster.ask1(question()).await, NodeReply::KeyInfo { .. }));
+
+    std::fs::write(&path, good.replace("\"public-key\",", "").replace(",\"public-key\"", "")).unwrap();
+    node.signal("HUP");
+    node.wait_for("the policy was loaded again");
+    assert_eq!(refused(cluster.ask1(question()).await), ErrorCode::NotPermitted);
+    assert!(node.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_services_are_shown_by_nats() {
     let cluster = Cluster::start().await;
     let mut answers = cluster.client.subscribe("inbox").await.unwrap();

@@ -61,8 +61,8 @@ fn refused<T>(result: Result<T, StoreError>) -> ErrorCode {
 async fn what_was_acknowledged_is_there_after_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).unwrap();
-    store.stage(attempt(1), secret(CANARY)).await.unwrap();
-    store.stage(attempt(2), secret(b"other attempt")).await.unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
+    store.stage(attempt(2), secret(b"other attempt"), None).await.unwrap();
     store.commit(KEY, [1; 32]).await.unwrap();
     store.admit(job("a", 1)).await.unwrap();
     // What is on disk at this moment, without any closing, is what a killed process leaves.
@@ -82,21 +82,21 @@ async fn attempts_are_told_apart_and_one_is_committed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).unwrap();
     for n in 1..=3 {
-        store.stage(attempt(n), secret(&[n; 40])).await.unwrap();
+        store.stage(attempt(n), secret(&[n; 40]), None).await.unwrap();
     }
     assert_eq!(store.prepared(KEY).unwrap().len(), 3);
     assert_eq!(*store.material(KEY, [2; 32]).unwrap(), [2; 40]);
     store.discard(KEY, [3; 32]).await.unwrap();
     store.discard(KEY, [3; 32]).await.unwrap();
     store.discard(KEY, [4; 32]).await.unwrap();
-    assert_eq!(refused(store.stage(attempt(3), secret(b"again")).await), ErrorCode::JobIdReused);
-    assert_eq!(refused(store.stage(attempt(4), secret(b"too late")).await), ErrorCode::JobIdReused);
+    assert_eq!(refused(store.stage(attempt(3), secret(b"again"), None).await), ErrorCode::JobIdReused);
+    assert_eq!(refused(store.stage(attempt(4), secret(b"too late"), None).await), ErrorCode::JobIdReused);
     assert_eq!(refused(store.commit(KEY, [3; 32]).await), ErrorCode::UnknownKey);
     assert_eq!(store.commit(KEY, [2; 32]).await.unwrap(), attempt(2));
     assert_eq!(store.commit(KEY, [2; 32]).await.unwrap(), attempt(2), "again is fine");
     assert_eq!(refused(store.commit(KEY, [1; 32]).await), ErrorCode::UnknownKey);
     assert_eq!(refused(store.discard(KEY, [2; 32]).await), ErrorCode::JobIdReused);
-    assert_eq!(refused(store.stage(attempt(5), secret(b"late")).await), ErrorCode::JobIdReused);
+    assert_eq!(refused(store.stage(attempt(5), secret(b"late"), None).await), ErrorCode::JobIdReused);
     assert!(store.material(KEY, [1; 32]).is_err(), "the other attempts are destroyed");
     assert!(store.prepared(KEY).unwrap().is_empty());
 }
@@ -106,10 +106,10 @@ async fn too_many_prepared_attempts_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).unwrap();
     for n in 0..64 {
-        store.stage(attempt(n), secret(&[n])).await.unwrap();
+        store.stage(attempt(n), secret(&[n]), None).await.unwrap();
     }
-    assert_eq!(refused(store.stage(attempt(64), secret(b"x")).await), ErrorCode::Overloaded);
-    store.stage(attempt(63), secret(b"the same again")).await.unwrap();
+    assert_eq!(refused(store.stage(attempt(64), secret(b"x"), None).await), ErrorCode::Overloaded);
+    store.stage(attempt(63), secret(b"the same again"), None).await.unwrap();
 }
 
 /// A slot file from before the retirement is the only thing that still opens the share; the one in place does not.
@@ -118,7 +118,7 @@ async fn a_retired_shares_data_key_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let (database, slots) = (folder.path().join("store.redb"), folder.path().join("slots"));
     let store = open(folder.path()).unwrap();
-    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
     store.commit(KEY, [1; 32]).await.unwrap();
     let old_database = fs::read(&database).unwrap();
     let old_slots = fs::read(&slots).unwrap();
@@ -145,7 +145,7 @@ async fn a_retired_shares_data_key_is_gone() {
 async fn a_lock_replaces_the_secret_bytes_and_their_key() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).unwrap();
-    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
     store.commit(KEY, [1; 32]).await.unwrap();
     let before = fs::read(folder.path().join("slots")).unwrap();
     store.lock(KEY, secret(b"without ot")).await.unwrap();
@@ -168,7 +168,7 @@ async fn files_that_do_not_belong_together_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (database, slots) = (folder.path().join("store.redb"), folder.path().join("slots"));
     let store = open(folder.path()).unwrap();
-    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
     let second = open(folder.path()).err().unwrap();
     assert_eq!(second, StoreError::Mismatch("another process has the store open"));
     drop(store);
@@ -206,8 +206,8 @@ async fn a_corrupted_data_key_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let slots = folder.path().join("slots");
     let store = open(folder.path()).unwrap();
-    store.stage(attempt(1), secret(CANARY)).await.unwrap();
-    store.stage(attempt(2), secret(CANARY)).await.unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
+    store.stage(attempt(2), secret(CANARY), None).await.unwrap();
     let bytes = fs::read(&slots).unwrap();
     let mut swapped = bytes.clone();
     swapped[64..128].copy_from_slice(&bytes[128..192]);
@@ -226,18 +226,18 @@ async fn a_crash_between_the_files_leaves_no_orphaned_key() {
     let folder = tempfile::tempdir().unwrap();
     let (database, slots) = (folder.path().join("store.redb"), folder.path().join("slots"));
     let store = open(folder.path()).unwrap();
-    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
     drop(store);
     let before = fs::read(&database).unwrap();
     let store = open(folder.path()).unwrap();
-    store.stage(attempt(2), secret(CANARY)).await.unwrap();
+    store.stage(attempt(2), secret(CANARY), None).await.unwrap();
     drop(store);
     // The slot reached the disk, the commit did not.
     fs::write(&database, before).unwrap();
     let store = open(folder.path()).unwrap();
     assert_eq!(fs::read(&slots).unwrap()[128..192], [0; 64]);
     assert_eq!(*store.material(KEY, [1; 32]).unwrap(), CANARY);
-    store.stage(attempt(3), secret(b"reuses the slot")).await.unwrap();
+    store.stage(attempt(3), secret(b"reuses the slot"), None).await.unwrap();
     assert_eq!(*store.material(KEY, [3; 32]).unwrap(), b"reuses the slot");
     assert_eq!(fs::metadata(&slots).unwrap().len(), 3 * 64);
 }
@@ -246,7 +246,7 @@ async fn a_crash_between_the_files_leaves_no_orphaned_key() {
 async fn guesses_are_counted_over_restarts_and_given_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path()).unwrap();
-    store.stage(attempt(1), secret(CANARY)).await.unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
     store.commit(KEY, [1; 32]).await.unwrap();
     let mut now = 1_000;
     for _ in 0..20 {
@@ -309,4 +309,37 @@ async fn many_writes_share_commits() {
     for n in 1..500 {
         assert_eq!(refused(store.admit(job(&n.to_string(), 9)).await), ErrorCode::JobIdReused);
     }
+}
+
+#[tokio::test]
+async fn keys_are_counted_by_owner_until_they_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let of = |key: u8, transcript: u8| Attempt { key_id: KeyId([key; 16]), ..attempt(transcript) };
+    let room = |key: u8, max| store.has_room(&initiator(), KeyId([key; 16]), max).unwrap();
+    assert!(room(1, 1) && !room(1, 0));
+    store.stage(of(1, 1), secret(CANARY), Some(2)).await.unwrap();
+    store.stage(of(1, 2), secret(CANARY), Some(2)).await.unwrap();
+    store.stage(of(2, 1), secret(CANARY), Some(2)).await.unwrap();
+    assert_eq!(refused(store.stage(of(3, 1), secret(CANARY), Some(2)).await), ErrorCode::NotPermitted);
+    assert!(room(2, 0), "what is there already adds nothing");
+    // A key that replaces another one is not held back, and another owner is not counted.
+    let source_key_id = Some(KeyId([1; 16]));
+    store.stage(Attempt { source_key_id, ..of(4, 1) }, secret(CANARY), Some(2)).await.unwrap();
+    let other = nkeys::KeyPair::new_user().public_key().parse().unwrap();
+    assert!(store.has_room(&other, KeyId([3; 16]), 1).unwrap());
+    assert!(!room(3, 3) && room(3, 4));
+    // Discarding one of two attempts keeps the key, the last one ends it; and so does its destruction, but no lock.
+    store.discard(KeyId([1; 16]), [1; 32]).await.unwrap();
+    assert!(!room(3, 3));
+    store.discard(KeyId([1; 16]), [2; 32]).await.unwrap();
+    assert!(room(3, 3) && !room(3, 2));
+    store.commit(KeyId([2; 16]), [1; 32]).await.unwrap();
+    store.lock(KeyId([2; 16]), secret(b"kept")).await.unwrap();
+    assert!(!room(3, 2));
+    store.transition(KeyId([2; 16]), KeyState::Destroyed).await.unwrap();
+    assert!(room(3, 2) && !room(3, 1));
+    drop(store);
+    let store = open(folder.path()).unwrap();
+    assert!(!store.has_room(&initiator(), KeyId([3; 16]), 1).unwrap(), "also after a restart");
 }

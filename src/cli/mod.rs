@@ -10,6 +10,7 @@ mod generate;
 mod identity;
 mod input;
 mod keyfile;
+mod node;
 mod output;
 mod password;
 mod public_key;
@@ -61,6 +62,9 @@ enum Command {
     /// Check and read a node's audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// For a node's operator
+    #[command(subcommand)]
+    Node(node::Command),
 }
 
 /// Runs the command line of this process.
@@ -89,6 +93,7 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::ChangePassword(arguments) => change_password::run(config, &arguments, output).await,
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
+        Command::Node(command) => node::run(&command, output),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::client::ClientError;
 use crate::client::verify::Untrusted;
 use crate::node::audit::AuditError;
+use crate::policy::PolicyError;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -23,6 +24,9 @@ pub enum Failure {
     /// An audit log is broken, or cannot be read.
     #[error("{0}")]
     Audit(#[from] AuditError),
+    /// A policy file has problems.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
 }
 
 impl Failure {
@@ -34,7 +38,9 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Job(_)) => 1,
-            Self::Usage(_) | Self::Client(ClientError::Build(_)) | Self::Audit(AuditError::Io(_)) => 2,
+            Self::Usage(_) | Self::Client(ClientError::Build(_)) | Self::Audit(AuditError::Io(_)) | Self::Policy(_) => {
+                2
+            }
             Self::Client(ClientError::Busy | ClientError::Unavailable(_) | ClientError::Timeout) => 3,
             Self::Client(ClientError::Untrusted(_)) | Self::Unverified(_) | Self::Audit(_) => 4,
         }
@@ -43,6 +49,9 @@ impl Failure {
     fn to_json(&self) -> Value {
         match self {
             Self::Client(ClientError::Job(failure)) => json!({ "error": failure }),
+            Self::Policy(PolicyError(problems)) => {
+                json!({ "error": { "message": self.to_string(), "problems": problems } })
+            }
             Self::Audit(error) => json!({ "error": { "message": error.to_string(), "entry": error.entry() } }),
             other => json!({ "error": { "message": other.to_string() } }),
         }

@@ -1,7 +1,7 @@
 //! Settings of `trefoil-node`.
 
 use super::{ConfigError, NatsConfig, Settings, keys};
-use crate::auth::{InitiatorEntry, InitiatorList};
+use crate::policy::{Policy, PolicyError};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use trefoil_protocol::{Party, Secret};
 /// | `noise_key[_file]` | X25519 private key of the channel: xkey seed (`SX…`), hex or base64 |
 /// | `peer_identity` | the other node's Ed25519 identity, public |
 /// | `workers` | list of the workers' X25519 public keys; nobody else gets a channel |
-/// | `initiators[_file]` | who may ask for what: `[[initiators]]` tables in the file, or JSON |
+/// | `policy_file` | who may ask for what; see docs/policy.md |
 /// | limits | see [`NodeLimits`] |
 pub struct NodeConfig {
     /// `Node1` or `Node2`.
@@ -38,8 +38,10 @@ pub struct NodeConfig {
     pub peer_identity: VerifyingKey,
     /// X25519 public keys of the workers.
     pub workers: Vec<keys::NoisePublic>,
+    /// Read again on SIGHUP.
+    pub policy_file: PathBuf,
     /// Who may ask for what; everybody else is refused.
-    pub initiators: InitiatorList,
+    pub policy: Policy,
     /// Bounds of time and memory.
     pub limits: NodeLimits,
 }
@@ -95,7 +97,7 @@ impl NodeConfig {
         if workers.as_ref().is_some_and(Vec::is_empty) {
             s.problem("workers", "must name at least one worker's X25519 public key");
         }
-        let initiators = read_initiators(s);
+        let policy = read_policy(s);
         let limits = NodeLimits::read(s);
         if let (Some(own), Some(peer)) = (&identity, &peer_identity)
             && own.verifying_key() == *peer
@@ -103,6 +105,7 @@ impl NodeConfig {
             s.problem("peer_identity", "is this node's own identity");
         }
         let config = (|| {
+            let (policy_file, policy) = policy?;
             Some(Self {
                 role: role?,
                 nats: nats?,
@@ -112,7 +115,8 @@ impl NodeConfig {
                 noise_key: noise_key?,
                 peer_identity: peer_identity?,
                 workers: workers?,
-                initiators: initiators?,
+                policy_file,
+                policy,
                 limits: limits?,
             })
         })();
@@ -120,27 +124,18 @@ impl NodeConfig {
     }
 }
 
-/// Every malformed entry is a problem of its own; a node without initiators would refuse everything.
-fn read_initiators(s: &mut Settings) -> Option<InitiatorList> {
-    let entries = match s.structured("initiators")? {
-        serde_json::Value::Array(entries) if !entries.is_empty() => entries,
-        _ => {
-            s.problem("initiators", "must be a list of at least one entry {name, key, operations, curves}");
-            return None;
-        }
-    };
-    let mut seen = std::collections::HashSet::new();
-    let mut list = Vec::with_capacity(entries.len());
-    for (index, entry) in entries.into_iter().enumerate() {
-        match serde_json::from_value::<InitiatorEntry>(entry) {
-            Ok(entry) if !seen.insert(entry.key.clone()) => {
-                s.problem(&format!("initiators[{index}]"), format_args!("{} is listed twice", entry.key));
+/// The policy file's path and content; each of its problems is a problem of its own.
+fn read_policy(s: &mut Settings) -> Option<(PathBuf, Policy)> {
+    let path = s.required("policy_file", |text| Ok::<_, String>(PathBuf::from(text)))?;
+    match Policy::load(&path) {
+        Ok(policy) => Some((path, policy)),
+        Err(PolicyError(problems)) => {
+            for problem in problems {
+                s.problem("policy_file", problem);
             }
-            Ok(entry) => list.push(entry),
-            Err(error) => s.problem(&format!("initiators[{index}]"), error),
+            None
         }
     }
-    Some(list.into_iter().collect())
 }
 
 impl NodeLimits {

@@ -215,15 +215,6 @@ impl Settings {
         (parsed.len() == texts.len()).then_some(parsed)
     }
 
-    /// A structured setting: tables in the file, JSON in the environment, or JSON in a file (`<key>_file`).
-    pub fn structured(&mut self, key: &str) -> Option<Value> {
-        if let Some(Value::Array(_)) = self.values.get(key) {
-            return self.values.remove(key);
-        }
-        let text = self.content(key, true)?;
-        serde_json::from_str(&text).map_err(|error| self.problem(key, format_args!("not JSON: {error}"))).ok()
-    }
-
     /// The finished configuration, or every problem: those recorded, and each setting that nothing asked for.
     ///
     /// # Errors

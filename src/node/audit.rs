@@ -66,7 +66,8 @@ impl std::str::FromStr for Head {
 pub struct Event {
     /// Unix milliseconds.
     pub time: u64,
-    /// What was asked for: an operation of a job (`sign`), or what a worker relayed (`commit`, `discard`, `close`).
+    /// What was asked for: an operation of a job (`sign`), what a worker relayed (`commit`, `discard`, `close`), or what
+    /// became of the `node` or its `policy`.
     pub op: String,
     /// Who signed the job, or who owns the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,10 +78,10 @@ pub struct Event {
     /// The key, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
-    /// Digest of what was signed, or of the job's body, hex.
+    /// Digest of what was signed, of the job's body, or of the policy file, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// `opened`, `released`, `closed`, `prepared`, `committed`, `aborted`, `locked`, `refused`, `started`, `stopped`.
+    /// `opened`, `released`, `closed`, `prepared`, `committed`, `aborted`, `locked`, `refused`, `started`, `stopped`, `loaded`.
     pub decision: String,
     /// An error code or a failed check.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,14 +1,16 @@
-//! What every job must pass before a node does anything for it. Nothing here changes any state.
+//! What every job must pass before a node does anything for it. Nothing here changes what is stored.
 
 use super::Refusal;
 use super::store::{Attempt, KeyRecord, LedgerEntry, Store};
-use crate::auth::{InitiatorList, TimePolicy};
+use crate::auth::TimePolicy;
+use crate::policy::{Policy, Rates};
 use crate::wire::{ErrorCode, Job, KeyId, Op, SignedJob, subject};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// The node's own list and clock rules.
+/// The node's policy, its rates, and its clock rules.
 pub struct Gate {
-    initiators: InitiatorList,
-    times: TimePolicy,
+    policy: RwLock<Arc<Policy>>,
+    rates: Mutex<Rates>,
 }
 
 /// A key as a job finds it.
@@ -20,14 +22,25 @@ pub enum Found {
 }
 
 impl Gate {
-    pub fn new(initiators: InitiatorList) -> Self {
-        Self { initiators, times: TimePolicy::default() }
+    pub fn new(policy: Policy) -> Self {
+        Self { policy: RwLock::new(Arc::new(policy)), rates: Mutex::default() }
     }
 
-    /// Reads a job and checks signature, shape, operation, initiator and times, in this order.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another policy in force for every job from now on. Rates that it keeps go on where they are.
+    pub fn replace(&self, policy: Policy) {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).retain(&policy);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// Reads a job and checks signature, shape, operation, initiator, times and rate, in this order.
     ///
     /// # Errors
-    /// The first thing that is wrong. The job is returned beside it where it is authentic, for the audit log.
+    /// The first thing that is wrong. The job is returned beside it where the audit log should tell: where it is authentic,
+    /// but of the jobs that a rate refuses in a row only the first, so that nobody fills the log.
     pub fn admit(&self, signed: &SignedJob, op: Op, now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
         self.admit_any(signed, &[op], now)
     }
@@ -38,16 +51,32 @@ impl Gate {
     /// As [`Gate::admit`].
     pub fn admit_any(&self, signed: &SignedJob, ops: &[Op], now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
         let job = Job::from_signed(signed).map_err(|error| (None, Refusal::new(error.code, error.message)))?;
-        let checked = if ops.contains(&job.op()) {
-            self.initiators.permit(&job).map(|_| ()).and_then(|()| self.times.check(&job, now))
-        } else {
-            Err(ErrorCode::MalformedJob)
-        };
-        match checked {
-            Ok(()) => Ok(job),
-            Err(code) => Err((Some(Box::new(job)), code.into())),
+        let policy = self.policy();
+        if let Err(refusal) = check(&policy, &job, ops, now) {
+            return Err((Some(Box::new(job)), refusal));
         }
+        let counted = self.rates.lock().unwrap_or_else(PoisonError::into_inner).take(&policy, &job, now);
+        let Err(limited) = counted else { return Ok(job) };
+        let message = format!("more than {} {} jobs a minute; room in {} ms", limited.rate, job.op(), limited.wait_ms);
+        let retry_at = Some(now.saturating_add(limited.wait_ms));
+        let refusal = Refusal { retry_at, ..Refusal::new(ErrorCode::RateLimited, message) };
+        Err((limited.first.then(|| Box::new(job)), refusal))
     }
+}
+
+/// Everything but the rate.
+fn check(policy: &Policy, job: &Job, ops: &[Op], now: u64) -> Result<(), Refusal> {
+    if !ops.contains(&job.op()) {
+        return Err(ErrorCode::MalformedJob.into());
+    }
+    let grant = policy.permit(job).map_err(|denial| Refusal::new(denial.code, denial.message))?;
+    let times = TimePolicy { max_lifetime_ms: grant.max_lifetime.as_millis() as u64, ..TimePolicy::default() };
+    times.check(job, now).map_err(|code| match code {
+        ErrorCode::JobLifetimeTooLong => {
+            Refusal::new(code, format!("this initiator's jobs may live for {} s", grant.max_lifetime.as_secs()))
+        }
+        code => code.into(),
+    })
 }
 
 /// The key that a job names, if the job's initiator owns it.

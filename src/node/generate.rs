@@ -71,6 +71,12 @@ impl Node {
         if self.store.key(job.key_id)?.is_some() {
             return Err(self.refuse(&job, Refusal::new(ErrorCode::JobIdReused, "the key exists already")));
         }
+        if let Some(max_keys) = self.max_keys(&job.initiator)
+            && !self.store.has_room(&job.initiator, job.key_id, max_keys)?
+        {
+            let message = format!("this initiator may have {max_keys} keys, and has them");
+            return Err(self.refuse(&job, Refusal::new(ErrorCode::NotPermitted, message)));
+        }
         let busy = self.sessions.begin(session_id(), about_job(&job, caller.channel), None)?;
         let admitted = self.store.admit(gate::ledger_entry(&job)).await;
         admitted.map_err(|error| self.refuse(&job, error.into()))?;
@@ -169,8 +175,9 @@ impl Node {
                 let attempt = self.attest(&stage.initiator, &stage.job_id, stage.curve, about.job_digest, &share);
                 let statement = statement(&attempt);
                 let keys = stage.oprf.take().zip(prover).map(|(oprf, prover)| PasswordKeys { oprf, prover });
+                let max_keys = self.max_keys(&stage.initiator);
                 let material = Material { share: Arc::new(share), password: keys };
-                self.store.stage(attempt, material.to_bytes()).await?;
+                self.store.stage(attempt, material.to_bytes(), max_keys).await?;
                 self.audit.append(self.about("generate", &about, "prepared", None)).await?;
                 statement
             }
@@ -178,6 +185,11 @@ impl Node {
         stage.progress = Progress::Staged(Box::new(statement.clone()));
         busy.park(Stage::Generate(stage));
         Ok(NodeReply::Prepared(statement))
+    }
+
+    /// How many keys an initiator may have: none once the policy no longer names it.
+    fn max_keys(&self, initiator: &InitiatorId) -> Option<u64> {
+        self.gate.policy().get(initiator).map_or(Some(0), |grant| grant.max_keys)
     }
 
     /// The attempt's public side with this node's attestation.

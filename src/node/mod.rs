@@ -19,6 +19,7 @@ pub use server::{NodeServer, run};
 
 use crate::clock::now_ms;
 use crate::config::NodeLimits;
+use crate::policy::{Policy, PolicyError};
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest, SessionId};
 use crate::wire::{ErrorCode, Job};
 use audit::{AuditLog, Event};
@@ -43,7 +44,7 @@ pub struct Refusal {
     pub code: ErrorCode,
     /// Why, for people. Never a secret.
     pub message: String,
-    /// When the next password attempt is let in, unix milliseconds.
+    /// When the next password attempt, or the next job, is let in: unix milliseconds.
     pub retry_at: Option<u64>,
 }
 
@@ -135,12 +136,7 @@ impl Node {
     ///
     /// # Errors
     /// Files that do not belong together, a broken audit log, an unreadable disk: each in one sentence.
-    pub fn open(
-        directory: &Path,
-        keys: NodeKeys,
-        initiators: crate::auth::InitiatorList,
-        limits: NodeLimits,
-    ) -> anyhow::Result<Arc<Self>> {
+    pub fn open(directory: &Path, keys: NodeKeys, policy: Policy, limits: NodeLimits) -> anyhow::Result<Arc<Self>> {
         let NodeKeys { role, identity, peer, master } = keys;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(directory, role, master)?);
         let anchored = store.anchored()?;
@@ -150,7 +146,7 @@ impl Node {
             role,
             identity,
             peer,
-            gate: gate::Gate::new(initiators),
+            gate: gate::Gate::new(policy),
             pool: CryptoPool::new(limits.crypto_threads, limits.crypto_queue),
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
             limits,
@@ -229,12 +225,43 @@ impl Node {
         }
     }
 
-    /// Writes a start or stop into the audit log, durably.
+    /// Writes a start or stop into the audit log, durably; a start with the policy that is in force.
     ///
     /// # Errors
     /// The log cannot be written; then the node must not serve.
     pub async fn mark(&self, decision: &str) -> Result<(), audit::AuditError> {
-        self.audit.append(Event { decision: decision.to_owned(), ..self.event("node") }).await
+        self.audit.append(Event { decision: decision.to_owned(), ..self.event("node") }).await?;
+        if decision == "started" { self.mark_policy(self.gate.policy().digest()).await } else { Ok(()) }
+    }
+
+    /// Writes into the audit log which policy is in force, durably.
+    ///
+    /// # Errors
+    /// The log cannot be written; then the node must not serve by it.
+    async fn mark_policy(&self, digest: [u8; 32]) -> Result<(), audit::AuditError> {
+        let digest = Some(data_encoding::HEXLOWER.encode(&digest));
+        self.audit.append(Event { decision: "loaded".to_owned(), digest, ..self.event("policy") }).await
+    }
+
+    /// Puts a policy in force that was read anew; one that could not be read changes nothing, and is said loudly.
+    pub async fn reload(&self, policy: Result<Policy, PolicyError>) {
+        match policy {
+            Ok(policy) => match self.mark_policy(policy.digest()).await {
+                Ok(()) => {
+                    tracing::info!(initiators = policy.grants().len(), "the policy was loaded again");
+                    self.gate.replace(policy);
+                }
+                Err(error) => tracing::error!(%error, "the old policy stays in force"),
+            },
+            Err(PolicyError(problems)) => {
+                for problem in &problems {
+                    tracing::error!(%problem, "policy file");
+                }
+                tracing::error!(problems = problems.len(), "the old policy stays in force");
+                let reason = Some("POLICY_FILE".to_owned());
+                self.audit.note(Event { decision: "refused".to_owned(), reason, ..self.event("policy") });
+            }
+        }
     }
 
     fn event(&self, op: &str) -> Event {

@@ -4,14 +4,17 @@ use super::{Caller, Node, NodeKeys};
 use crate::channel::{Incoming, Reject, Responder};
 use crate::clock::now_ms;
 use crate::config::NodeConfig;
+use crate::policy::Policy;
 use crate::wire::ErrorCode;
 use crate::wire::node::{Call, NODE_VERSION, NodeReply};
 use crate::wire::subject;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
 use futures::StreamExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
@@ -31,16 +34,24 @@ pub struct NodeServer {
     tasks: JoinSet<()>,
     running: Arc<Semaphore>,
     drain: Duration,
+    policy_file: PathBuf,
 }
 
-/// Runs a node until `stop` completes, then drains it.
+/// Runs a node until `stop` completes, then drains it. Meanwhile SIGHUP loads the policy file again.
 ///
 /// # Errors
 /// Whatever keeps it from starting, or from saying in its audit log that it did.
 pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    // Before anything else: unhandled, it would end the process.
+    let mut hangups = signal(SignalKind::hangup())?;
     let server = NodeServer::start(config).await?;
-    stop.await;
-    server.drain().await
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return server.drain().await,
+            _ = hangups.recv() => server.reload_policy().await,
+        }
+    }
 }
 
 impl NodeServer {
@@ -58,12 +69,13 @@ impl NodeServer {
             noise_key,
             peer_identity,
             workers,
-            initiators,
+            policy_file,
+            policy,
             limits,
         } = config;
         let (max_channels, drain) = (limits.max_channels, limits.drain);
         let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key };
-        let node = Node::open(&data_dir, keys, initiators, limits)?;
+        let node = Node::open(&data_dir, keys, policy, limits)?;
         node.mark("started").await?;
 
         let name = role.to_string();
@@ -88,7 +100,12 @@ impl NodeServer {
         tasks.spawn(serve_calls(calls, responder, Arc::clone(&node), Arc::clone(&running)));
         tasks.spawn(tidy(Arc::clone(&node)));
         tracing::info!(node = %name, %instance, "serving");
-        Ok(Self { node, client, service, tasks, running, drain })
+        Ok(Self { node, client, service, tasks, running, drain, policy_file })
+    }
+
+    /// Reads the policy file again, and puts it in force as a whole; if anything is wrong with it, the old one stays.
+    pub async fn reload_policy(&self) {
+        self.node.reload(Policy::load(&self.policy_file)).await;
     }
 
     /// Takes no new sessions, lets the open ones finish within the grace time, answers what is under way, and stops.

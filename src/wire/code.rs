@@ -88,6 +88,7 @@ codes! {
     NodeUnavailable = "NODE_UNAVAILABLE", Retry, "Send a new job when the nodes answer again.";
     KeyBusy = "KEY_BUSY", Retry, "Send fewer jobs for this key at a time.";
     Overloaded = "OVERLOADED", Retry, "Send the job again later.";
+    RateLimited = "RATE_LIMITED", Retry, "Send fewer jobs a minute, or have the operators of both nodes raise the rate.";
 }
 
 impl core::fmt::Display for ErrorCode {

@@ -318,7 +318,7 @@ pub enum NodeReply {
         code: ErrorCode,
         /// For the sender of the job.
         message: String,
-        /// `TOO_MANY_ATTEMPTS`: when the next attempt is let in, unix milliseconds.
+        /// `TOO_MANY_ATTEMPTS`, `RATE_LIMITED`: when there is room for the next one, unix milliseconds.
         retry_at: Option<u64>,
     },
 }

@@ -92,7 +92,7 @@ pub struct Failure {
     pub action: String,
     /// Whether a new job with the same content may succeed later without anything else changing.
     pub retryable: bool,
-    /// `TOO_MANY_ATTEMPTS`: when the next attempt is let in, unix milliseconds.
+    /// `TOO_MANY_ATTEMPTS`, `RATE_LIMITED`: when there is room for the next one, unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<u64>,
 }

@@ -56,6 +56,10 @@ impl NodeIdentity {
         self.folder.path().join("data")
     }
 
+    pub fn policy(&self) -> PathBuf {
+        self.folder.path().join("policy.toml")
+    }
+
     pub fn noise_public(&self) -> [u8; 32] {
         nkeys::from_public_key(&self.noise.public_key()).unwrap().1
     }
@@ -129,10 +133,9 @@ impl Cluster {
     /// The configuration of a node, as environment variables.
     pub fn env(&self, role: Party) -> HashMap<String, String> {
         let (own, peer) = if role == Party::Node1 { (&self.node1, &self.node2) } else { (&self.node2, &self.node1) };
-        let initiators = format!(
-            r#"[{{"name":"shop","key":"{}","operations":["generate","sign","public-key","validate-password","validate-share","change-password"],"curves":["secp256k1","ed25519"]}}]"#,
-            self.initiator.public_key()
-        );
+        if !own.policy().exists() {
+            self.write_policy("");
+        }
         let mut env: HashMap<String, String> = [
             ("TREFOIL_ROLE", role.to_string()),
             ("TREFOIL_NATS_URL", self.nats.url()),
@@ -142,12 +145,30 @@ impl Cluster {
             ("TREFOIL_NOISE_KEY", own.noise.seed().unwrap()),
             ("TREFOIL_PEER_IDENTITY", data_encoding::HEXLOWER.encode(peer.identity.as_bytes())),
             ("TREFOIL_WORKERS", self.worker.public_key()),
-            ("TREFOIL_INITIATORS", initiators),
+            ("TREFOIL_POLICY_FILE", own.policy().to_str().unwrap().to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into();
         env.extend(self.settings.iter().cloned());
         env
+    }
+
+    /// The policy of both nodes: the initiator may do everything, with more lines about it. They load it when they start.
+    pub fn write_policy(&self, more: &str) {
+        let text = format!(
+            "version = 1\n[[initiators]]\nname = \"shop\"\nkey = \"{}\"\noperations = {}\ncurves = {}\nraw_digests = true\n{more}\n",
+            self.initiator.public_key(),
+            serde_json::to_string(Op::ALL).unwrap(),
+            serde_json::to_string(Curve::ALL).unwrap(),
+        );
+        for node in [&self.node1, &self.node2] {
+            std::fs::write(node.policy(), &text).unwrap();
+        }
+    }
+
+    /// What SIGHUP does.
+    pub async fn reload_policy(&self, role: Party) {
+        self.servers[&role].reload_policy().await;
     }
 
     pub async fn start_node(&mut self, role: Party) {

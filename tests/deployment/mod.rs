@@ -91,11 +91,17 @@ impl Deployment {
         let (own, peer) = (&self.nodes[index], &self.nodes[1 - index]);
         let data = self.folder.path().join(name);
         std::fs::create_dir_all(&data).unwrap();
-        let initiators = serde_json::json!([
-            { "name": "backend", "key": self.initiator.public_key(), "operations": Op::ALL,
-              "curves": ["secp256k1", "ed25519"] },
-            { "name": "limited", "key": self.limited.public_key(), "operations": ["sign"], "curves": ["ed25519"] },
-        ]);
+        let policy = self.folder.path().join(format!("{name}.policy.toml"));
+        let operations = serde_json::to_string(Op::ALL).unwrap();
+        let text = format!(
+            "version = 1\n\
+             [[initiators]]\nname = \"backend\"\nkey = \"{}\"\noperations = {operations}\n\
+             curves = [\"secp256k1\", \"ed25519\"]\nraw_digests = true\n\
+             [[initiators]]\nname = \"limited\"\nkey = \"{}\"\noperations = [\"sign\"]\ncurves = [\"ed25519\"]\n",
+            self.initiator.public_key(),
+            self.limited.public_key(),
+        );
+        std::fs::write(&policy, text).unwrap();
         [
             ("TREFOIL_ROLE", name.to_owned()),
             ("TREFOIL_NATS_URL", self.nats.url()),
@@ -105,7 +111,7 @@ impl Deployment {
             ("TREFOIL_NOISE_KEY", own.noise.seed().unwrap()),
             ("TREFOIL_PEER_IDENTITY", peer.identity.public_key()),
             ("TREFOIL_WORKERS", self.worker_noise.public_key()),
-            ("TREFOIL_INITIATORS", initiators.to_string()),
+            ("TREFOIL_POLICY_FILE", policy.to_str().unwrap().to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into()

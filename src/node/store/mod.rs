@@ -225,11 +225,19 @@ pub trait Store: Send + Sync + 'static {
     /// The code of the key's state, where it changed since the session was opened.
     fn burn(&self, session: BurnedSession) -> Written<()>;
 
-    /// Stages an attempt with its secret bytes.
+    /// Whether an owner may have this key: has it already, or has fewer than so many. Keys that are only prepared count, keys
+    /// that have ended do not.
     ///
     /// # Errors
-    /// `JOB_ID_REUSED` if the key is committed already or the attempt was discarded; `OVERLOADED` with 64 attempts prepared.
-    fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>) -> Written<()>;
+    /// `Failed`.
+    fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError>;
+
+    /// Stages an attempt with its secret bytes, if its owner then has no more than `max_keys`.
+    ///
+    /// # Errors
+    /// `JOB_ID_REUSED` if the key is committed already or the attempt was discarded; `OVERLOADED` with 64 attempts prepared;
+    /// `NOT_PERMITTED` for a key too many.
+    fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()>;
 
     /// Makes a prepared attempt the key, and destroys the key's other attempts. Again for the same attempt is fine.
     ///

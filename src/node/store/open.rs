@@ -1,6 +1,6 @@
 //! Opening a data directory: database and slot file belong together, to this node, and to this master key.
 
-use super::rows::{self, ATTEMPTS, BURNED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, RECORDS};
+use super::rows::{self, ATTEMPTS, BURNED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, OWNED, RECORDS};
 use super::seal;
 use super::slots::SlotFile;
 use super::{RedbStore, StoreError};
@@ -53,6 +53,7 @@ impl RedbStore {
         if seal::open(master.expose(), &store_id, &check).is_err() {
             return Err(StoreError::Mismatch("the master key does not fit the store"));
         }
+        index_owners(&db)?;
         let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?)?;
         Self::start(db, slots, party)
     }
@@ -122,6 +123,26 @@ pub fn read_anchor(directory: &Path) -> Result<Option<Head>, StoreError> {
         error => error.into(),
     })?;
     read_head(&db)
+}
+
+/// Fills the index of keys by owner where a store was made before there was one.
+fn index_owners(db: &Database) -> Result<(), StoreError> {
+    match db.begin_read()?.open_table(OWNED) {
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+        Ok(_) => return Ok(()),
+    }
+    let tx = db.begin_write()?;
+    {
+        let (attempts, mut owned) = (tx.open_table(ATTEMPTS)?, tx.open_table(OWNED)?);
+        for entry in attempts.iter()? {
+            let row: rows::AttemptRow = rows::decode(entry?.1.value())?;
+            if row.slot != 0 {
+                owned.insert(rows::owned_key(&row.attempt.initiator, row.attempt.key_id).as_slice(), ())?;
+            }
+        }
+    }
+    Ok(tx.commit()?)
 }
 
 fn used_slots(db: &Database) -> Result<BTreeSet<u32>, StoreError> {

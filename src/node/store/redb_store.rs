@@ -3,7 +3,7 @@
 use super::open::{HeadCell, read_head};
 use super::rows::{
     self, ATTEMPTS, AttemptRow, BURNED, DISCARDED, GUESSES, GuessRow, JOBS, JOBS_BY_EXPIRY, JobRow, KEYS, KeyRow,
-    RECORDS, attempt_key,
+    OWNED, RECORDS, attempt_key,
 };
 use super::seal::{self, Binding};
 use super::slots::{SlotFile, SlotReader};
@@ -12,7 +12,7 @@ use super::{
     Attempt, BurnedSession, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Store, StoreError, Written,
 };
 use crate::node::audit::Head;
-use crate::wire::{ErrorCode, KeyId};
+use crate::wire::{ErrorCode, InitiatorId, KeyId};
 use redb::{Database, ReadableDatabase, ReadableTable};
 use std::sync::{Arc, Mutex, PoisonError};
 use trefoil_protocol::Party;
@@ -112,6 +112,22 @@ fn put_material(batch: &mut Batch<'_>, attempt: Attempt, party: Party, plain: &[
     Ok(())
 }
 
+/// Whether the owner may have this key: has it already, or has fewer than so many.
+fn has_room(
+    owned: &impl ReadableTable<&'static [u8], ()>,
+    owner: &InitiatorId,
+    id: KeyId,
+    max_keys: u64,
+) -> Result<bool, StoreError> {
+    if owned.get(rows::owned_key(owner, id).as_slice())?.is_some() {
+        return Ok(true);
+    }
+    let (first, last) = (rows::owned_key(owner, KeyId([0; 16])), rows::owned_key(owner, KeyId([0xFF; 16])));
+    let count =
+        owned.range::<&[u8]>(first.as_slice()..=last.as_slice())?.take(max_keys.min(u64::from(u32::MAX)) as usize);
+    Ok((count.count() as u64) < max_keys)
+}
+
 /// All attempts of a key.
 fn attempts_of(
     table: &impl ReadableTable<&'static [u8; 48], &'static [u8]>,
@@ -197,7 +213,11 @@ impl Store for RedbStore {
         })
     }
 
-    fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>) -> Written<()> {
+    fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError> {
+        has_room(&self.db.begin_read()?.open_table(OWNED)?, owner, id, max_keys)
+    }
+
+    fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()> {
         let party = self.party;
         self.writer.submit(move |batch| {
             if key_row(batch, attempt.key_id)?.is_some() {
@@ -214,6 +234,16 @@ impl Store for RedbStore {
             if prepared.len() >= MAX_PREPARED {
                 return refused(ErrorCode::Overloaded);
             }
+            let (owner, id) = (attempt.initiator.clone(), attempt.key_id);
+            let mut owned = batch.tx.open_table(OWNED)?;
+            // A key that takes the place of another one does not add to their number.
+            if let Some(max_keys) = max_keys.filter(|_| attempt.source_key_id.is_none())
+                && !has_room(&owned, &owner, id, max_keys)?
+            {
+                return refused(ErrorCode::NotPermitted);
+            }
+            owned.insert(rows::owned_key(&owner, id).as_slice(), ())?;
+            drop(owned);
             put_material(batch, attempt, party, &material)
         })
     }
@@ -242,10 +272,13 @@ impl Store for RedbStore {
             }
             let key = attempt_key(id, transcript);
             batch.tx.open_table(DISCARDED)?.insert(&key, ())?;
-            match attempt_row(batch, &key)? {
-                Some(row) => destroy(batch, &key, row, false),
-                None => Ok(()),
+            let Some(row) = attempt_row(batch, &key)? else { return Ok(()) };
+            let owned = rows::owned_key(&row.attempt.initiator, id);
+            destroy(batch, &key, row, false)?;
+            if key_row(batch, id)?.is_none() && attempts_of(&batch.tx.open_table(ATTEMPTS)?, id)?.is_empty() {
+                batch.tx.open_table(OWNED)?.remove(owned.as_slice())?;
             }
+            Ok(())
         })
     }
 
@@ -279,7 +312,9 @@ impl Store for RedbStore {
             if to.is_end() {
                 let key = attempt_key(id, row.transcript);
                 let attempt = attempt_row(batch, &key)?.ok_or(StoreError::Corrupt("a key without its attempt"))?;
+                let owned = rows::owned_key(&attempt.attempt.initiator, id);
                 destroy(batch, &key, attempt, true)?;
+                batch.tx.open_table(OWNED)?.remove(owned.as_slice())?;
             }
             put_key(batch, id, &KeyRow { state: to, ..row })
         })

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const KEYS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("keys");
 /// Key id ‖ transcript -> [`AttemptRow`].
 pub const ATTEMPTS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new("attempts");
+/// Owner ‖ key id of every key that has an attempt and has not ended.
+pub const OWNED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("keys-by-owner");
 /// Key id ‖ transcript -> nonce ‖ encrypted share ‖ tag.
 pub const RECORDS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new("records");
 /// Key id ‖ transcript of attempts that are void.
@@ -79,6 +81,11 @@ pub fn attempt_key(id: KeyId, transcript: [u8; 32]) -> [u8; 48] {
 /// Initiators have 56 characters, so the two parts cannot be confused.
 pub fn job_key(initiator: &InitiatorId, job: &JobId) -> Vec<u8> {
     [initiator.as_str().as_bytes(), job.as_str().as_bytes()].concat()
+}
+
+/// Owner ‖ key id: 56 and 16 bytes.
+pub fn owned_key(owner: &InitiatorId, id: KeyId) -> Vec<u8> {
+    [owner.as_str().as_bytes(), &id.0].concat()
 }
 
 /// Reads and parses one row of any table whose values are bytes.

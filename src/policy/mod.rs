@@ -1,0 +1,102 @@
+//! What each initiator may do at a node: the policy file, read strictly, and the rates that it sets.
+//!
+//! Whoever is not listed may do nothing, and whoever is listed may do what is listed. docs/policy.md has the file's format.
+
+mod file;
+mod rate;
+
+pub use file::{PolicyError, Problem};
+pub use rate::{Limited, Rates};
+
+use crate::wire::{Curve, ErrorCode, InitiatorId, Job, Op, Payload, SignInput};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+/// Longest file, bytes.
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Longest `max_lifetime_seconds`, and the lifetime where the file says nothing: what the streams and ledgers are made for.
+pub const LONGEST_LIFETIME: Duration = Duration::from_secs(3_600);
+/// Highest `jobs_per_minute`: a rate's memory is about 100 bytes for each job that has not expired.
+pub const HIGHEST_RATE: u64 = 60_000;
+
+/// What one initiator may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// For people and logs.
+    pub name: String,
+    /// Its job-signing NKEY, `U…`.
+    pub key: InitiatorId,
+    /// What it may ask for.
+    pub operations: BTreeSet<Op>,
+    /// On which curves, for the operations that name one.
+    pub curves: BTreeSet<Curve>,
+    /// Whether it may have digests signed of which the node knows nothing: all that is signed on secp256k1.
+    pub raw_digests: bool,
+    /// Longest time from a job's issue to its expiry.
+    pub max_lifetime: Duration,
+    /// How many keys it may have, those included that are only prepared. `None`: any number.
+    pub max_keys: Option<u64>,
+    /// Jobs a minute, where they are limited.
+    pub jobs_per_minute: BTreeMap<Op, u64>,
+}
+
+/// A why-not, for people too. Repeats nothing that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// `UNKNOWN_INITIATOR` or `NOT_PERMITTED`.
+    pub code: ErrorCode,
+    /// What exactly is not granted.
+    pub message: String,
+}
+
+/// All initiators that a node serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    grants: HashMap<InitiatorId, Grant>,
+    digest: [u8; 32],
+}
+
+impl Policy {
+    /// The grant of an initiator.
+    #[must_use]
+    pub fn get(&self, initiator: &InitiatorId) -> Option<&Grant> {
+        self.grants.get(initiator)
+    }
+
+    /// All grants, by name.
+    #[must_use]
+    pub fn grants(&self) -> Vec<&Grant> {
+        let mut grants: Vec<_> = self.grants.values().collect();
+        grants.sort_by(|a, b| a.name.cmp(&b.name));
+        grants
+    }
+
+    /// SHA-256 of the file, 32 bytes.
+    #[must_use]
+    pub const fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// Whether the policy grants what this job asks for. Times, rate, number of keys and their owner are checked elsewhere.
+    ///
+    /// # Errors
+    /// What is not granted.
+    pub fn permit(&self, job: &Job) -> Result<&Grant, Denial> {
+        let code = ErrorCode::UnknownInitiator;
+        let grant = self.get(&job.initiator).ok_or_else(|| Denial { code, message: code.action().to_owned() })?;
+        let denied =
+            |what: String| Denial { code: ErrorCode::NotPermitted, message: format!("this initiator may not {what}") };
+        let op = job.op();
+        if !grant.operations.contains(&op) {
+            return Err(denied(format!("ask for {op}")));
+        }
+        if let Some(curve) = job.curve().filter(|curve| !grant.curves.contains(curve)) {
+            return Err(denied(format!("use {curve}")));
+        }
+        let raw = matches!(&job.payload, Payload::Sign { input: SignInput::Secp256k1 { .. }, .. });
+        if raw && !grant.raw_digests {
+            return Err(denied("have raw digests signed".to_owned()));
+        }
+        Ok(grant)
+    }
+}
