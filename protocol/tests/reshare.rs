@@ -261,6 +261,8 @@ fn a_wrong_source_is_refused_harmlessly() {
     }
 }
 
+const OTHER_CURVE: Abort = Abort::InvalidInput("the old share is of another curve");
+
 /// A run follows on its shares: curve, key id, epoch and party.
 #[test]
 fn a_run_that_does_not_follow_on_its_shares_is_not_opened() {
@@ -280,7 +282,7 @@ fn a_run_that_does_not_follow_on_its_shares_is_not_opened() {
         for (good, recovers) in [(&recover, true), (&refresh, false)] {
             assert!(node(good, node1, recovers).is_none() && node(good, node2, recovers).is_none());
             assert!(invalid(node(good, client, recovers)));
-            assert!(invalid(node(good, &other_curve[1], recovers)));
+            assert_eq!(node(good, &other_curve[1], recovers), Some(OTHER_CURVE));
             for epoch in [0, 2, u32::MAX] {
                 assert!(invalid(node(&Context { epoch, ..good.clone() }, node1, recovers)));
             }
@@ -292,7 +294,7 @@ fn a_run_that_does_not_follow_on_its_shares_is_not_opened() {
         let source = node1.source();
         assert!(invalid(ClientKeygen::refresh(&recover, client, &mut rng(1)).err()));
         assert!(invalid(ClientKeygen::recover(&refresh, &source, &mut rng(1)).err()));
-        assert!(invalid(ClientKeygen::recover(&recover, &other_curve[1].source(), &mut rng(1)).err()));
+        assert_eq!(ClientKeygen::recover(&recover, &other_curve[1].source(), &mut rng(1)).err(), Some(OTHER_CURVE));
         for epoch in [0, 2] {
             let context = Context { epoch, ..recover.clone() };
             assert!(invalid(ClientKeygen::recover(&context, &source, &mut rng(1)).err()));
@@ -302,6 +304,24 @@ fn a_run_that_does_not_follow_on_its_shares_is_not_opened() {
         for epoch in [0, u32::MAX] {
             let context = Context { epoch, ..recover.clone() };
             assert!(invalid(ClientKeygen::recover(&context, &last, &mut rng(1)).err()));
+        }
+    }
+}
+
+/// A client that has its share refreshes; and only a client has lost it.
+#[test]
+fn each_party_brings_its_own_origin() {
+    let old = harness::run::<Ed25519>(1);
+    let (recover, refresh) = (Case::Recover(&old), Case::Refresh(&old));
+    let source = old[1].source();
+    let opens = |setup, origin| Open::<Ed25519>::reshare(setup, origin, &mut rng(1)).is_ok();
+    for party in Party::ALL {
+        let is_client = party == Party::Client;
+        assert_eq!(opens(recover.setup(party), Origin::RecoverTo(&source)), is_client);
+        for share in &old {
+            let own = share.party() == party;
+            assert_eq!(opens(recover.setup(party), Origin::RecoverFrom(share)), own && !is_client);
+            assert_eq!(opens(refresh.setup(party), Origin::Refresh(share)), own);
         }
     }
 }
@@ -389,6 +409,27 @@ fn messages_of_another_run_or_operation_do_not_fit() {
                 }
             });
             assert!(changed && !outcome.err().unwrap().is_ban(), "{place:?}");
+        }
+    }
+}
+
+/// One bit of every fourth byte that passes, in either direction: some of every field.
+#[test]
+fn every_field_of_every_message_is_under_a_check() {
+    let old = generate(CurveId::Ed25519, 80);
+    for what in [Run::Recover(&old), Run::Refresh(&old)] {
+        let mut places = Vec::new();
+        run_with(what, 81, &mut |round, from, to, m| {
+            places.extend((0..m.len()).step_by(4).map(|at| (round, from, to, at)))
+        })
+        .unwrap();
+        for (index, place) in places.into_iter().enumerate() {
+            let outcome = run_with(what, 81, &mut |round, from, to, message| {
+                if (round, from, to) == (place.0, place.1, place.2) {
+                    message[place.3] ^= 1 << (index % 8);
+                }
+            });
+            assert!(matches!(outcome, Err(Abort::Peer { ban: false, .. })), "{place:?}");
         }
     }
 }

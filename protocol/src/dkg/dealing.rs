@@ -9,8 +9,7 @@ use crate::transcript::{Tag, hash};
 use crate::{Abort, Party, Result, Secret};
 
 /// Bytes of a dealing in a key generation: 227 (secp256k1) or 224 (ed25519).
-#[must_use]
-pub const fn dealing_len<C: Group>() -> usize {
+const fn dealing_len<C: Group>() -> usize {
     3 * C::POINT_LEN + SCALAR_LEN + 3 * 32
 }
 

@@ -52,7 +52,6 @@ use rand_core::{CryptoRng, RngCore};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-pub use self::dealing::dealing_len;
 pub use self::setup::Setup;
 
 /// Bytes of a contribution and of a commitment.
@@ -103,6 +102,7 @@ impl<C: Group> Open<C> {
         Ok((Self::draw(setup, Some(known), contribution, coefficients, rng), contribution))
     }
 
+    /// The rest. (Nobody uses the proof's seed and the part of the chain code in a recovery or refresh.)
     fn draw(
         setup: Setup,
         known: Option<Known<C>>,
