@@ -235,11 +235,46 @@ async fn a_crash_between_the_files_leaves_no_orphaned_key() {
     // The slot reached the disk, the commit did not.
     fs::write(&database, before).unwrap();
     let store = open(folder.path()).unwrap();
-    assert_eq!(fs::read(&slots).unwrap()[128..192], [0; 64]);
     assert_eq!(*store.material(KEY, [1; 32]).unwrap(), CANARY);
-    store.stage(attempt(3), secret(b"reuses the slot"), None).await.unwrap();
-    assert_eq!(*store.material(KEY, [3; 32]).unwrap(), b"reuses the slot");
-    assert_eq!(fs::metadata(&slots).unwrap().len(), 3 * 64);
+    // It could be the key of a newer store, so it is neither wiped nor reused yet ...
+    store.stage(attempt(3), secret(b"another slot"), None).await.unwrap();
+    assert_ne!(fs::read(&slots).unwrap()[128..192], [0; 64]);
+    drop(store);
+    // ... but at the next start, when the two files agree again.
+    let store = open(folder.path()).unwrap();
+    assert_eq!(*store.material(KEY, [3; 32]).unwrap(), b"another slot");
+    assert_eq!(fs::read(&slots).unwrap()[128..192], [0; 64]);
+    store.stage(attempt(4), secret(b"reuses the slot"), None).await.unwrap();
+    assert_eq!(fs::metadata(&slots).unwrap().len(), 4 * 64);
+}
+
+/// An old copy of the database beside today's slot file: the keys of newer shares are not taken for leftovers.
+#[tokio::test]
+async fn an_old_store_is_refused_and_newer_shares_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, slots) = (folder.path().join("store.redb"), folder.path().join("slots"));
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
+    drop(store);
+    let (old_database, old_slots) = (fs::read(&database).unwrap(), fs::read(&slots).unwrap());
+    let store = open(folder.path()).unwrap();
+    store.stage(attempt(2), secret(b"newer"), None).await.unwrap();
+    store.stage(attempt(3), secret(b"newest"), None).await.unwrap();
+    drop(store);
+    let (new_database, new_slots) = (fs::read(&database).unwrap(), fs::read(&slots).unwrap());
+    fs::write(&database, &old_database).unwrap();
+    let refused = open(folder.path()).err().unwrap().to_string();
+    assert!(refused.contains("the store is older than the slot file"), "{refused}");
+    assert_eq!(fs::read(&slots).unwrap(), new_slots, "nothing was touched");
+    // The other way round, too.
+    fs::write(&database, &new_database).unwrap();
+    fs::write(&slots, [&old_slots[..], &new_slots[old_slots.len()..]].concat()).unwrap();
+    let refused = open(folder.path()).err().unwrap().to_string();
+    assert!(refused.contains("the slot file is older than the store"), "{refused}");
+    fs::write(&slots, &new_slots).unwrap();
+    let store = open(folder.path()).unwrap();
+    assert_eq!(*store.material(KEY, [2; 32]).unwrap(), b"newer");
+    assert_eq!(*store.material(KEY, [3; 32]).unwrap(), b"newest");
 }
 
 #[tokio::test]

@@ -53,8 +53,12 @@ impl RedbStore {
         if seal::open(master.expose(), &store_id, &check).is_err() {
             return Err(StoreError::Mismatch("the master key does not fit the store"));
         }
+        let generation = match read_meta(&db, "slots-generation")? {
+            Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| StoreError::Corrupt("the generation"))?),
+            None => 0,
+        };
+        let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?, generation)?;
         index_owners(&db)?;
-        let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?)?;
         Self::start(db, slots, party)
     }
 }

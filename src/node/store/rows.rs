@@ -108,6 +108,12 @@ pub fn put_head(tx: &WriteTransaction, head: Option<Head>) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Names the commit for the slot file, if it touches slots.
+pub fn put_generation(tx: &WriteTransaction, generation: u64) -> Result<(), StoreError> {
+    tx.open_table(META)?.insert("slots-generation", generation.to_be_bytes().as_slice())?;
+    Ok(())
+}
+
 macro_rules! from_redb {
     ($($error:ident),*) => {$(
         impl From<redb::$error> for StoreError {

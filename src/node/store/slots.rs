@@ -1,11 +1,15 @@
 //! The slot file: one data key per stored share, overwritten in place when the share ends.
 //!
 //! ```text
-//! slot 0    8 "TREFSLOT" | 4 version | 4 zero | 32 store id | 16 zero
+//! slot 0    8 "TREFSLOT" | 4 version | 4 zero | 32 store id | 8 generation | 8 zero
 //! slot n    1 in use (1) | 3 zero | 12 nonce | 32 data key, encrypted | 16 tag      (a free slot is zero)
 //! ```
 //!
 //! 64 bytes never cross a disk sector, so a slot is written whole or not at all.
+//!
+//! The generation counts the commits that touched slots. It is written here before such a commit and in the database by it, so
+//! the two differ by at most one, after a crash between them. A database that is further behind is an old copy: opened
+//! with today's slot file, it would take the keys of all newer shares for leftovers. It is refused, and nothing is touched.
 
 use super::StoreError;
 use super::seal::{self, Binding, OVERHEAD};
@@ -20,6 +24,8 @@ use trefoil_protocol::Secret;
 const SLOT: usize = 64;
 const MAGIC: &[u8; 8] = b"TREFSLOT";
 const VERSION: u32 = 1;
+/// Where the header holds the generation.
+const GENERATION_AT: usize = 48;
 
 /// Reads data keys; shared by all readers.
 #[derive(Clone)]
@@ -34,6 +40,8 @@ pub struct SlotFile {
     free: BTreeSet<u32>,
     next: u32,
     dirty: bool,
+    /// Of the last commit that touched slots.
+    generation: u64,
 }
 
 fn io(error: std::io::Error) -> StoreError {
@@ -58,13 +66,15 @@ impl SlotFile {
         file.sync_all().map_err(io)
     }
 
-    /// Opens the slot file of the store with this id, and wipes every slot that no record of the store uses: what a crash
-    /// left between the two files.
+    /// Opens the slot file of the store with this id, whose last commit to touch slots was `committed`, and wipes every slot that
+    /// no record of the store uses: what a crash left to be overwritten. After a crash before a commit, whose slots cannot
+    /// be told from those of a newer database, they are left for the next start.
     pub fn open(
         path: &Path,
         store_id: &[u8; 32],
         master: Arc<Secret<[u8; 32]>>,
         used: &BTreeSet<u32>,
+        committed: u64,
     ) -> Result<Self, StoreError> {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
@@ -84,14 +94,62 @@ impl SlotFile {
         if used.last().is_some_and(|last| *last >= next) {
             return Err(StoreError::Mismatch("the slot file is older than the store: slots are missing"));
         }
-        let free: BTreeSet<u32> = (1..next).filter(|slot| !used.contains(slot)).collect();
-        let mut slot_file =
-            Self { reader: SlotReader { file: Arc::new(file), master }, free: BTreeSet::new(), next, dirty: false };
-        for slot in &free {
-            slot_file.wipe(*slot)?;
+        let (_, generation) = header.split_at(GENERATION_AT);
+        let generation = u64::from_be_bytes(*generation.first_chunk().ok_or(StoreError::Corrupt("slot header"))?);
+        if generation < committed {
+            return Err(StoreError::Mismatch("the slot file is older than the store: put the newer one back"));
+        }
+        if generation - committed > 1 {
+            return Err(StoreError::Mismatch(
+                "the store is older than the slot file: an old copy was put in its place, nothing was touched",
+            ));
+        }
+        let mut slot_file = Self {
+            reader: SlotReader { file: Arc::new(file), master },
+            free: BTreeSet::new(),
+            next,
+            dirty: false,
+            generation,
+        };
+        for slot in (1..next).filter(|slot| !used.contains(slot)) {
+            if generation == committed {
+                slot_file.wipe(slot)?;
+            } else if slot_file.is_free(slot)? {
+                slot_file.free.insert(slot);
+            } else {
+                tracing::warn!(
+                    slot,
+                    "a data key without a share: from a commit that a crash cut off, or of a newer store"
+                );
+            }
         }
         slot_file.sync()?;
         Ok(slot_file)
+    }
+
+    fn is_free(&self, slot: u32) -> Result<bool, StoreError> {
+        let mut bytes = [0u8; SLOT];
+        self.reader.file.read_exact_at(&mut bytes, offset(slot)).map_err(io)?;
+        Ok(bytes == [0; SLOT])
+    }
+
+    /// Were slots written since the last [`SlotFile::sync`]?
+    pub const fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Writes the generation of a commit that touches slots, which the database stores in that commit. The same again until
+    /// [`SlotFile::committed`], so that failing commits do not run ahead of the database.
+    pub fn announce(&mut self) -> Result<u64, StoreError> {
+        let next = self.generation + 1;
+        self.dirty = true;
+        self.reader.file.write_all_at(&next.to_be_bytes(), GENERATION_AT as u64).map_err(io)?;
+        Ok(next)
+    }
+
+    /// The announced commit is durable.
+    pub const fn committed(&mut self, generation: u64) {
+        self.generation = generation;
     }
 
     /// The reading side.

@@ -94,6 +94,19 @@ fn run(db: &Database, mut slots: SlotFile, head: &Mutex<Option<Head>>, waiting: 
     }
 }
 
+/// First the slot file, then the database: a crash between them leaves keys without shares, never shares without keys.
+fn commit_both(tx: WriteTransaction, slots: &mut SlotFile, wipes: bool) -> Result<(), StoreError> {
+    if !wipes && !slots.is_dirty() {
+        return Ok(tx.commit()?);
+    }
+    let generation = slots.announce()?;
+    rows::put_generation(&tx, generation)?;
+    slots.sync()?;
+    tx.commit()?;
+    slots.committed(generation);
+    Ok(())
+}
+
 fn commit(
     db: &Database,
     slots: &mut SlotFile,
@@ -117,7 +130,7 @@ fn commit(
     let committed = if broken {
         Err(StoreError::Failed("another write of the same batch failed".into()))
     } else {
-        rows::put_head(&tx, head).and_then(|()| slots.sync()).and_then(|()| Ok(tx.commit()?))
+        rows::put_head(&tx, head).and_then(|()| commit_both(tx, slots, !wipe.is_empty()))
     };
     // Slots taken by a batch that did not commit stay as they are: whether the commit reached the disk is not known after
     // an error, and the next start wipes every slot that nothing refers to.
