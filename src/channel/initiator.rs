@@ -21,6 +21,8 @@ const EXPIRE_AFTER: Duration = Duration::from_secs(6600);
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// A failed handshake answers everyone who asks within this time, so that a missing node costs one probe, not one per job.
 const FAILURE_MEMORY: Duration = Duration::from_millis(100);
+/// Clocks further apart than this are worth a warning, milliseconds.
+const CLOCKS_APART_MS: u64 = 1_000;
 /// Longest wait for a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,21 @@ pub struct Link {
     sequence: AtomicU64,
     since: Instant,
     lost: AtomicBool,
+    clock: ClockOffset,
+}
+
+/// The node's clock minus ours at the handshake, milliseconds; off by at most the answer's way.
+#[derive(Clone, Copy)]
+struct ClockOffset(i64);
+
+impl ClockOffset {
+    fn between(ours: u64, theirs: u64) -> Self {
+        Self(i64::try_from(theirs).unwrap_or(i64::MAX).saturating_sub(i64::try_from(ours).unwrap_or(i64::MAX)))
+    }
+
+    fn at_node(self, ours: u64) -> u64 {
+        ours.saturating_add_signed(self.0)
+    }
 }
 
 impl NodeChannel {
@@ -185,7 +202,12 @@ impl NodeChannel {
             _ => return Err(ChannelError::HandshakeRefused),
         };
         let read = noise.read_message(second, &mut buffer).map_err(|_| ChannelError::Tampered)?;
-        let instance = buffer.get(..read).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let (time, instance) = buffer.get(..read).and_then(<[u8]>::split_first_chunk).ok_or(ChannelError::Tampered)?;
+        let clock = ClockOffset::between(now_ms(), u64::from_be_bytes(*time));
+        if clock.0.unsigned_abs() > CLOCKS_APART_MS {
+            tracing::warn!(node = %inner.node, milliseconds = clock.0, "the node's clock and ours are apart");
+        }
+        let instance = std::str::from_utf8(instance).ok();
         let instance = instance.filter(|text| text.bytes().all(|b| b.is_ascii_alphanumeric()) && !text.is_empty());
         let subject = subject::node_instance(&name, instance.ok_or(ChannelError::Tampered)?);
         let (hash, id) = super::identify(&noise).ok_or(ChannelError::Tampered)?;
@@ -199,6 +221,7 @@ impl NodeChannel {
             sequence: AtomicU64::new(0),
             since: Instant::now(),
             lost: AtomicBool::new(false),
+            clock,
         })
     }
 }
@@ -216,7 +239,10 @@ impl Link {
     /// `Lost` if the node does not know the link any more (sessions on it are gone); `Timeout` at the call's deadline;
     /// `TooLarge`; `Tampered`.
     pub async fn call(&self, call: &Call) -> Result<NodeReply, ChannelError> {
-        let payload = Zeroizing::new(postcard::to_allocvec(call).map_err(|_| ChannelError::TooLarge)?);
+        // As `Call` itself is encoded, field by field, with the deadline in the node's time.
+        let Call { version, deadline, request } = call;
+        let at_node = (version, self.clock.at_node(*deadline), request);
+        let payload = Zeroizing::new(postcard::to_allocvec(&at_node).map_err(|_| ChannelError::TooLarge)?);
         let reply = self.exchange(&payload, remaining(call.deadline)?).await?;
         match reply.split_first() {
             Some((&NODE_VERSION, body)) => postcard::from_bytes(body).map_err(|_| ChannelError::Tampered),

@@ -126,7 +126,8 @@ impl Responder {
             return Err(Reject::Stale);
         }
         let mut answer = vec![0u8; 512];
-        let written = noise.write_message(self.instance.as_bytes(), &mut answer).map_err(|_| Reject::Malformed)?;
+        let payload = [now.to_be_bytes().as_slice(), self.instance.as_bytes()].concat();
+        let written = noise.write_message(&payload, &mut answer).map_err(|_| Reject::Malformed)?;
         answer.truncate(written);
         let (hash, id) = super::identify(&noise).ok_or(Reject::Malformed)?;
         let state = noise.into_stateless_transport_mode().map_err(|_| Reject::Malformed)?;
