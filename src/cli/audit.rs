@@ -2,7 +2,7 @@
 
 use super::output::{Failure, Output, merged};
 use crate::node::audit::{Entries, Event, Head};
-use crate::node::store::read_anchor;
+use crate::node::store::StoppedStore;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -91,7 +91,8 @@ impl Log {
     fn anchor(&self) -> Result<Option<Head>, Failure> {
         let Some(directory) = &self.data_dir else { return Ok(self.anchor) };
         let wrong = |what: &dyn std::fmt::Display| Failure::usage(format!("{}: {what}", directory.display()));
-        read_anchor(directory)
+        StoppedStore::open(directory)
+            .and_then(|store| store.anchored())
             .map_err(|error| wrong(&error))?
             .map_or_else(|| Err(wrong(&"its store has not seen an entry of the log yet")), |head| Ok(Some(head)))
     }

@@ -93,7 +93,7 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::ChangePassword(arguments) => change_password::run(config, &arguments, output).await,
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
-        Command::Node(command) => node::run(&command, output),
+        Command::Node(command) => node::run(config, &command, output),
     }
 }
 

@@ -1,10 +1,15 @@
 //! `trefoil node`: what a node's operator does beside running it.
 
 use super::output::{Failure, Output};
+use crate::config::{NodeConfig, Settings};
+use crate::node::drill::{self, Drilled};
+use crate::node::store::{Attempt, StoppedStore, StoreError};
 use crate::policy::{Grant, Policy};
+use crate::wire::subject;
 use clap::Subcommand;
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -18,12 +23,92 @@ pub enum Command {
         /// The file; docs/policy.md has its format
         file: PathBuf,
     },
+    /// List what is prepared and not committed, at a node that does not run
+    #[command(after_help = PENDING)]
+    Pending {
+        /// The node's data directory, or a copy
+        data_dir: PathBuf,
+    },
+    /// Prove that a node's data directory, or a backup of it, would bring the node back; nothing is signed or changed
+    #[command(after_help = DRILL)]
+    Drill {
+        /// A copy of store.redb and slots, made while the node was stopped [default: the data_dir of the settings]
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
 }
 
-pub fn run(command: &Command, output: &Output) -> Result<(), Failure> {
+const PENDING: &str = "\
+Nothing prepared ever times out. If the result of the job that made it is in its subject, the first use of the key commits it; if \
+not, the job never ended, and what is prepared is no key.";
+
+const DRILL: &str = "\
+Uses the node's own settings (--config, or TREFOIL_CONFIG and TREFOIL_*), above all its master key and identity. Every share is decrypted and \
+compared with its verifying share and with what the node attested. The node must not be running on that directory, and \
+store.redb and slots must be of the same time: an old copy of one beside a newer other is refused, as the node would.
+Exit codes: 0 every share is whole, 2 not readable, 4 a share is not whole.";
+
+pub fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::CheckPolicy { file } => check_policy(file, output),
+        Command::Pending { data_dir } => pending(data_dir, output),
+        Command::Drill { data_dir } => drill(config, data_dir.as_deref(), output),
     }
+}
+
+/// What a store said, with the directory that it is about.
+fn about(directory: &Path, error: &StoreError) -> Failure {
+    Failure::usage(format!("{}: {error}", directory.display()))
+}
+
+fn pending(directory: &Path, output: &Output) -> Result<(), Failure> {
+    let store = StoppedStore::open(directory).map_err(|error| about(directory, &error))?;
+    let mut prepared = Vec::new();
+    let listed = store.for_each(|stored| prepared.extend(stored.state.is_none().then_some(stored.attempt)));
+    listed.map_err(|error| about(directory, &error))?;
+    let mut lines = vec![("prepared", prepared.len().to_string())];
+    for attempt in &prepared {
+        lines.push(("", String::new()));
+        lines.push(("key id", attempt.key_id.to_string()));
+        lines.extend(attempt.source_key_id.map(|source| ("  in place of", source.to_string())));
+        lines.push(("  curve, epoch", format!("{}, {}", attempt.curve, attempt.epoch)));
+        lines.push(("  attempt", HEXLOWER.encode(&attempt.transcript)));
+        lines.push(("  result in", subject::result(&attempt.initiator, &attempt.job_id)));
+    }
+    let shown = |attempt: &Attempt| {
+        json!({
+            "keyId": attempt.key_id,
+            "sourceKeyId": attempt.source_key_id,
+            "curve": attempt.curve,
+            "epoch": attempt.epoch,
+            "transcript": HEXLOWER.encode(&attempt.transcript),
+            "initiator": attempt.initiator,
+            "jobId": attempt.job_id,
+            "resultSubject": subject::result(&attempt.initiator, &attempt.job_id),
+        })
+    };
+    output.answer(&lines, &json!({ "prepared": prepared.iter().map(shown).collect::<Vec<_>>() }));
+    Ok(())
+}
+
+/// The settings of a node: environment, and the file given.
+fn node_settings(file: Option<&Path>) -> Result<NodeConfig, Failure> {
+    let mut env: HashMap<String, String> = std::env::vars().collect();
+    env.extend(file.map(|path| ("TREFOIL_CONFIG".to_owned(), path.to_string_lossy().into_owned())));
+    NodeConfig::read(Settings::from_env(env)).map_err(|error| Failure::usage(error.to_string()))
+}
+
+fn drill(config: Option<&Path>, data_dir: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let config = node_settings(config)?;
+    let directory = data_dir.unwrap_or(&config.data_dir);
+    let drilled = drill::drill(directory, config.role, config.master_key, &config.identity.verifying_key());
+    let Drilled { whole, ended, broken } = drilled.map_err(|error| about(directory, &error))?;
+    if !broken.is_empty() {
+        return Err(Failure::Drill { whole, broken });
+    }
+    let lines = [("whole", whole.to_string()), ("ended", ended.to_string()), ("broken", "0".to_owned())];
+    output.answer(&lines, &json!({ "whole": whole, "ended": ended, "broken": [] }));
+    Ok(())
 }
 
 fn check_policy(file: &Path, output: &Output) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use crate::client::ClientError;
 use crate::client::verify::Untrusted;
 use crate::node::audit::AuditError;
 use crate::policy::PolicyError;
+use crate::wire::KeyId;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -24,6 +25,9 @@ pub enum Failure {
     /// An audit log is broken, or cannot be read.
     #[error("{0}")]
     Audit(#[from] AuditError),
+    /// A drill found shares that are not whole.
+    #[error("{} share(s) are not whole, {whole} are:{}", .broken.len(), .broken.iter().map(|(key, why)| format!("\n  - {key}: {why}")).collect::<String>())]
+    Drill { whole: u64, broken: Vec<(KeyId, String)> },
     /// A policy file has problems.
     #[error("{0}")]
     Policy(#[from] PolicyError),
@@ -42,13 +46,18 @@ impl Failure {
                 2
             }
             Self::Client(ClientError::Busy | ClientError::Unavailable(_) | ClientError::Timeout) => 3,
-            Self::Client(ClientError::Untrusted(_)) | Self::Unverified(_) | Self::Audit(_) => 4,
+            Self::Client(ClientError::Untrusted(_)) | Self::Unverified(_) | Self::Audit(_) | Self::Drill { .. } => 4,
         }
     }
 
     fn to_json(&self) -> Value {
         match self {
             Self::Client(ClientError::Job(failure)) => json!({ "error": failure }),
+            Self::Drill { whole, broken } => {
+                let broken: Vec<Value> = broken.iter().map(|(key, why)| json!({ "keyId": key, "why": why })).collect();
+                let message = format!("{} share(s) are not whole", broken.len());
+                json!({ "error": { "message": message, "whole": whole, "broken": broken } })
+            }
             Self::Policy(PolicyError(problems)) => {
                 json!({ "error": { "message": self.to_string(), "problems": problems } })
             }

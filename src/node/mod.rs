@@ -4,6 +4,7 @@
 //! (`gate`), use `sessions` in memory, the [`store`] and the [`audit`] log, and compute on the `pool`.
 
 pub mod audit;
+pub mod drill;
 mod gate;
 mod generate;
 mod keys;

@@ -9,10 +9,11 @@ mod redb_store;
 mod rows;
 mod seal;
 mod slots;
+mod stopped;
 mod writer;
 
-pub use open::read_anchor;
 pub use redb_store::RedbStore;
+pub use stopped::{Shares, StoppedStore, Stored};
 
 use super::audit::Head;
 use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Op};

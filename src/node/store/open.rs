@@ -5,16 +5,16 @@ use super::seal;
 use super::slots::SlotFile;
 use super::{RedbStore, StoreError};
 use crate::node::audit::Head;
-use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableError};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableError};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use trefoil_protocol::{Party, Secret};
 
 /// Name of the database in the data directory.
-const DATABASE: &str = "store.redb";
+pub const DATABASE: &str = "store.redb";
 /// Name of the slot file.
-const SLOTS: &str = "slots";
+pub const SLOTS: &str = "slots";
 /// Memory for the database's pages, bytes; redb's own default is 1 GiB.
 const CACHE: usize = 128 << 20;
 /// Version of tables and rows.
@@ -39,38 +39,48 @@ impl RedbStore {
             },
         )?;
         let slots_path = directory.join(SLOTS);
-        let store_id = match read_meta(&db, "store-id")? {
-            Some(id) => id.try_into().map_err(|_| StoreError::Corrupt("the store's id"))?,
-            None => initialise(&db, &slots_path, party, &master)?,
-        };
-        if read_meta(&db, "format")?.as_deref() != Some(&[FORMAT]) {
-            return Err(StoreError::Mismatch("the store has another format version"));
+        if read_meta(&db, "store-id")?.is_none() {
+            initialise(&db, &slots_path, party, &master)?;
         }
-        if read_meta(&db, "party")?.as_deref() != Some(&[party.point()]) {
-            return Err(StoreError::Mismatch("the store belongs to the other node"));
-        }
-        let check = read_meta(&db, "master-check")?.unwrap_or_default();
-        if seal::open(master.expose(), &store_id, &check).is_err() {
-            return Err(StoreError::Mismatch("the master key does not fit the store"));
-        }
-        let generation = match read_meta(&db, "slots-generation")? {
-            Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| StoreError::Corrupt("the generation"))?),
-            None => 0,
-        };
-        let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?, generation)?;
+        let store_id = check_store(&db, party, &master)?;
         index_owners(&db)?;
+        let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?, slots_generation(&db)?)?;
         Self::start(db, slots, party)
+    }
+}
+
+/// Whether a store is of this format, party and master key; its id.
+pub fn check_store(
+    db: &impl ReadableDatabase,
+    party: Party,
+    master: &Secret<[u8; 32]>,
+) -> Result<[u8; 32], StoreError> {
+    let store_id = read_meta(db, "store-id")?.and_then(|id| <[u8; 32]>::try_from(id).ok());
+    let store_id = store_id.ok_or(StoreError::Corrupt("the store's id"))?;
+    if read_meta(db, "format")?.as_deref() != Some(&[FORMAT]) {
+        return Err(StoreError::Mismatch("the store has another format version"));
+    }
+    if read_meta(db, "party")?.as_deref() != Some(&[party.point()]) {
+        return Err(StoreError::Mismatch("the store belongs to the other node"));
+    }
+    let check = read_meta(db, "master-check")?.unwrap_or_default();
+    if seal::open(master.expose(), &store_id, &check).is_err() {
+        return Err(StoreError::Mismatch("the master key does not fit the store"));
+    }
+    Ok(store_id)
+}
+
+/// The generation of the last commit that touched slots.
+pub fn slots_generation(db: &impl ReadableDatabase) -> Result<u64, StoreError> {
+    match read_meta(db, "slots-generation")? {
+        Some(bytes) => Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| StoreError::Corrupt("the generation"))?)),
+        None => Ok(0),
     }
 }
 
 /// A new store: first the slot file, then, in one commit, everything by which an existing store is recognised. A crash in
 /// between leaves a slot file without a store, which is empty and may be replaced.
-fn initialise(
-    db: &Database,
-    slots_path: &Path,
-    party: Party,
-    master: &Secret<[u8; 32]>,
-) -> Result<[u8; 32], StoreError> {
+fn initialise(db: &Database, slots_path: &Path, party: Party, master: &Secret<[u8; 32]>) -> Result<(), StoreError> {
     let store_id = *seal::fresh_key()?.expose();
     if std::fs::metadata(slots_path).is_ok_and(|slots| slots.len() > 64) {
         return Err(StoreError::Mismatch("there is a slot file with data keys but no store"));
@@ -97,8 +107,7 @@ fn initialise(
         meta.insert("party", [party.point()].as_slice())?;
         meta.insert("master-check", seal::seal(master.expose(), &store_id, CHECK)?.as_slice())?;
     }
-    tx.commit()?;
-    Ok(store_id)
+    Ok(tx.commit()?)
 }
 
 fn read_meta(db: &impl ReadableDatabase, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -112,21 +121,6 @@ fn read_meta(db: &impl ReadableDatabase, name: &str) -> Result<Option<Vec<u8>>, 
 /// The anchored end of the audit log.
 pub fn read_head(db: &impl ReadableDatabase) -> Result<Option<Head>, StoreError> {
     read_meta(db, "audit-head")?.map(|bytes| rows::decode(&bytes)).transpose()
-}
-
-/// The anchored end of the audit log in the data directory of a node that is not running. Needs no master key, writes nothing.
-///
-/// # Errors
-/// `Mismatch` while a node has the store open, or before it has recovered from a crash; `Failed`; `Corrupt`.
-pub fn read_anchor(directory: &Path) -> Result<Option<Head>, StoreError> {
-    let db = ReadOnlyDatabase::open(directory.join(DATABASE)).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("the node is running: stop it to read its store"),
-        DatabaseError::RepairAborted => {
-            StoreError::Mismatch("the node did not end in good order: it repairs its store when it is started")
-        }
-        error => error.into(),
-    })?;
-    read_head(&db)
 }
 
 /// Fills the index of keys by owner where a store was made before there was one.

@@ -137,6 +137,24 @@ fn attempts_of(
     table.range::<&[u8; 48]>(&first..=&last)?.map(|entry| rows::decode(entry?.1.value())).collect()
 }
 
+/// The secret bytes of an attempt, decrypted.
+pub fn read_material(
+    db: &impl ReadableDatabase,
+    slots: &SlotReader,
+    party: Party,
+    id: KeyId,
+    transcript: [u8; 32],
+) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    const GONE: StoreError = StoreError::Corrupt("a share without its record");
+    let tx = db.begin_read()?;
+    let key = attempt_key(id, transcript);
+    let row: AttemptRow = rows::get(&tx.open_table(ATTEMPTS)?, &key)?.ok_or(GONE)?;
+    let binding = binding(&row.attempt, party);
+    let data_key = slots.get(row.slot, &binding)?;
+    let record = tx.open_table(RECORDS)?.get(&key)?.ok_or(GONE)?;
+    seal::open(data_key.expose(), &binding.record(), record.value())
+}
+
 impl Store for RedbStore {
     fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let tx = self.db.begin_read()?;
@@ -155,14 +173,7 @@ impl Store for RedbStore {
     }
 
     fn material(&self, id: KeyId, transcript: [u8; 32]) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        const GONE: StoreError = StoreError::Corrupt("a share without its record");
-        let tx = self.db.begin_read()?;
-        let key = attempt_key(id, transcript);
-        let row: AttemptRow = rows::get(&tx.open_table(ATTEMPTS)?, &key)?.ok_or(GONE)?;
-        let binding = binding(&row.attempt, self.party);
-        let data_key = self.slots.get(row.slot, &binding)?;
-        let record = tx.open_table(RECORDS)?.get(&key)?.ok_or(GONE)?;
-        seal::open(data_key.expose(), &binding.record(), record.value())
+        read_material(self.db.as_ref(), &self.slots, self.party, id, transcript)
     }
 
     fn admit(&self, job: LedgerEntry) -> Written<()> {

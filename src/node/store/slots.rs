@@ -76,33 +76,12 @@ impl SlotFile {
         used: &BTreeSet<u32>,
         committed: u64,
     ) -> Result<Self, StoreError> {
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                StoreError::Mismatch("the slot file is missing: without it no share of this store can be read")
-            }
-            _ => io(error),
-        })?;
+        let (file, generation) = open_file(path, store_id, committed, OpenOptions::new().read(true).write(true))?;
         file.try_lock().map_err(|_| StoreError::Mismatch("another process has the slot file open"))?;
-        let mut header = [0u8; SLOT];
-        file.read_exact_at(&mut header, 0).map_err(io)?;
-        let expected = [MAGIC.as_slice(), &VERSION.to_be_bytes(), &[0; 4], store_id].concat();
-        if !header.starts_with(&expected) {
-            return Err(StoreError::Mismatch("the slot file belongs to another store"));
-        }
         let slots = (file.metadata().map_err(io)?.len() / SLOT as u64).max(1);
         let next = u32::try_from(slots).map_err(|_| StoreError::Corrupt("the slot file is too long"))?;
         if used.last().is_some_and(|last| *last >= next) {
             return Err(StoreError::Mismatch("the slot file is older than the store: slots are missing"));
-        }
-        let (_, generation) = header.split_at(GENERATION_AT);
-        let generation = u64::from_be_bytes(*generation.first_chunk().ok_or(StoreError::Corrupt("slot header"))?);
-        if generation < committed {
-            return Err(StoreError::Mismatch("the slot file is older than the store: put the newer one back"));
-        }
-        if generation - committed > 1 {
-            return Err(StoreError::Mismatch(
-                "the store is older than the slot file: an old copy was put in its place, nothing was touched",
-            ));
         }
         let mut slot_file = Self {
             reader: SlotReader { file: Arc::new(file), master },
@@ -188,7 +167,50 @@ impl SlotFile {
     }
 }
 
+/// Opens a slot file if it belongs to the store with this id, whose last commit to touch slots was `committed`; and its generation.
+fn open_file(
+    path: &Path,
+    store_id: &[u8; 32],
+    committed: u64,
+    options: &OpenOptions,
+) -> Result<(File, u64), StoreError> {
+    let file = options.open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            StoreError::Mismatch("the slot file is missing: without it no share of this store can be read")
+        }
+        _ => io(error),
+    })?;
+    let mut header = [0u8; SLOT];
+    file.read_exact_at(&mut header, 0).map_err(io)?;
+    let expected = [MAGIC.as_slice(), &VERSION.to_be_bytes(), &[0; 4], store_id].concat();
+    if !header.starts_with(&expected) {
+        return Err(StoreError::Mismatch("the slot file belongs to another store"));
+    }
+    let (_, generation) = header.split_at(GENERATION_AT);
+    let generation = u64::from_be_bytes(*generation.first_chunk().ok_or(StoreError::Corrupt("slot header"))?);
+    if generation < committed {
+        return Err(StoreError::Mismatch("the slot file is older than the store: put the newer one back"));
+    }
+    if generation - committed > 1 {
+        return Err(StoreError::Mismatch(
+            "the store is older than the slot file: an old copy was put in its place, nothing was touched",
+        ));
+    }
+    Ok((file, generation))
+}
+
 impl SlotReader {
+    /// Opens the slot file of the store with this id, whose last commit to touch slots was `committed`, for reading only.
+    pub fn open(
+        path: &Path,
+        store_id: &[u8; 32],
+        master: Secret<[u8; 32]>,
+        committed: u64,
+    ) -> Result<Self, StoreError> {
+        let (file, _) = open_file(path, store_id, committed, OpenOptions::new().read(true))?;
+        Ok(Self { file: Arc::new(file), master: Arc::new(master) })
+    }
+
     /// The data key in a slot.
     pub fn get(&self, slot: u32, binding: &Binding) -> Result<Secret<[u8; 32]>, StoreError> {
         const GONE: StoreError = StoreError::Corrupt("the data key of a share is gone or altered");

@@ -1,0 +1,100 @@
+//! The store of a node that does not run, or a whole copy of one: read without changing a byte, so that looking at a backup
+//! cannot spoil it.
+
+use super::open::{DATABASE, SLOTS, check_store, read_head, slots_generation};
+use super::redb_store::read_material;
+use super::rows::{self, ATTEMPTS, AttemptRow, KEYS, KeyRow};
+use super::slots::SlotReader;
+use super::{Attempt, KeyState, StoreError};
+use crate::node::audit::Head;
+use redb::{DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable};
+use std::path::{Path, PathBuf};
+use trefoil_protocol::{Party, Secret};
+use zeroize::Zeroizing;
+
+/// A data directory that no node has open.
+pub struct StoppedStore {
+    db: ReadOnlyDatabase,
+    directory: PathBuf,
+}
+
+/// An attempt as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its public side.
+    pub attempt: Attempt,
+    /// The key's state if this attempt is the key; `None` if it is only prepared.
+    pub state: Option<KeyState>,
+    /// Whether the share is there; of ended keys it is not.
+    pub held: bool,
+}
+
+/// Reads the shares of a [`StoppedStore`].
+pub struct Shares<'a> {
+    store: &'a StoppedStore,
+    slots: SlotReader,
+    party: Party,
+}
+
+impl StoppedStore {
+    /// Opens the store in this directory; needs no master key.
+    ///
+    /// # Errors
+    /// `Mismatch` while a node has the store open, or before it has recovered from a crash; `Failed`; `Corrupt`.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let db = ReadOnlyDatabase::open(directory.join(DATABASE)).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => {
+                StoreError::Mismatch("the node is running: stop it to read its store")
+            }
+            DatabaseError::RepairAborted => {
+                StoreError::Mismatch("the node did not end in good order: it repairs its store when it is started")
+            }
+            error => error.into(),
+        })?;
+        Ok(Self { db, directory: directory.to_owned() })
+    }
+
+    /// The anchored end of the audit log.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    pub fn anchored(&self) -> Result<Option<Head>, StoreError> {
+        read_head(&self.db)
+    }
+
+    /// Every attempt, in the order of key ids.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    pub fn for_each(&self, mut see: impl FnMut(Stored)) -> Result<(), StoreError> {
+        let tx = self.db.begin_read()?;
+        let keys = tx.open_table(KEYS)?;
+        for entry in tx.open_table(ATTEMPTS)?.iter()? {
+            let AttemptRow { attempt, slot } = rows::decode(entry?.1.value())?;
+            let key: Option<KeyRow> = rows::get(&keys, &attempt.key_id.0)?;
+            let state = key.filter(|key| key.transcript == attempt.transcript).map(|key| key.state);
+            see(Stored { attempt, state, held: slot != 0 });
+        }
+        Ok(())
+    }
+
+    /// The way to the shares of this store, which must be `party`'s, and this master key's.
+    ///
+    /// # Errors
+    /// `Mismatch`, also where the slot file is missing, older, newer or another store's; `Failed`.
+    pub fn shares(&self, party: Party, master: Secret<[u8; 32]>) -> Result<Shares<'_>, StoreError> {
+        let store_id = check_store(&self.db, party, &master)?;
+        let slots = SlotReader::open(&self.directory.join(SLOTS), &store_id, master, slots_generation(&self.db)?)?;
+        Ok(Shares { store: self, slots, party })
+    }
+}
+
+impl Shares<'_> {
+    /// The secret bytes of an attempt, decrypted.
+    ///
+    /// # Errors
+    /// `Corrupt` if they were altered or their data key is gone; `Failed`.
+    pub fn read(&self, attempt: &Attempt) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        read_material(&self.store.db, &self.slots, self.party, attempt.key_id, attempt.transcript)
+    }
+}
