@@ -26,7 +26,9 @@ from services import PATIENCE, Failed, Service
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "target" / "demo"
-OPERATIONS = ["generate", "sign", "public-key", "validate-password", "validate-share", "change-password"]
+OPERATIONS = [
+    "generate", "sign", "public-key", "validate-password", "validate-share", "change-password", "freeze", "unfreeze",
+]
 CURVES = ("secp256k1", "ed25519")
 METHODS = ("default", "mta")
 NODES = ("node1", "node2")

@@ -1,6 +1,6 @@
 //! Whether a job is an initiator's, and of now: signatures and times. What an initiator may do is in [`crate::policy`].
 
-use crate::wire::{ErrorCode, Fixed, InitiatorId, Job, SignedJob};
+use crate::wire::{Authorisation, ErrorCode, Fixed, InitiatorId, Job, SignedJob};
 use ed25519_dalek::{Signature, VerifyingKey};
 use nkeys::KeyPair;
 use sha2::{Digest, Sha256};
@@ -12,6 +12,32 @@ pub fn job_signing_bytes(digest: &[u8; 32]) -> Vec<u8> {
     crate::wire::signing_bytes("trefoil-job-v1", digest)
 }
 
+/// The bytes under an authoriser's signature: `0xFF ‖ "trefoil-authorise-v1" ‖ 0x00 ‖ SHA-256(body)`.
+#[must_use]
+pub fn authorise_signing_bytes(digest: &[u8; 32]) -> Vec<u8> {
+    crate::wire::signing_bytes("trefoil-authorise-v1", digest)
+}
+
+/// Consents to a job as a recovery authoriser. `None` unless the key is a user NKEY with its seed.
+#[must_use]
+pub fn authorise(key: &KeyPair, body: &[u8]) -> Option<Authorisation> {
+    let authoriser = key.public_key().parse().ok()?;
+    let signature = key.sign(&authorise_signing_bytes(&Sha256::digest(body).into())).ok()?;
+    Some(Authorisation { authoriser, signature: Fixed(signature.try_into().ok()?) })
+}
+
+/// Whether one of these authorisers, and not the initiator itself, consented to the job.
+#[must_use]
+pub fn is_authorised(job: &Job, authorisers: &[InitiatorId]) -> bool {
+    let Some(Authorisation { authoriser, signature }) = &job.signed.authorisation else { return false };
+    let known = authorisers.contains(authoriser) && *authoriser != job.initiator;
+    known
+        && VerifyingKey::from_bytes(authoriser.public_key()).is_ok_and(|key| {
+            let signature = Signature::from_bytes(&signature.0);
+            key.verify_strict(&authorise_signing_bytes(&job.digest), &signature).is_ok()
+        })
+}
+
 /// Signs a body with an initiator's key.
 ///
 /// # Errors
@@ -21,7 +47,7 @@ pub fn sign_job(key: &KeyPair, body: Vec<u8>) -> Result<SignedJob, nkeys::error:
     let signature = key.sign(&job_signing_bytes(&digest))?;
     let signature = <[u8; 64]>::try_from(signature.as_slice())
         .map_err(|_| nkeys::error::Error::new(nkeys::error::ErrorKind::SignatureError, None))?;
-    Ok(SignedJob { body, signature: Fixed(signature) })
+    Ok(SignedJob { body, signature: Fixed(signature), authorisation: None })
 }
 
 /// Whether the initiator signed the body with this SHA-256. Strict: refuses small-order keys and non-canonical forms.

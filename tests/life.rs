@@ -4,14 +4,15 @@
 mod deployment;
 mod support;
 
-use deployment::{Deployment, Forge, QUICK, code, digest, message, new_key, outcome, password, secrets};
+use deployment::{Deployment, Forge, PATIENCE, QUICK, code, digest, message, new_key, outcome, password, secrets};
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
-use trefoil::client::{ClientError, SignedRequest, SigningMaterial};
+use trefoil::client::{ClientConfig, ClientError, SignedRequest, SigningMaterial, verify};
+use trefoil::config::Settings;
 use trefoil::seal::Secrets;
 use trefoil::vault::Password;
-use trefoil::wire::{Curve, ErrorCode, KdfParams, Method, Outcome};
+use trefoil::wire::{Curve, ErrorCode, KdfParams, Method, OrderedState, Outcome, StateResult};
 use zeroize::Zeroizing;
 
 fn other_password() -> Password {
@@ -56,7 +57,7 @@ async fn validation_tells_everything_apart_and_gives_right_passwords_back() {
         // As jobs in the queue, too.
         for share in [false, true] {
             let done = outcome(&backend, &job(share, &|_| {})).await;
-            assert_eq!(done.outcome, Outcome::Ok { key: None, signature: None, secrets: None });
+            assert_eq!(done.outcome, Outcome::DONE);
         }
         let cases = [
             (job(false, &|s| s.password = Some(other_password())), ErrorCode::WrongPassword),
@@ -156,4 +157,67 @@ async fn the_command_line_validates_and_changes_passwords() {
     let (answer, exit) = cli(service.cli(), &["validate", "--key", "k"]).await;
     assert_eq!((exit, answer["error"]["code"].as_str()), (1, Some("WRONG_PASSWORD")));
     assert!(!String::from_utf8_lossy(&std::fs::read(service.path("k")).unwrap()).contains("another password"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_frozen_unfrozen_and_destroyed_by_command() {
+    let service = Deployment::start(1);
+    for (name, seed) in [("authoriser", &service.authoriser), ("stranger", &nkeys::KeyPair::new_user())] {
+        std::fs::write(service.path(name), seed.seed().unwrap()).unwrap();
+    }
+    let (made, exit) = cli(service.cli(), &["generate", "--curve", "ed25519", "--out", "k"]).await;
+    assert_eq!(exit, 0, "{made}");
+    let sign = ["sign", "--key", "k", "--message", "m"];
+    let (answer, exit) = cli(service.cli(), &["freeze", "--key", "k"]).await;
+    assert_eq!((exit, answer["state"].as_str()), (0, Some("frozen")), "{answer}");
+    let (answer, exit) = cli(service.cli(), &sign).await;
+    assert_eq!((exit, answer["error"]["code"].as_str()), (1, Some("KEY_FROZEN")));
+    let (answer, exit) = cli(service.cli(), &["validate", "--key", "k"]).await;
+    assert_eq!((exit, answer["error"]["code"].as_str()), (1, Some("KEY_FROZEN")));
+    let (answer, exit) = cli(service.cli(), &["unfreeze", "--key-id", made["keyId"].as_str().unwrap()]).await;
+    assert_eq!((exit, answer["state"].as_str()), (0, Some("active")), "{answer}");
+    assert_eq!(cli(service.cli(), &sign).await.1, 0);
+
+    let destroy = ["destroy", "--key", "k"];
+    for (more, exit, code) in [
+        (&["--authoriser-seed-file", "stranger", "--yes"][..], 1, Some("NOT_AUTHORISED")),
+        (&["--authoriser-seed-file", "authoriser"][..], 2, None),
+        (&["--yes"][..], 2, None),
+    ] {
+        let (answer, got) = cli(service.cli(), &[&destroy[..], more].concat()).await;
+        assert_eq!((got, answer["error"]["code"].as_str()), (exit, code), "{answer}");
+    }
+    // The owner makes the job, the authoriser consents elsewhere, the owner sends it.
+    assert_eq!(cli(service.cli(), &["destroy", "--key", "k", "--save-job", "job"]).await.1, 0);
+    let (answer, exit) =
+        cli(service.cli(), &["authorise", "--job", "job", "--authoriser-seed-file", "authoriser"]).await;
+    assert_eq!((exit, &answer["op"], &answer["keyId"]), (0, &Value::from("destroy"), &made["keyId"]), "{answer}");
+    assert_eq!(cli(service.cli(), &sign).await.1, 0, "not sent yet");
+    let (answer, exit) = cli(service.cli(), &["destroy", "--job", "job", "--yes"]).await;
+    assert_eq!((exit, answer["state"].as_str()), (0, Some("destroyed")), "{answer}");
+    let (answer, exit) = cli(service.cli(), &sign).await;
+    assert_eq!((exit, answer["error"]["code"].as_str()), (1, Some("KEY_DESTROYED")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_key_can_be_frozen_and_both_nodes_must_say_so() {
+    let mut service = Deployment::start(1);
+    let backend = service.backend_with(&[("TREFOIL_JOB_LIFETIME_SECONDS", "4".to_owned())]).await;
+    let new = backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();
+    let key = deployment::material(&new);
+    backend.order(key.key_id, OrderedState::Frozen, None).await.unwrap();
+    assert_eq!(refused(backend.sign(&key, Method::Default, &message("m"), password()).await), ErrorCode::KeyFrozen);
+    service.kill("node2");
+    assert_eq!(refused(backend.order(key.key_id, OrderedState::Active, None).await), ErrorCode::NodeUnavailable);
+    service.start_node("node2");
+    let done = backend.order(key.key_id, OrderedState::Active, None).await.unwrap();
+    backend.sign(&key, Method::Default, &message("m"), password()).await.unwrap();
+    // A state that the nodes did not sign for this very job is not believed.
+    let request =
+        backend.jobs().order(key.key_id, OrderedState::Frozen, &backend.reply_key().unwrap(), PATIENCE).unwrap();
+    let stale = StateResult { state: OrderedState::Frozen, ..done };
+    let nodes = ClientConfig::read(Settings::from_env(service.client_env())).unwrap().nodes;
+    let initiator = backend.jobs().initiator();
+    let checked = verify::state(&nodes, initiator, request.digest, request.key_id, OrderedState::Frozen, &stale);
+    assert_eq!(checked, Err(verify::Untrusted::NotOrdered("node 1")));
 }

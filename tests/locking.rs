@@ -41,9 +41,10 @@ impl Cheat {
             workers,
             policy,
             policy_file: _,
+            authorisers,
             limits,
         } = NodeConfig::read(Settings::from_env(service.node_env("node1"))).unwrap();
-        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key };
+        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
         let node = Node::open(&data_dir, keys, policy, limits).unwrap();
         let client = nats.connect("cheat").await.unwrap();
         let responder = Arc::new(Responder::new(role, noise_key, &workers, "cheat".to_owned(), 16));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use trefoil::seal::SecretsBody;
 use trefoil::wire::{
-    ChangePasswordBody, Envelope, Event, GenerateBody, JobResult, Op, PublicKeyBody, SignBody, ValidateBody,
+    ChangePasswordBody, Envelope, Event, GenerateBody, JobResult, Op, OrderBody, PublicKeyBody, SignBody, ValidateBody,
 };
 
 fn schema<T: JsonSchema>(title: &str) -> Value {
@@ -115,6 +115,9 @@ fn asyncapi() -> Value {
             "validatePassword": job_channel(Op::ValidatePassword, "Say whether a password opens a secretStore."),
             "validateShare": job_channel(Op::ValidateShare, "Say whether a password opens an encryptedShare."),
             "changePassword": job_channel(Op::ChangePassword, "Put a secretStore under another password."),
+            "freeze": job_channel(Op::Freeze, "Stop a key until it is unfrozen."),
+            "unfreeze": job_channel(Op::Unfreeze, "Let a frozen key sign again."),
+            "destroy": job_channel(Op::Destroy, "End a key for good; needs the authoriser's headers."),
             "publicKeyRequest": request_channel(Op::PublicKey, "Which key."),
             "validatePasswordRequest": request_channel(Op::ValidatePassword, "Password and secretStore."),
             "validateShareRequest": request_channel(Op::ValidateShare, "Password, secretStore and encryptedShare."),
@@ -130,6 +133,9 @@ fn asyncapi() -> Value {
             "validatePassword": operation("receive", "validatePassword", "job", "Say whether a password is right."),
             "validateShare": operation("receive", "validateShare", "job", "Say whether a share can be opened."),
             "changePassword": operation("receive", "changePassword", "job", "Put a secretStore under another password."),
+            "freeze": operation("receive", "freeze", "job", "Stop a key until it is unfrozen."),
+            "unfreeze": operation("receive", "unfreeze", "job", "Let a frozen key sign again."),
+            "destroy": operation("receive", "destroy", "job", "End a key for good."),
             "publicKeyRequest": ask("publicKeyRequest", "Answer with a public key at once, outside the job queue."),
             "validatePasswordRequest": ask("validatePasswordRequest", "Say at once whether a password is right."),
             "validateShareRequest": ask("validateShareRequest", "Say at once whether a share can be opened."),
@@ -145,6 +151,8 @@ fn asyncapi() -> Value {
                     "properties": {
                         "Trefoil-Version": { "const": "1" },
                         "Trefoil-Signature": { "type": "string", "description": "Base64 of 64 bytes: Ed25519 by the initiator." },
+                        "Trefoil-Authoriser": { "type": "string", "description": "destroy: the recovery authoriser's public NKEY, U…" },
+                        "Trefoil-Authoriser-Signature": { "type": "string", "description": "destroy: base64 of 64 bytes: Ed25519 by the authoriser." },
                     },
                 },
             },
@@ -162,6 +170,9 @@ fn schemas_are_those_of_the_types() {
         ("job-validate-password", job::<ValidateBody>(Op::ValidatePassword)),
         ("job-validate-share", job::<ValidateBody>(Op::ValidateShare)),
         ("job-change-password", job::<ChangePasswordBody>(Op::ChangePassword)),
+        ("job-freeze", job::<OrderBody>(Op::Freeze)),
+        ("job-unfreeze", job::<OrderBody>(Op::Unfreeze)),
+        ("job-destroy", job::<OrderBody>(Op::Destroy)),
         ("secrets", schema::<SecretsBody>("sealed secrets")),
         ("result", schema::<JobResult>("result")),
         ("event", schema::<Event>("event")),

@@ -370,7 +370,7 @@ async fn a_lying_worker_gets_no_key_file_written() {
         attestations: Attestations { node1: signature, node2: signature },
     };
     let sealed = seal(&job.reply_key, &Binding::of(&job), &Secrets::default()).unwrap();
-    let outcome = Outcome::Ok { key: Some(key), signature: None, secrets: Some(sealed) };
+    let outcome = Outcome::generated(key, sealed);
     let result = JobResult::of(&job, trefoil::clock::now_ms(), outcome);
     trefoil::jobs::results::store(&jetstream, &result).await.unwrap();
 

@@ -53,7 +53,7 @@ fn attestations_cover_every_field() {
 #[test]
 fn node_calls_survive_their_encoding() {
     let open = SignOpen {
-        job: SignedJob { body: vec![1, 2, 3], signature: Fixed([7; 64]) },
+        job: SignedJob { body: vec![1, 2, 3], signature: Fixed([7; 64]), authorisation: None },
         contribution: [1; 32],
         epoch: 3,
         ot_id: [2; 32],

@@ -72,7 +72,7 @@ fn receive(body: &Value) -> Result<Job, JobError> {
 fn receive_bytes(body: &str, op: &str, key: &str) -> Result<Job, JobError> {
     let signed = sign_job(&initiator_key(), body.as_bytes().to_vec()).unwrap();
     let signature = BASE64.encode(&signed.signature.0);
-    let headers = JobHeaders { version: Some("1"), signature: Some(&signature) };
+    let headers = JobHeaders { version: Some("1"), signature: Some(&signature), ..JobHeaders::default() };
     let parsed = Job::parse(op, key, headers, body.as_bytes());
     // What the worker accepts and what a node accepts differ only by the subject.
     let requested = Job::from_request(headers, body.as_bytes());
@@ -267,7 +267,12 @@ fn whoever_did_not_sign_cannot_occupy_the_result() {
     let good = sign_job(&initiator_key(), body.clone().into_bytes()).unwrap().signature.0;
     let header = |signature: &[u8]| BASE64.encode(signature);
     let parse = |version, signature: Option<&str>, body: &str| {
-        Job::parse("sign", &"ab".repeat(16), JobHeaders { version, signature }, body.as_bytes())
+        Job::parse(
+            "sign",
+            &"ab".repeat(16),
+            JobHeaders { version, signature, ..JobHeaders::default() },
+            body.as_bytes(),
+        )
     };
     assert!(parse(Some("1"), Some(&header(&good)), &body).is_ok());
     let mut flipped = good;
@@ -294,6 +299,19 @@ fn whoever_did_not_sign_cannot_occupy_the_result() {
     for (version, signature, code) in cases {
         let error = parse(version, signature.as_deref(), &body).unwrap_err();
         assert_eq!((error.code, error.address), (code, refused_address()), "{version:?} {signature:?}");
+    }
+    // The initiator did not sign the authoriser's headers, so what is wrong with them is not the job's result.
+    let name = KeyPair::new_user().public_key();
+    let text = header(&good);
+    for (authoriser, authoriser_signature) in [
+        (Some(name.as_str()), None),
+        (None, Some(text.as_str())),
+        (Some("U"), Some(text.as_str())),
+        (Some(name.as_str()), Some("%")),
+    ] {
+        let headers = JobHeaders { version: Some("1"), signature: Some(&text), authoriser, authoriser_signature };
+        let error = Job::parse("sign", &"ab".repeat(16), headers, body.as_bytes()).unwrap_err();
+        assert_eq!((error.code, error.address), (ErrorCode::NotAuthorised, refused_address()));
     }
     let error = parse(Some("1"), Some(&header(&good)), &body.replace("m/0/1", "m/0/2")).unwrap_err();
     assert_eq!((error.code, error.address), (ErrorCode::BadSignature, refused_address()));

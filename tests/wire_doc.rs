@@ -82,7 +82,7 @@ fn generate_job() -> Job {
     let body = envelope(Op::Generate, job_id().as_str(), payload).to_bytes().unwrap();
     let signed = sign_job(&initiator_key(), body).unwrap();
     let signature = BASE64.encode(&signed.signature.0);
-    let headers = JobHeaders { version: Some("1"), signature: Some(&signature) };
+    let headers = JobHeaders { version: Some("1"), signature: Some(&signature), ..JobHeaders::default() };
     Job::parse("generate", &key_id().to_string(), headers, &signed.body).unwrap()
 }
 
@@ -247,7 +247,7 @@ fn attestation_example() -> String {
 fn results() -> String {
     let mut shown = sealed();
     shown.recipient_key = reply_key().public_key().parse().unwrap();
-    let ok = Outcome::Ok { key: Some(key_result()), signature: None, secrets: Some(shown) };
+    let ok = Outcome::generated(key_result(), shown);
     let generated = JobResult::of(&generate_job(), 1_790_000_000_412, ok);
     let job = sign_job_of(&SignInput::Ed25519 { message: b"hello".to_vec() });
     let signature = SignatureResult {
@@ -258,7 +258,7 @@ fn results() -> String {
         public_key: "78".repeat(32),
         path: None,
     };
-    let ok = Outcome::Ok { key: None, signature: Some(signature), secrets: None };
+    let ok = Outcome::signed(signature);
     let signed = JobResult::of(&job, 1_790_000_000_029, ok);
     let failed =
         JobResult::of(&job, 1_790_000_000_031, Outcome::failed(ErrorCode::WrongPassword, "the password is wrong"));

@@ -31,6 +31,8 @@ tags! {
     COMMITTED = "committed";
     /// A node's decision to drop an attempt.
     ABORTED = "aborted";
+    /// A node's statement about a key's state.
+    STATE = "state";
     /// The password as OPRF input.
     VAULT_PASSWORD = "vault/password";
     /// Key that wraps the data key.

@@ -35,6 +35,8 @@ pub struct New {
 enum Kind {
     /// Signs a backend's jobs (SU…/U…)
     Initiator,
+    /// Consents to recovery and destruction, beside the initiator (SU…/U…)
+    Authoriser,
     /// A NATS connection of a backend, worker or node (SU…/U…)
     Connection,
     /// A node's identity: signs attestations (SN…/N…)
@@ -53,7 +55,7 @@ enum Kind {
 impl Kind {
     fn make(self) -> Result<(Zeroizing<String>, Option<String>), nkeys::error::Error> {
         Ok(match self {
-            Self::Initiator | Self::Connection => named(&KeyPair::new_user())?,
+            Self::Initiator | Self::Authoriser | Self::Connection => named(&KeyPair::new_user())?,
             Self::Node => named(&KeyPair::new_server())?,
             Self::Noise | Self::Sealing | Self::Reply => {
                 let key = XKey::new();

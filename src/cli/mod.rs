@@ -11,6 +11,7 @@ mod identity;
 mod input;
 mod keyfile;
 mod node;
+mod orders;
 mod output;
 mod password;
 mod public_key;
@@ -20,6 +21,7 @@ mod verify;
 
 use crate::client::{Backend, ClientConfig, ClientError};
 use crate::config::Settings;
+use crate::wire::OrderedState;
 use clap::{Parser, Subcommand};
 use output::{Failure, Output};
 use std::path::{Path, PathBuf};
@@ -57,6 +59,14 @@ enum Command {
     Validate(validate::Arguments),
     /// Put a key file under another password
     ChangePassword(change_password::Arguments),
+    /// Stop a key: it signs nothing until it is unfrozen
+    Freeze(orders::Target),
+    /// Let a frozen key sign again
+    Unfreeze(orders::Target),
+    /// End a key for good, with a recovery authoriser's consent
+    Destroy(orders::Destroy),
+    /// Consent to a job file as a recovery authoriser
+    Authorise(orders::Authorise),
     /// Check a signature, offline
     Verify(verify::Arguments),
     /// Check and read a node's audit log
@@ -91,6 +101,10 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::PublicKey(arguments) => public_key::run(config, &arguments, output).await,
         Command::Validate(arguments) => validate::run(config, &arguments, output).await,
         Command::ChangePassword(arguments) => change_password::run(config, &arguments, output).await,
+        Command::Freeze(target) => orders::run(config, &target, OrderedState::Frozen, output).await,
+        Command::Unfreeze(target) => orders::run(config, &target, OrderedState::Active, output).await,
+        Command::Destroy(arguments) => orders::destroy(config, &arguments, output).await,
+        Command::Authorise(arguments) => orders::authorise(&arguments, output),
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
         Command::Node(command) => node::run(config, &command, output),

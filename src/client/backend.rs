@@ -10,12 +10,13 @@ use crate::seal::{self, Binding, Secrets};
 use crate::vault::{LockedShare, Password};
 use crate::wire::subject::{self, JOBS_STREAM};
 use crate::wire::{
-    Curve, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, Outcome, SealKey, SignInput, SignatureResult,
+    Curve, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, OrderedState, Outcome, SealKey, SignInput,
+    SignatureResult, StateResult,
 };
 use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::{self, Context, ErrorCode as JetStreamCode, message::PublishMessage};
-use nkeys::XKey;
+use nkeys::{KeyPair, XKey};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -209,7 +210,7 @@ impl Backend {
         let lifetime = self.lifetime.min(QUESTION);
         let request = self.jobs.validate(key.key_id, !password_only, &secrets, &self.reply_key()?, lifetime)?;
         match self.ask(&request, lifetime + Duration::from_secs(1)).await?.outcome {
-            Outcome::Ok { key: None, signature: None, secrets: None } => Ok(()),
+            Outcome::DONE => Ok(()),
             Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
             Outcome::Error { error } => Err(ClientError::Job(error)),
         }
@@ -235,7 +236,7 @@ impl Backend {
         };
         let request = self.jobs.change_password(key.key_id, kdf, &secrets, &self.reply_key()?, self.lifetime)?;
         let sealed = match self.run(&request).await?.outcome {
-            Outcome::Ok { secrets: Some(sealed), key: None, signature: None } => sealed,
+            Outcome::Ok { secrets: Some(sealed), key: None, signature: None, state: None } => sealed,
             Outcome::Ok { .. } => return Err(Untrusted::WrongShape.into()),
             Outcome::Error { error } => return Err(ClientError::Job(error)),
         };
@@ -247,6 +248,40 @@ impl Backend {
         // The share that the caller keeps must fit the store that it gets.
         LockedShare::parse(key.key_id, &key.encrypted_share, &store).map_err(|error| broken(error.to_string()))?;
         Ok(store)
+    }
+
+    /// Brings a key into another state, at both nodes, and verifies that both say so. To destroy, `authoriser` must be one that
+    /// both nodes list.
+    ///
+    /// # Errors
+    /// [`ClientError`]; if only one node could be asked, what it did stands, and the same may be ordered again.
+    pub async fn order(
+        &self,
+        key_id: KeyId,
+        state: OrderedState,
+        authoriser: Option<&KeyPair>,
+    ) -> Result<StateResult, ClientError> {
+        let mut request = self.jobs.order(key_id, state, &self.reply_key()?, self.lifetime)?;
+        if let Some(authoriser) = authoriser {
+            request.authorise(authoriser)?;
+        }
+        self.ordered(&request, state).await
+    }
+
+    /// The same for a request that was built before, and perhaps authorised elsewhere.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn ordered(&self, request: &SignedRequest, state: OrderedState) -> Result<StateResult, ClientError> {
+        match self.run(request).await?.outcome {
+            Outcome::Ok { state: Some(result), .. } => {
+                let initiator = self.jobs.initiator();
+                verify::state(&self.nodes, initiator, request.digest, request.key_id, state, &result)?;
+                Ok(result)
+            }
+            Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
+            Outcome::Error { error } => Err(ClientError::Job(error)),
+        }
     }
 
     /// Asks the workers' service what both nodes say about a key, and verifies it.

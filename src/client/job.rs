@@ -1,11 +1,11 @@
 //! Building jobs: seal the secrets, fill the envelope, sign the exact body bytes.
 
-use crate::auth::sign_job;
+use crate::auth::{self, sign_job};
 use crate::clock::now_ms;
 use crate::seal::{Binding, SealError, Secrets, seal};
 use crate::wire::{
     ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, JobHeaders, JobId, KdfParams, KeyId, Method, Op,
-    PublicKeyBody, SealKey, SignBody, SignInput, VERSION, ValidateBody, subject,
+    OrderBody, OrderedState, PublicKeyBody, SealKey, SignBody, SignInput, VERSION, ValidateBody, subject,
 };
 use async_nats::HeaderMap;
 use nkeys::KeyPair;
@@ -33,6 +33,20 @@ pub struct SignedRequest {
     pub key_id: KeyId,
     /// When it ends without a result, unix milliseconds.
     pub expires_at: u64,
+}
+
+impl SignedRequest {
+    /// Adds a recovery authoriser's consent to exactly this body.
+    ///
+    /// # Errors
+    /// [`BuildError::Key`] unless the key is a user NKEY with its seed.
+    pub fn authorise(&mut self, authoriser: &KeyPair) -> Result<(), BuildError> {
+        let consent = auth::authorise(authoriser, &self.body).ok_or(BuildError::Key)?;
+        self.headers.insert(JobHeaders::AUTHORISER, consent.authoriser.as_str());
+        let signature = data_encoding::BASE64.encode(&consent.signature.0);
+        self.headers.insert(JobHeaders::AUTHORISER_SIGNATURE, signature);
+        Ok(())
+    }
 }
 
 /// Why a job could not be built.
@@ -145,6 +159,25 @@ impl JobBuilder {
         let secrets = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
         let payload = ChangePasswordBody { kdf: kdf.to_body(), secrets };
         self.build(Op::ChangePassword, job_id, key_id, payload, reply, lifetime)
+    }
+
+    /// A job that brings a key into another state. To destroy it, [`SignedRequest::authorise`] must follow.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn order(
+        &self,
+        key_id: KeyId,
+        state: OrderedState,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let op = match state {
+            OrderedState::Frozen => Op::Freeze,
+            OrderedState::Active => Op::Unfreeze,
+            OrderedState::Destroyed => Op::Destroy,
+        };
+        self.build(op, random_job_id(), key_id, OrderBody {}, reply, lifetime)
     }
 
     /// Signs a body and puts headers and subject to it.

@@ -1,7 +1,8 @@
 //! What a backend checks before it believes a result: both nodes' attestations of a key, and each signature.
 
 use crate::wire::{
-    Attestation, Attestations, Curve, Fixed, InitiatorId, KeyId, KeyResult, KeyState, SignInput, SignatureResult,
+    Attestation, Attestations, Curve, Fixed, InitiatorId, KeyId, KeyResult, KeyState, OrderedState, SignInput,
+    SignatureResult, StateResult, StateStatement,
 };
 use data_encoding::HEXLOWER;
 use ed25519_dalek::VerifyingKey;
@@ -27,6 +28,9 @@ pub enum Untrusted {
     /// A node did not sign this public key.
     #[error("{0} did not attest this public key: do not use it, and check the pinned node identities")]
     NotAttested(&'static str),
+    /// A node did not sign that it brought the key into this state.
+    #[error("{0} did not sign that it carried out this order")]
+    NotOrdered(&'static str),
     /// Not a key of its curve.
     #[error("the public key is not a point of its curve")]
     InvalidKey,
@@ -117,6 +121,28 @@ pub fn attested_key(
         state: key.state,
         attestations: key.attestations.clone(),
     })
+}
+
+/// Checks that both nodes brought this key into this state for this job.
+///
+/// # Errors
+/// [`Untrusted`].
+pub fn state(
+    nodes: &NodeIdentities,
+    initiator: &InitiatorId,
+    job_digest: [u8; 32],
+    key_id: KeyId,
+    state: OrderedState,
+    result: &StateResult,
+) -> Result<(), Untrusted> {
+    let statement = StateStatement { initiator: initiator.clone(), job_digest, key_id, state };
+    let StateResult { state: said, attestations: Attestations { node1, node2 } } = result;
+    for (name, identity, signature) in [("node 1", &nodes.node1, node1), ("node 2", &nodes.node2, node2)] {
+        if *said != state || !statement.verify(identity, &signature.0) {
+            return Err(Untrusted::NotOrdered(name));
+        }
+    }
+    Ok(())
 }
 
 /// The public key that signatures of `input` verify under: the key itself, or its child along the input's path.

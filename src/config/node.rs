@@ -2,6 +2,7 @@
 
 use super::{ConfigError, NatsConfig, Settings, keys};
 use crate::policy::{Policy, PolicyError};
+use crate::wire::InitiatorId;
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use trefoil_protocol::{Party, Secret};
 /// | `peer_identity` | the other node's Ed25519 identity, public |
 /// | `workers` | list of the workers' X25519 public keys; nobody else gets a channel |
 /// | `policy_file` | who may ask for what; see docs/policy.md |
+/// | `authorisers` (none) | list of the recovery authorisers' public user NKEYs (`U…`); without one, what needs their consent is refused |
 /// | limits | see [`NodeLimits`] |
 pub struct NodeConfig {
     /// `Node1` or `Node2`.
@@ -42,6 +44,8 @@ pub struct NodeConfig {
     pub policy_file: PathBuf,
     /// Who may ask for what; everybody else is refused.
     pub policy: Policy,
+    /// Recovery authorisers.
+    pub authorisers: Vec<InitiatorId>,
     /// Bounds of time and memory.
     pub limits: NodeLimits,
 }
@@ -98,6 +102,7 @@ impl NodeConfig {
             s.problem("workers", "must name at least one worker's X25519 public key");
         }
         let policy = read_policy(s);
+        let authorisers = s.list("authorisers", str::parse::<InitiatorId>);
         let limits = NodeLimits::read(s);
         if let (Some(own), Some(peer)) = (&identity, &peer_identity)
             && own.verifying_key() == *peer
@@ -117,6 +122,7 @@ impl NodeConfig {
                 workers: workers?,
                 policy_file,
                 policy,
+                authorisers: authorisers?,
                 limits: limits?,
             })
         })();

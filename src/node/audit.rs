@@ -81,7 +81,8 @@ pub struct Event {
     /// Digest of what was signed, of the job's body, or of the policy file, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// `opened`, `released`, `closed`, `prepared`, `committed`, `aborted`, `locked`, `refused`, `started`, `stopped`, `loaded`.
+    /// `opened`, `released`, `closed`, `prepared`, `committed`, `aborted`, `locked`, `active`, `frozen`, `destroyed`, `refused`,
+    /// `started`, `stopped`, `loaded`.
     pub decision: String,
     /// An error code or a failed check.
     #[serde(default, skip_serializing_if = "Option::is_none")]

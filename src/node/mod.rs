@@ -1,6 +1,6 @@
 //! A node: holds one share of every key, checks every job itself, and never trusts the worker that relays it.
 //!
-//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `password`, `generate` or `keys`, which check the job
+//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `password`, `generate`, `orders` or `keys`, which check the job
 //! (`gate`), use `sessions` in memory, the [`store`] and the [`audit`] log, and compute on the `pool`.
 
 pub mod audit;
@@ -9,6 +9,7 @@ mod gate;
 mod generate;
 mod keys;
 mod material;
+mod orders;
 mod password;
 mod pool;
 mod server;
@@ -22,7 +23,7 @@ use crate::clock::now_ms;
 use crate::config::NodeLimits;
 use crate::policy::{Policy, PolicyError};
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest, SessionId};
-use crate::wire::{ErrorCode, Job};
+use crate::wire::{ErrorCode, InitiatorId, Job};
 use audit::{AuditLog, Event};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use material::Material;
@@ -111,6 +112,7 @@ pub struct Node {
     role: Party,
     identity: SigningKey,
     peer: VerifyingKey,
+    authorisers: Vec<InitiatorId>,
     gate: gate::Gate,
     limits: NodeLimits,
     store: Arc<dyn Store>,
@@ -130,6 +132,8 @@ pub struct NodeKeys {
     pub peer: VerifyingKey,
     /// Wraps the data keys.
     pub master: Secret<[u8; 32]>,
+    /// Recovery authorisers, whose consent some jobs need.
+    pub authorisers: Vec<InitiatorId>,
 }
 
 impl Node {
@@ -138,7 +142,7 @@ impl Node {
     /// # Errors
     /// Files that do not belong together, a broken audit log, an unreadable disk: each in one sentence.
     pub fn open(directory: &Path, keys: NodeKeys, policy: Policy, limits: NodeLimits) -> anyhow::Result<Arc<Self>> {
-        let NodeKeys { role, identity, peer, master } = keys;
+        let NodeKeys { role, identity, peer, master, authorisers } = keys;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(directory, role, master)?);
         let anchored = store.anchored()?;
         let anchor = Arc::clone(&store);
@@ -147,6 +151,7 @@ impl Node {
             role,
             identity,
             peer,
+            authorisers,
             gate: gate::Gate::new(policy),
             pool: CryptoPool::new(limits.crypto_threads, limits.crypto_queue),
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
@@ -199,6 +204,7 @@ impl Node {
             NodeRequest::Discard { key_id, transcript, evidence } => {
                 self.discard(key_id, transcript, evidence.map(|evidence| evidence.0)).await
             }
+            NodeRequest::Order { job } => self.order(&job).await,
             NodeRequest::KeyInfo { job } => self.key_info(&job),
         }
     }

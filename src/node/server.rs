@@ -71,10 +71,11 @@ impl NodeServer {
             workers,
             policy_file,
             policy,
+            authorisers,
             limits,
         } = config;
         let (max_channels, drain) = (limits.max_channels, limits.drain);
-        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key };
+        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
         let node = Node::open(&data_dir, keys, policy, limits)?;
         node.mark("started").await?;
 

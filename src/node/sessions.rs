@@ -152,8 +152,13 @@ impl<S> Sessions<S> {
 
     /// Ends every idle session of a key and lets none begin any more.
     pub fn block(&self, key: KeyId) {
+        lock(&self.tables).blocked.insert(key);
+        self.end(key);
+    }
+
+    /// Ends every idle session of a key. What a busy one does is for the store to decide.
+    pub fn end(&self, key: KeyId) {
         let mut tables = lock(&self.tables);
-        tables.blocked.insert(key);
         let ids: Vec<_> = tables
             .sessions
             .iter()

@@ -53,6 +53,8 @@ codes! {
     BadSignature = "BAD_SIGNATURE", Final, "Sign the exact body bytes with the initiator's key.";
     UnknownInitiator = "UNKNOWN_INITIATOR", Final, "Have the operators of both nodes add this initiator.";
     NotPermitted = "NOT_PERMITTED", Final, "Have the operators of both nodes grant this operation, curve or key to the initiator.";
+    NotAuthorised = "NOT_AUTHORISED", Final, "Have a recovery authoriser that both nodes list sign this job.";
+    JobSuperseded = "JOB_SUPERSEDED", Final, "A newer order about this key was carried out; send a new job if it is still meant.";
     JobExpired = "JOB_EXPIRED", Final, "Send a new job with a new id and a later expiry.";
     JobNotYetValid = "JOB_NOT_YET_VALID", Final, "Correct the clock of the backend and send a new job.";
     JobLifetimeTooLong = "JOB_LIFETIME_TOO_LONG", Final, "Send a new job that expires sooner after its issue.";

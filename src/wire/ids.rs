@@ -307,5 +307,11 @@ names! {
         ValidateShare = "validate-share",
         /// Put a secretStore under another password.
         ChangePassword = "change-password",
+        /// Stop a key until it is unfrozen.
+        Freeze = "freeze",
+        /// Let a frozen key sign again.
+        Unfreeze = "unfreeze",
+        /// End a key for good.
+        Destroy = "destroy",
     }
 }

@@ -4,10 +4,10 @@
 
 use crate::auth;
 use crate::wire::payload::{
-    Envelope, Payload, PublicKeyBody, Sealed, ValidateBody, read_change_password, read_generate, read_sign,
+    Envelope, OrderBody, Payload, PublicKeyBody, Sealed, ValidateBody, read_change_password, read_generate, read_sign,
 };
 use crate::wire::strict::{self, Fault, Json};
-use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Op, SealKey, subject};
+use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Op, OrderedState, SealKey, subject};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -24,6 +24,18 @@ pub struct SignedJob {
     pub body: Vec<u8>,
     /// Ed25519, 64 bytes.
     pub signature: Fixed<64>,
+    /// A recovery authoriser's consent, where the operation needs one.
+    pub authorisation: Option<Authorisation>,
+}
+
+/// A recovery authoriser's signature over a job: Ed25519 over `0xFF ‖ "trefoil-authorise-v1" ‖ 0x00 ‖ SHA-256(body)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authorisation {
+    /// Whose it says it is: a public user NKEY.
+    pub authoriser: InitiatorId,
+    /// 64 bytes.
+    pub signature: Fixed<64>,
 }
 
 /// The headers of a published job.
@@ -33,6 +45,10 @@ pub struct JobHeaders<'a> {
     pub version: Option<&'a str>,
     /// `Trefoil-Signature`.
     pub signature: Option<&'a str>,
+    /// `Trefoil-Authoriser`.
+    pub authoriser: Option<&'a str>,
+    /// `Trefoil-Authoriser-Signature`.
+    pub authoriser_signature: Option<&'a str>,
 }
 
 impl<'a> JobHeaders<'a> {
@@ -41,11 +57,21 @@ impl<'a> JobHeaders<'a> {
     /// Name of the signature header.
     pub const SIGNATURE: &'static str = "Trefoil-Signature";
 
-    /// Reads the two headers.
+    /// Name of the header that names the authoriser.
+    pub const AUTHORISER: &'static str = "Trefoil-Authoriser";
+    /// Name of the header with the authoriser's signature.
+    pub const AUTHORISER_SIGNATURE: &'static str = "Trefoil-Authoriser-Signature";
+
+    /// Reads the headers.
     #[must_use]
     pub fn from_nats(headers: Option<&'a async_nats::HeaderMap>) -> Self {
         let get = |name: &str| headers.and_then(|h| h.get(name)).map(async_nats::HeaderValue::as_str);
-        Self { version: get(Self::VERSION), signature: get(Self::SIGNATURE) }
+        Self {
+            version: get(Self::VERSION),
+            signature: get(Self::SIGNATURE),
+            authoriser: get(Self::AUTHORISER),
+            authoriser_signature: get(Self::AUTHORISER_SIGNATURE),
+        }
     }
 }
 
@@ -130,6 +156,9 @@ impl From<Refusal> for JobErrorParts {
     }
 }
 
+/// The initiator's signature, and an authoriser's consent where there is one.
+type Signatures = ([u8; 64], Option<Authorisation>);
+
 impl Job {
     /// Reads a job as it was published on `mpc.job.<subject_op>.<subject_key>`.
     ///
@@ -160,7 +189,7 @@ impl Job {
     /// # Errors
     /// As [`Job::parse`], without the subject.
     pub fn from_signed(signed: &SignedJob) -> Result<Self, JobError> {
-        Self::read(&signed.body, Ok(signed.signature.0))
+        Self::read(&signed.body, Ok((signed.signature.0, signed.authorisation.clone())))
     }
 
     /// The operation.
@@ -173,6 +202,9 @@ impl Job {
             Payload::Validate { share: false, .. } => Op::ValidatePassword,
             Payload::Validate { share: true, .. } => Op::ValidateShare,
             Payload::ChangePassword { .. } => Op::ChangePassword,
+            Payload::Order(OrderedState::Frozen) => Op::Freeze,
+            Payload::Order(OrderedState::Active) => Op::Unfreeze,
+            Payload::Order(OrderedState::Destroyed) => Op::Destroy,
         }
     }
 
@@ -182,7 +214,7 @@ impl Job {
         match &self.payload {
             Payload::Generate { curve, .. } => Some(*curve),
             Payload::Sign { input, .. } => Some(input.curve()),
-            Payload::PublicKey | Payload::Validate { .. } | Payload::ChangePassword { .. } => None,
+            Payload::PublicKey | Payload::Validate { .. } | Payload::ChangePassword { .. } | Payload::Order(_) => None,
         }
     }
 
@@ -194,22 +226,35 @@ impl Job {
             | Payload::Sign { secrets, .. }
             | Payload::Validate { secrets, .. }
             | Payload::ChangePassword { secrets, .. } => Some(secrets),
-            Payload::PublicKey => None,
+            Payload::PublicKey | Payload::Order(_) => None,
         }
     }
 
-    fn read_headers(headers: JobHeaders<'_>) -> Result<[u8; 64], Refusal> {
+    fn read_headers(headers: JobHeaders<'_>) -> Result<Signatures, Refusal> {
         let Some(signature) = headers.signature else {
             return refuse(ErrorCode::UnsignedJob, "the Trefoil-Signature header is missing");
         };
         if headers.version != Some("1") {
             return refuse(ErrorCode::UnsupportedVersion, "the Trefoil-Version header is not 1");
         }
-        let decoded = data_encoding::BASE64.decode(signature.as_bytes()).ok().and_then(|b| b.try_into().ok());
-        decoded.ok_or((ErrorCode::BadSignature, "the signature is not 64 bytes of base64".to_owned()))
+        let decode = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).ok().and_then(|b| b.try_into().ok());
+        let signature = decode(signature);
+        let signature =
+            signature.ok_or((ErrorCode::BadSignature, "the signature is not 64 bytes of base64".to_owned()))?;
+        let authorisation = match (headers.authoriser, headers.authoriser_signature) {
+            (None, None) => None,
+            (Some(authoriser), Some(signature)) => authoriser
+                .parse()
+                .ok()
+                .zip(decode(signature))
+                .map(|(authoriser, signature)| Some(Authorisation { authoriser, signature: Fixed(signature) }))
+                .ok_or((ErrorCode::NotAuthorised, "the authoriser's headers cannot be read".to_owned()))?,
+            _ => return refuse(ErrorCode::NotAuthorised, "one of the authoriser's two headers is missing"),
+        };
+        Ok((signature, authorisation))
     }
 
-    fn read(body: &[u8], signature: Result<[u8; 64], Refusal>) -> Result<Self, JobError> {
+    fn read(body: &[u8], signature: Result<Signatures, Refusal>) -> Result<Self, JobError> {
         let named = super::peek::peek(body);
         if body.len() > MAX_BODY_BYTES {
             let message = format!("the body has more than {MAX_BODY_BYTES} bytes");
@@ -226,11 +271,11 @@ impl Job {
 
     fn read_fields(
         body: &[u8],
-        signature: Result<[u8; 64], Refusal>,
+        signature: Result<Signatures, Refusal>,
         named: &super::peek::Named,
         authentic: &mut bool,
     ) -> Result<Self, JobErrorParts> {
-        let signature = signature?;
+        let (signature, authorisation) = signature?;
         let digest: [u8; 32] = Sha256::digest(body).into();
         if let Some(initiator) = &named.initiator {
             if !auth::verify_job_signature(initiator, &digest, &signature) {
@@ -267,11 +312,19 @@ impl Job {
                 Payload::Validate { share: op == Op::ValidateShare, secrets }
             }
             Op::ChangePassword => read_change_password(strict::read_field("payload", envelope.payload)?)?,
+            Op::Freeze | Op::Unfreeze | Op::Destroy => {
+                let OrderBody {} = strict::read_field("payload", envelope.payload)?;
+                Payload::Order(match op {
+                    Op::Freeze => OrderedState::Frozen,
+                    Op::Unfreeze => OrderedState::Active,
+                    _ => OrderedState::Destroyed,
+                })
+            }
         };
         if op == Op::Generate && key_id != KeyId::derive(&initiator, &job_id) {
             return Err((ErrorCode::MalformedJob, "keyId is not the one of initiator and jobId".to_owned()).into());
         }
-        let signed = SignedJob { body: body.to_vec(), signature: Fixed(signature) };
+        let signed = SignedJob { body: body.to_vec(), signature: Fixed(signature), authorisation };
         Ok(Self { job_id, key_id, initiator, issued_at, expires_at, reply_key, payload, digest, signed })
     }
 }

@@ -18,11 +18,13 @@ pub use code::{Disposition, ErrorCode};
 pub use encoding::{Base64, Fixed};
 pub use event::{Event, EventOutcome};
 pub use ids::{Curve, InitiatorId, JobId, KeyId, Method, Op, SealKey};
-pub use job::{Address, Job, JobError, JobHeaders, MAX_BODY_BYTES, SignedJob, VERSION};
+pub use job::{Address, Authorisation, Job, JobError, JobHeaders, MAX_BODY_BYTES, SignedJob, VERSION};
 pub use payload::{
-    ChangePasswordBody, Envelope, GenerateBody, KdfBody, KdfParams, MAX_MESSAGE_BYTES, Payload, PublicKeyBody, Sealed,
-    SignBody, SignInput, ValidateBody,
+    ChangePasswordBody, Envelope, GenerateBody, KdfBody, KdfParams, MAX_MESSAGE_BYTES, OrderBody, Payload,
+    PublicKeyBody, Sealed, SignBody, SignInput, ValidateBody,
 };
-pub use result::{Attestations, Failure, JobResult, KeyResult, KeyState, Outcome, SignatureResult};
+pub use result::{
+    Attestations, Failure, JobResult, KeyResult, KeyState, OrderedState, Outcome, SignatureResult, StateResult,
+};
 pub(crate) use statement::signing_bytes;
-pub use statement::{Attestation, Decision, DecisionKind, FIRST_EPOCH};
+pub use statement::{Attestation, Decision, DecisionKind, FIRST_EPOCH, StateStatement};

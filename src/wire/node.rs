@@ -198,6 +198,11 @@ pub enum NodeRequest {
         /// Node 2 only: node 1's signature.
         evidence: Option<Fixed<64>>,
     },
+    /// A freeze, unfreeze or destroy job. Answer: `Ordered`.
+    Order {
+        /// The job, with the authoriser's consent where it needs one.
+        job: SignedJob,
+    },
     /// A public-key job. Answer: `KeyInfo`.
     KeyInfo {
         /// The job.
@@ -298,6 +303,11 @@ pub enum NodeReply {
     /// To `Discard`.
     Aborted {
         /// Over the `Decision`.
+        signature: Fixed<64>,
+    },
+    /// To `Order`.
+    Ordered {
+        /// Over the `StateStatement`.
         signature: Fixed<64>,
     },
     /// To `KeyInfo`.

@@ -1,7 +1,7 @@
 //! What jobs ask for: as JSON (`…Body`), and checked.
 
 use crate::wire::job::{Refusal, refuse};
-use crate::wire::{Base64, Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Method, Op, SealKey};
+use crate::wire::{Base64, Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Method, Op, OrderedState, SealKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use trefoil_protocol::derive::{DerivationPath, PathError};
@@ -126,6 +126,11 @@ pub struct ChangePasswordBody {
     /// Password, secretStore and newPassword, sealed to a worker key.
     pub secrets: Sealed,
 }
+
+/// Payload of `freeze`, `unfreeze` and `destroy`, as JSON: an empty object.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderBody {}
 
 /// How a password becomes a key, within the allowed limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,6 +277,8 @@ pub enum Payload {
         /// The sealed password, secretStore and new password.
         secrets: Sealed,
     },
+    /// Bring the key into this state.
+    Order(OrderedState),
 }
 
 fn read_curve(name: &str) -> Result<Curve, Refusal> {

@@ -64,6 +64,9 @@ pub enum Outcome {
         /// generate: encryptedShare and secretStore; change-password: secretStore; sealed to the reply key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secrets: Option<Sealed>,
+        /// freeze, unfreeze, destroy: the key's state.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<StateResult>,
     },
     /// Not done.
     Error {
@@ -73,6 +76,39 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Done, with nothing to tell.
+    pub const DONE: Self = Self::Ok { key: None, signature: None, secrets: None, state: None };
+
+    /// A key.
+    #[must_use]
+    pub const fn of_key(key: KeyResult) -> Self {
+        Self::Ok { key: Some(key), signature: None, secrets: None, state: None }
+    }
+
+    /// A new key, with the client's sealed share.
+    #[must_use]
+    pub const fn generated(key: KeyResult, secrets: Sealed) -> Self {
+        Self::Ok { key: Some(key), signature: None, secrets: Some(secrets), state: None }
+    }
+
+    /// A signature.
+    #[must_use]
+    pub const fn signed(signature: SignatureResult) -> Self {
+        Self::Ok { key: None, signature: Some(signature), secrets: None, state: None }
+    }
+
+    /// Sealed secrets alone.
+    #[must_use]
+    pub const fn sealed(secrets: Sealed) -> Self {
+        Self::Ok { key: None, signature: None, secrets: Some(secrets), state: None }
+    }
+
+    /// The state that a key was brought into.
+    #[must_use]
+    pub const fn ordered(state: StateResult) -> Self {
+        Self::Ok { key: None, signature: None, secrets: None, state: Some(state) }
+    }
+
     /// An error outcome.
     #[must_use]
     pub fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
@@ -164,6 +200,40 @@ pub enum KeyState {
     Prepared,
     /// Committed.
     Active,
+}
+
+/// A state that a key's owner can bring it into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OrderedState {
+    /// Signs.
+    Active,
+    /// Does not sign until it is unfrozen.
+    Frozen,
+    /// Never signs again: the nodes' shares are gone.
+    Destroyed,
+}
+
+impl OrderedState {
+    /// Its name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Frozen => "frozen",
+            Self::Destroyed => "destroyed",
+        }
+    }
+}
+
+/// A key's state, with what both nodes signed about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StateResult {
+    /// The state that the job brought the key into.
+    pub state: OrderedState,
+    /// Both nodes' signatures over the state statement.
+    pub attestations: Attestations,
 }
 
 /// Ed25519 signatures of the two nodes' identities.

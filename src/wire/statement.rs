@@ -3,7 +3,7 @@
 //! Every signature is Ed25519 by the node's identity over `0xFF ‖ tag ‖ 0x00 ‖ H(tag'; fields)`. The first byte keeps
 //! it apart from anything a NATS server can ask a key to sign, the tag from every other signature of the same key.
 
-use crate::wire::{Curve, InitiatorId, KeyId};
+use crate::wire::{Curve, InitiatorId, KeyId, OrderedState};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use trefoil_protocol::transcript::{Tag, hash};
 
@@ -58,6 +58,41 @@ impl Attestation {
             ],
         );
         signing_bytes("trefoil-attest-v1", &digest)
+    }
+
+    /// Signs as a node.
+    #[must_use]
+    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
+        identity.sign(&self.signing_bytes()).to_bytes()
+    }
+
+    /// Whether a node with this identity signed exactly this.
+    #[must_use]
+    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
+        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+/// What a node signs when it carried out an owner's order about a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateStatement {
+    /// The key's owner.
+    pub initiator: InitiatorId,
+    /// The digest of the job that ordered it.
+    pub job_digest: [u8; 32],
+    /// The key.
+    pub key_id: KeyId,
+    /// The state that this job brought the key into.
+    pub state: OrderedState,
+}
+
+impl StateStatement {
+    /// The bytes under the signature.
+    #[must_use]
+    pub fn signing_bytes(&self) -> Vec<u8> {
+        let Self { initiator, job_digest, key_id, state } = self;
+        let fields: [&[u8]; 4] = [initiator.as_str().as_bytes(), job_digest, &key_id.0, state.as_str().as_bytes()];
+        signing_bytes("trefoil-state-v1", &hash(Tag::STATE, &fields))
     }
 
     /// Signs as a node.

@@ -82,7 +82,7 @@ async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
     let found = match job.payload {
         Payload::PublicKey => loop {
             match public_key(shared, job, schedule.call_deadline()).await {
-                Ok(key) => break Ok(Outcome::Ok { key: Some(key), signature: None, secrets: None }),
+                Ok(key) => break Ok(Outcome::of_key(key)),
                 Err(failed) => {
                     if let Err(stop) = schedule.pause(failed).await {
                         break Err(stop);

@@ -3,7 +3,7 @@
 //!
 //! The way of a job: [`service`] pulls it, [`pipeline`] checks it, finds or makes its result and stores it, [`sign`] and
 //! [`generate`] run the protocol with the nodes, [`commit`] finishes a generation,
-//! [`password`] validates and changes passwords.
+//! [`password`] validates and changes passwords, [`orders`] has the nodes freeze and destroy keys.
 
 #![allow(clippy::result_large_err, reason = "an answer of another kind is moved once, and never when all is well")]
 
@@ -13,6 +13,7 @@ mod crypto;
 mod failure;
 mod generate;
 mod nodes;
+mod orders;
 mod password;
 mod pipeline;
 mod public_key;

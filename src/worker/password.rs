@@ -70,7 +70,7 @@ impl<'a> PasswordJob<'a> {
     pub async fn run(mut self, schedule: &mut Schedule) -> Result<Outcome, Stop> {
         loop {
             match self.attempt(schedule.call_deadline()).await {
-                Ok(secrets) => return Ok(Outcome::Ok { key: None, signature: None, secrets }),
+                Ok(secrets) => return Ok(secrets.map_or(Outcome::DONE, Outcome::sealed)),
                 Err(failed) => schedule.pause(failed).await?,
             }
         }

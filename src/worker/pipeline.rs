@@ -5,6 +5,7 @@
 
 use super::failure::Failed;
 use super::generate::generate;
+use super::orders::order;
 use super::password::PasswordJob;
 use super::public_key::public_key;
 use super::retry::{Schedule, Stop};
@@ -172,18 +173,18 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
     Ok(match &job.payload {
         Payload::Generate { curve, kdf, .. } => {
             let made = generate(shared, job, *curve, *kdf, schedule).await?;
-            let outcome = Outcome::Ok { key: Some(made.key), signature: None, secrets: Some(made.secrets) };
+            let outcome = Outcome::generated(made.key, made.secrets);
             Done { outcome, then: Then::Commit, _guard: Some(made.guard) }
         }
         Payload::Sign { input, .. } => {
             let signed = sign(shared, job, input, schedule).await?;
-            let outcome = Outcome::Ok { key: None, signature: Some(signed.result), secrets: None };
+            let outcome = Outcome::signed(signed.result);
             Done { outcome, then: Then::Close(signed.closing), _guard: Some(signed.guard) }
         }
         Payload::PublicKey => loop {
             match public_key(shared, job, schedule.call_deadline()).await {
                 Ok(key) => {
-                    let outcome = Outcome::Ok { key: Some(key), signature: None, secrets: None };
+                    let outcome = Outcome::of_key(key);
                     break Done { outcome, then: Then::Nothing, _guard: None };
                 }
                 Err(failed) => schedule.pause(failed).await?,
@@ -191,6 +192,10 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
         },
         Payload::Validate { .. } | Payload::ChangePassword { .. } => {
             let outcome = PasswordJob::prepare(shared, job).await?.run(schedule).await?;
+            Done { outcome, then: Then::Nothing, _guard: None }
+        }
+        Payload::Order(state) => {
+            let outcome = Outcome::ordered(order(shared, job, *state, schedule).await?);
             Done { outcome, then: Then::Nothing, _guard: None }
         }
     })

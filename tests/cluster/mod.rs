@@ -71,6 +71,8 @@ pub struct Cluster {
     pub node1: NodeIdentity,
     pub node2: NodeIdentity,
     pub initiator: KeyPair,
+    /// The recovery authoriser that both nodes list.
+    pub authoriser: KeyPair,
     pub worker: XKey,
     settings: Vec<(String, String)>,
     servers: HashMap<Party, NodeServer>,
@@ -122,9 +124,10 @@ impl Cluster {
         };
         let (to1, to2) = (to(&node1), to(&node2));
         let settings = settings.iter().map(|(key, value)| (format!("TREFOIL_{key}"), (*value).to_owned())).collect();
-        let initiator = KeyPair::new_user();
+        let (initiator, authoriser) = (KeyPair::new_user(), KeyPair::new_user());
         let servers = HashMap::new();
-        let mut cluster = Self { nats, client, node1, node2, initiator, worker, settings, servers, to1, to2 };
+        let mut cluster =
+            Self { nats, client, node1, node2, initiator, authoriser, worker, settings, servers, to1, to2 };
         cluster.start_node(Party::Node1).await;
         cluster.start_node(Party::Node2).await;
         cluster
@@ -146,6 +149,7 @@ impl Cluster {
             ("TREFOIL_PEER_IDENTITY", data_encoding::HEXLOWER.encode(peer.identity.as_bytes())),
             ("TREFOIL_WORKERS", self.worker.public_key()),
             ("TREFOIL_POLICY_FILE", own.policy().to_str().unwrap().to_owned()),
+            ("TREFOIL_AUTHORISERS", self.authoriser.public_key()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into();

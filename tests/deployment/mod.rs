@@ -38,6 +38,8 @@ pub struct Deployment {
     pub initiator: KeyPair,
     /// A second backend that may only sign, and only with ed25519.
     pub limited: KeyPair,
+    /// The recovery authoriser that both nodes list.
+    pub authoriser: KeyPair,
     pub sealing: XKey,
     pub reply: XKey,
     nodes: [NodeSeeds; 2],
@@ -56,6 +58,7 @@ impl Deployment {
             folder: TempDir::new().unwrap(),
             initiator: KeyPair::new_user(),
             limited: KeyPair::new_user(),
+            authoriser: KeyPair::new_user(),
             sealing: XKey::new(),
             reply: XKey::new(),
             nodes: [NodeSeeds::new(), NodeSeeds::new()],
@@ -111,6 +114,7 @@ impl Deployment {
             ("TREFOIL_NOISE_KEY", own.noise.seed().unwrap()),
             ("TREFOIL_PEER_IDENTITY", peer.identity.public_key()),
             ("TREFOIL_WORKERS", self.worker_noise.public_key()),
+            ("TREFOIL_AUTHORISERS", self.authoriser.public_key()),
             ("TREFOIL_POLICY_FILE", policy.to_str().unwrap().to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value))

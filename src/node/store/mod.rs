@@ -147,6 +147,19 @@ pub struct LedgerEntry {
     pub expires_at: u64,
 }
 
+/// An owner's order about a key.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The job.
+    pub job: LedgerEntry,
+    /// The key.
+    pub key_id: KeyId,
+    /// The state that it is to be in.
+    pub to: KeyState,
+    /// When the job was issued, unix milliseconds.
+    pub issued_at: u64,
+}
+
 /// Bounds of password guessing at one key.
 #[derive(Debug, Clone, Copy)]
 pub struct GuessLimits {
@@ -264,6 +277,14 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// The code of a state that may not become `to`.
     fn transition(&self, id: KeyId, to: KeyState) -> Written<()>;
+
+    /// Enters the job into the ledger and carries out its order, in one commit; the key's last order again is fine, and changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// `JOB_ID_REUSED`; `JOB_SUPERSEDED` unless it was issued after the key's last order; `UNKNOWN_KEY`; the code of a state that
+    /// may not become `to`.
+    fn order(&self, order: Order) -> Written<()>;
 
     /// Forgets jobs and sessions whose time is over, at most 10,000 of each.
     fn prune(&self, now: u64) -> Written<()>;

@@ -1,6 +1,8 @@
 //! Opening a data directory: database and slot file belong together, to this node, and to this master key.
 
-use super::rows::{self, ATTEMPTS, BURNED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, OWNED, RECORDS};
+use super::rows::{
+    self, ATTEMPTS, BURNED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, ORDERS, OWNED, RECORDS,
+};
 use super::seal;
 use super::slots::SlotFile;
 use super::{RedbStore, StoreError};
@@ -101,6 +103,7 @@ fn initialise(db: &Database, slots_path: &Path, party: Party, master: &Secret<[u
         tx.open_table(JOBS_BY_EXPIRY)?;
         tx.open_table(GUESSES)?;
         tx.open_table(BURNED)?;
+        tx.open_table(ORDERS)?;
         let mut meta = tx.open_table(META)?;
         meta.insert("store-id", store_id.as_slice())?;
         meta.insert("format", [FORMAT].as_slice())?;

@@ -3,13 +3,14 @@
 use super::open::{HeadCell, read_head};
 use super::rows::{
     self, ATTEMPTS, AttemptRow, BURNED, DISCARDED, GUESSES, GuessRow, JOBS, JOBS_BY_EXPIRY, JobRow, KEYS, KeyRow,
-    OWNED, RECORDS, attempt_key,
+    ORDERS, OWNED, OrderRow, RECORDS, attempt_key,
 };
 use super::seal::{self, Binding};
 use super::slots::{SlotFile, SlotReader};
 use super::writer::{Batch, Writer};
 use super::{
-    Attempt, BurnedSession, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Store, StoreError, Written,
+    Attempt, BurnedSession, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Order, Store, StoreError,
+    Written,
 };
 use crate::node::audit::Head;
 use crate::wire::{ErrorCode, InitiatorId, KeyId};
@@ -312,22 +313,22 @@ impl Store for RedbStore {
     }
 
     fn transition(&self, id: KeyId, to: KeyState) -> Written<()> {
+        self.writer.submit(move |batch| transition(batch, id, to))
+    }
+
+    fn order(&self, Order { job, key_id, to, issued_at }: Order) -> Written<()> {
         self.writer.submit(move |batch| {
-            let row = key_row(batch, id)?.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?;
-            if row.state == to {
-                return Ok(());
+            let known = check_ledger(&batch.tx.open_table(JOBS)?, &job)?;
+            let last: Option<OrderRow> = rows::get(&batch.tx.open_table(ORDERS)?, &key_id.0)?;
+            match last {
+                Some(last) if last.digest == job.digest => return Ok(()),
+                Some(last) if issued_at <= last.issued_at => return refused(ErrorCode::JobSuperseded),
+                _ => {}
             }
-            if !row.state.may_become(to) {
-                return Err(StoreError::Refused(row.state.usable().err().unwrap_or(ErrorCode::Internal)));
-            }
-            if to.is_end() {
-                let key = attempt_key(id, row.transcript);
-                let attempt = attempt_row(batch, &key)?.ok_or(StoreError::Corrupt("a key without its attempt"))?;
-                let owned = rows::owned_key(&attempt.attempt.initiator, id);
-                destroy(batch, &key, attempt, true)?;
-                batch.tx.open_table(OWNED)?.remove(owned.as_slice())?;
-            }
-            put_key(batch, id, &KeyRow { state: to, ..row })
+            transition(batch, key_id, to)?;
+            let row = OrderRow { issued_at, digest: job.digest };
+            batch.tx.open_table(ORDERS)?.insert(&key_id.0, rows::encode(&row)?.as_slice())?;
+            if known { Ok(()) } else { enter(batch, &job) }
         })
     }
 
@@ -364,6 +365,24 @@ impl Store for RedbStore {
     fn anchored(&self) -> Result<Option<Head>, StoreError> {
         read_head(self.db.as_ref())
     }
+}
+
+fn transition(batch: &mut Batch<'_>, id: KeyId, to: KeyState) -> Result<(), StoreError> {
+    let row = key_row(batch, id)?.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?;
+    if row.state == to {
+        return Ok(());
+    }
+    if !row.state.may_become(to) {
+        return Err(StoreError::Refused(row.state.usable().err().unwrap_or(ErrorCode::Internal)));
+    }
+    if to.is_end() {
+        let key = attempt_key(id, row.transcript);
+        let attempt = attempt_row(batch, &key)?.ok_or(StoreError::Corrupt("a key without its attempt"))?;
+        let owned = rows::owned_key(&attempt.attempt.initiator, id);
+        destroy(batch, &key, attempt, true)?;
+        batch.tx.open_table(OWNED)?.remove(owned.as_slice())?;
+    }
+    put_key(batch, id, &KeyRow { state: to, ..row })
 }
 
 fn settle(batch: &Batch<'_>, key: KeyId, outcome: GuessOutcome, now: u64) -> Result<(), StoreError> {

@@ -23,6 +23,8 @@ pub const JOBS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("jobs")
 pub const JOBS_BY_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("jobs-by-expiry");
 /// Key id -> [`GuessRow`].
 pub const GUESSES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("password-attempts");
+/// Key id -> [`OrderRow`].
+pub const ORDERS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("orders");
 /// Time in milliseconds ‖ session -> key id ‖ job digest.
 pub const BURNED: TableDefinition<'_, &[u8; 24], &[u8; 48]> = TableDefinition::new("burned-sessions");
 /// Name -> bytes.
@@ -48,6 +50,13 @@ pub struct JobRow {
     pub digest: [u8; 32],
     pub op: crate::wire::Op,
     pub expires_at: u64,
+}
+
+/// The last order about a key that was carried out.
+#[derive(Serialize, Deserialize)]
+pub struct OrderRow {
+    pub issued_at: u64,
+    pub digest: [u8; 32],
 }
 
 /// Password attempts of a key.
