@@ -224,7 +224,7 @@ def verify(curve: str, public_key: bytes, signed: bytes, signature: bytes, recov
     return ["standard library", *(["cryptography"] if by_cryptography(curve, public_key, signed, signature) else [])]
 
 
-# --- Attestations (docs/wire.md): what both nodes sign about a key that they hold shares of
+# --- Attestations and commits (docs/wire.md): what both nodes sign about a key that they hold shares of
 
 
 def framed_hash(tag: str, fields: list[bytes]) -> bytes:
@@ -254,17 +254,30 @@ def attestation_statement(result: dict) -> bytes:
     return b"\xfftrefoil-attest-v1\x00" + digest
 
 
+def commit_statement(result: dict) -> bytes:
+    """The bytes that a node signed when it committed the key in a result: from then on its share cannot be dropped."""
+    key = result["outcome"]["key"]
+    fields = [bytes.fromhex(key["keyId"]), key["epoch"].to_bytes(4, "big"), bytes.fromhex(key["transcript"])]
+    return b"\xfftrefoil-committed-v1\x00" + framed_hash("committed", fields)
+
+
 def verify_attestations(result: dict, node1: bytes, node2: bytes) -> list[str]:
-    """Verifies both nodes' signatures over the key in a result, and names what verified them."""
-    statement = attestation_statement(result)
-    attestations = result["outcome"]["key"]["attestations"]
+    """Verifies both nodes' signatures over the key in a result, and over its commit where the result says that the key is
+    active. Names what verified them."""
+    key = result["outcome"]["key"]
     require(node1 != node2, "both nodes have the same identity")
+    require(key["state"] in ("prepared", "active"), "the key has an unknown state")
+    signed = [("attestation", attestation_statement(result), key["attestations"])]
+    if key["state"] == "active":
+        require("commits" in key, "the result says that the key is active, without the commits of the nodes")
+        signed.append(("commit", commit_statement(result), key["commits"]))
     names = []
-    for name, identity in (("node1", node1), ("node2", node2)):
-        try:
-            names = verify("ed25519", identity, statement, bytes.fromhex(attestations[name]))
-        except Invalid as failure:
-            raise Invalid(f"attestation of {name}: {failure}") from None
+    for what, statement, signatures in signed:
+        for name, identity in (("node1", node1), ("node2", node2)):
+            try:
+                names = verify("ed25519", identity, statement, bytes.fromhex(signatures[name]))
+            except Invalid as failure:
+                raise Invalid(f"{what} of {name}: {failure}") from None
     return names
 
 

@@ -9,8 +9,8 @@ use cluster::{Cluster, MINUTE, call, link, opened, refused};
 use ed25519_dalek::{Signature, VerifyingKey};
 use trefoil::channel::ChannelError;
 use trefoil::node::{AUDIT_LOG, audit};
-use trefoil::wire::node::{NodeReply, NodeRequest, SignOutcome};
-use trefoil::wire::{Curve, ErrorCode, Fixed, KeyId, Op, SignInput, SignedJob};
+use trefoil::wire::node::{KeyStatement, NodeReply, NodeRequest, SignOutcome};
+use trefoil::wire::{Curve, Decision, DecisionKind, ErrorCode, Fixed, KeyId, Op, SignInput, SignedJob};
 use trefoil_protocol::Party;
 use trefoil_protocol::ecdsa::M2_LEN;
 use trefoil_protocol::frost::FrostClient;
@@ -49,8 +49,13 @@ async fn an_ecdsa_key_from_generation_to_signature() {
     for role in [Party::Node1, Party::Node2] {
         let info = NodeRequest::KeyInfo { job: cluster.key_info_job("i1", key.id()) };
         let reply = if role == Party::Node1 { cluster.ask1(info).await } else { cluster.ask2(info).await };
-        let NodeReply::KeyInfo { statement, active: true } = reply else { panic!("{reply:?}") };
-        assert_eq!(statement, if role == Party::Node1 { key.statement1.clone() } else { key.statement2.clone() });
+        let NodeReply::KeyInfo { statement, committed } = reply else { panic!("{reply:?}") };
+        let one = role == Party::Node1;
+        assert_eq!(statement, if one { key.statement1.clone() } else { key.statement2.clone() });
+        let KeyStatement { key_id, epoch, transcript, .. } = statement;
+        let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
+        let identity = if one { &cluster.node1.identity } else { &cluster.node2.identity };
+        assert!(decision.verify(identity, &committed.0), "{role} proves its commit");
     }
     let log = audit_of(&cluster, Party::Node1);
     assert_eq!((decisions(&log, "prepared"), decisions(&log, "released"), decisions(&log, "closed")), (1, 1, 1));
@@ -178,6 +183,9 @@ async fn a_failed_check_locks_the_key_for_good() {
     let locked: Vec<_> = log.iter().filter(|entry| entry["decision"] == "locked").collect();
     assert_eq!(locked.len(), 1);
     assert_eq!(locked[0]["reason"], "ot_consistency");
+    // Nobody is told the public key of a key that does not sign.
+    let question = NodeRequest::KeyInfo { job: cluster.key_info_job("i", key.id()) };
+    assert_eq!(refused(cluster.ask1(question).await), ErrorCode::KeyLocked);
     let job = cluster.sign_job("d", other.id(), &digest_input());
     to_m2(&cluster, &other, &job, 0).await.unwrap().finish().await;
 }
@@ -313,16 +321,23 @@ async fn decisions_need_their_evidence() {
     assert_eq!(refused(cluster.ask2(commit(key.statement2.signature)).await), ErrorCode::NotPermitted);
     let discard = |evidence| NodeRequest::Discard { key_id, transcript, evidence };
     assert_eq!(refused(cluster.ask2(discard(None)).await), ErrorCode::NotPermitted);
-    let NodeReply::Aborted { signature } = cluster.ask1(discard(None)).await else { panic!("not aborted") };
+    // Node 1 drops an attempt only for the worker that prepared it: to know its name is not enough, nor is to invent one.
+    let prepared_on = link(&cluster.to1).await;
+    cluster.to1.renew().await.unwrap();
+    assert_eq!(refused(cluster.ask1(discard(None)).await), ErrorCode::NotPermitted);
+    let unknown = NodeRequest::Discard { key_id, transcript: [9; 32], evidence: None };
+    assert_eq!(refused(prepared_on.call(&call(unknown)).await.unwrap()), ErrorCode::NotPermitted);
+    let on_its_link = async |evidence| prepared_on.call(&call(discard(evidence))).await.unwrap();
+    let NodeReply::Aborted { signature } = on_its_link(None).await else { panic!("not aborted") };
     // What node 1 aborted it never commits, and node 2 obeys the abort but takes it for nothing else.
     assert_eq!(refused(cluster.ask1(commit(key.statement2.signature)).await), ErrorCode::UnknownKey);
     assert_eq!(refused(cluster.ask2(commit(signature)).await), ErrorCode::NotPermitted);
     assert!(matches!(cluster.ask2(discard(Some(signature))).await, NodeReply::Aborted { .. }));
-    assert!(matches!(cluster.ask1(discard(None)).await, NodeReply::Aborted { .. }), "again is fine");
+    assert!(matches!(on_its_link(None).await, NodeReply::Aborted { .. }), "again is fine");
     // The other attempt becomes the key; then there is nothing left to discard.
     cluster.commit(&again).await;
     let discard = NodeRequest::Discard { key_id, transcript: again.share.transcript(), evidence: None };
-    assert_eq!(refused(cluster.ask1(discard).await), ErrorCode::JobIdReused);
+    assert_eq!(refused(prepared_on.call(&call(discard)).await.unwrap()), ErrorCode::JobIdReused);
     let job = cluster.sign_job("s", key_id, &message_input(b"m"));
     frost(&cluster, &again, &job, b"m").await.unwrap();
     assert_eq!(frost(&cluster, &key, &job, b"m").await, Err(ErrorCode::StaleShare));

@@ -55,7 +55,7 @@ async fn a_killed_node_has_burned_what_it_released() {
     let again = NodeRequest::SignRound2 { session, m2 };
     assert_eq!(link.call(&call(again)).await.err(), Some(ChannelError::Lost));
     let info = NodeRequest::KeyInfo { job: cluster.key_info_job("i1", key.id()) };
-    assert!(matches!(cluster.ask1(info).await, NodeReply::KeyInfo { active: true, .. }));
+    assert!(matches!(cluster.ask1(info).await, NodeReply::KeyInfo { .. }));
     // The ledger survived too.
     let other = cluster.sign_job("s1", key.id(), &SignInput::Secp256k1 { digest: [4; 32], path: None });
     let open = NodeRequest::SignOpen(cluster.open(&key, &other, [1; 32], 0));

@@ -368,6 +368,7 @@ async fn a_lying_worker_gets_no_key_file_written() {
         generated_by: None,
         state: KeyState::Prepared,
         attestations: Attestations { node1: signature, node2: signature },
+        commits: None,
     };
     let sealed = seal(&job.reply_key, &Binding::of(&job), &Secrets::default()).unwrap();
     let outcome = Outcome::generated(key, sealed);

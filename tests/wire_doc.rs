@@ -12,9 +12,9 @@ use trefoil::auth::{job_signing_bytes, sign_job};
 use trefoil::seal::{self, Binding};
 use trefoil::wire::node::KeyStatement;
 use trefoil::wire::{
-    Attestation, Attestations, Curve, Disposition, Envelope, ErrorCode, Event, EventOutcome, Fixed, GenerateBody,
-    InitiatorId, Job, JobHeaders, JobId, JobResult, KdfParams, KeyId, KeyResult, KeyState, Method, Op, Outcome,
-    PublicKeyBody, Sealed, SignBody, SignInput, SignatureResult, subject,
+    Attestation, Attestations, Curve, Decision, DecisionKind, Disposition, Envelope, ErrorCode, Event, EventOutcome,
+    Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, KdfParams, KeyId, KeyResult, Method, Op,
+    Outcome, PublicKeyBody, Sealed, SignBody, SignInput, SignatureResult, subject,
 };
 
 fn initiator_key() -> KeyPair {
@@ -197,11 +197,11 @@ fn statement(number: u8) -> KeyStatement {
 
 fn key_result() -> KeyResult {
     let (one, two) = (statement(1), statement(2));
-    let key = KeyResult::agreed(&one, &two, KeyState::Prepared).unwrap();
+    let key = KeyResult::agreed(&one, &two, None).unwrap();
     assert_eq!(key.attestations, Attestations { node1: one.signature, node2: two.signature });
     let mut other = two.clone();
     other.chain_code = [0; 32];
-    assert!(KeyResult::agreed(&one, &other, KeyState::Active).is_none());
+    assert!(KeyResult::agreed(&one, &other, None).is_none());
     assert!(attestation(&one).verify(&node(1).verifying_key(), &one.signature.0));
     key
 }
@@ -241,6 +241,17 @@ fn attestation_example() -> String {
         ("signed bytes", HEXLOWER.encode(&attestation(&statement).signing_bytes())),
         ("by node 1", key.attestations.node1.to_string()),
         ("by node 2", key.attestations.node2.to_string()),
+    ])
+}
+
+fn commit_example() -> String {
+    let KeyStatement { key_id, epoch, transcript, .. } = statement(1);
+    let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
+    text(&[
+        ("hash input", framed("committed", &[&key_id.0, &epoch.to_be_bytes(), &transcript])),
+        ("signed bytes", HEXLOWER.encode(&decision.signing_bytes())),
+        ("by node 1", HEXLOWER.encode(&decision.sign(&node(1)))),
+        ("by node 2", HEXLOWER.encode(&decision.sign(&node(2)))),
     ])
 }
 
@@ -313,6 +324,7 @@ fn the_document_shows_what_the_code_does() {
         ("job", job_example()),
         ("sign-payloads", sign_payloads()),
         ("attestation", attestation_example()),
+        ("commit", commit_example()),
         ("results", results()),
         ("event", event()),
         ("codes", codes()),

@@ -205,6 +205,7 @@ class Attestations(unittest.TestCase):
                     "transcript": "55" * 32,
                     "state": "active",
                     "attestations": {},
+                    "commits": {},
                 },
             },
         }
@@ -215,6 +216,8 @@ class Attestations(unittest.TestCase):
             public_key, signature = ed25519_sign(bytes([number]) * 32, statement)
             self.nodes.append(public_key)
             self.key["attestations"][f"node{number}"] = signature.hex()
+            _, signature = ed25519_sign(bytes([number]) * 32, v.commit_statement(self.result))
+            self.key["commits"][f"node{number}"] = signature.hex()
 
     def test_both_signatures_verify(self):
         self.assertIn("standard library", v.verify_attestations(self.result, *self.nodes))
@@ -256,6 +259,28 @@ class Attestations(unittest.TestCase):
             v.verify_attestations(self.result, *self.nodes)
         with self.assertRaisesRegex(Invalid, "same identity"):
             v.verify_attestations(self.result, self.nodes[0], self.nodes[0])
+
+
+    def test_an_active_key_needs_the_commits_of_both_nodes(self):
+        framed = b"\x14trefoil/v1/committed"
+        for field in (b"\x22" * 16, bytes([0, 0, 0, 1]), b"\x55" * 32):
+            framed += len(field).to_bytes(4, "big") + field
+        expected = b"\xfftrefoil-committed-v1\x00" + hashlib.sha256(framed).digest()
+        self.assertEqual(v.commit_statement(self.result), expected)
+        good = self.key.pop("commits")
+        with self.assertRaisesRegex(Invalid, "without the commits"):
+            v.verify_attestations(self.result, *self.nodes)
+        for name in good:
+            self.key["commits"] = {**good, name: self.key["attestations"][name]}
+            with self.assertRaisesRegex(Invalid, f"commit of {name}"):
+                v.verify_attestations(self.result, *self.nodes)
+        # A prepared key needs none, and is called what it is.
+        del self.key["commits"]
+        self.key["state"] = "prepared"
+        v.verify_attestations(self.result, *self.nodes)
+        self.key["state"] = "deleted"
+        with self.assertRaisesRegex(Invalid, "unknown state"):
+            v.verify_attestations(self.result, *self.nodes)
 
 
 class CommandLine(unittest.TestCase):

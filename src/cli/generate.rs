@@ -82,8 +82,8 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     file.write(&arguments.out, Existing::Refuse)?;
     let generated = started.elapsed();
     match output.patiently("waiting for both nodes to commit", backend.committed(&key, COMMIT)).await {
-        Ok(_) => {
-            file.commit();
+        Ok(committed) => {
+            file.commit(&committed);
             file.write(&arguments.out, Existing::Replace)?;
         }
         Err(untrusted @ ClientError::Untrusted(_)) => return Err(untrusted.into()),

@@ -4,7 +4,7 @@ use super::output::Failure;
 use crate::client::verify::{AttestedKey, NodeIdentities, attested_key};
 use crate::client::{NewKey, SigningMaterial};
 use crate::vault::LockedShare;
-use crate::wire::{Attestations, Base64, Curve, Fixed, InitiatorId, KdfParams, KeyId, KeyResult, KeyState, VERSION};
+use crate::wire::{Base64, Curve, Fixed, InitiatorId, KdfParams, KeyId, KeyResult, VERSION};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, Permissions};
@@ -93,8 +93,10 @@ impl KeyFile {
         locked.map(|locked| locked.kdf()).map_err(|error| Failure::usage(format!("the key file: {error}")))
     }
 
-    pub const fn commit(&mut self) {
-        self.key.state = KeyState::Active;
+    /// Enters the proof that both nodes committed the key.
+    pub fn commit(&mut self, key: &AttestedKey) {
+        self.key.state = key.state;
+        self.key.commits.clone_from(&key.commits);
     }
 }
 
@@ -110,7 +112,8 @@ pub fn as_result(key: &AttestedKey) -> KeyResult {
         transcript: Fixed(key.transcript),
         generated_by: Some(Fixed(key.generated_by)),
         state: key.state,
-        attestations: Attestations { node1: key.attestations.node1, node2: key.attestations.node2 },
+        attestations: key.attestations.clone(),
+        commits: key.commits.clone(),
     }
 }
 

@@ -293,7 +293,8 @@ impl Backend {
         let request = self.jobs.public_key(key_id, &self.reply_key()?, lifetime)?;
         let result = self.ask(&request, lifetime + Duration::from_secs(1)).await?;
         match result.outcome {
-            Outcome::Ok { key: Some(key), .. } => {
+            // The nodes answer for committed keys only, so less than both commits is not their answer.
+            Outcome::Ok { key: Some(key), .. } if key.state == KeyState::Active => {
                 Ok(verify::attested_key(&self.nodes, self.jobs.initiator(), key_id, request.digest, &key)?)
             }
             Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),

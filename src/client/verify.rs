@@ -1,8 +1,8 @@
-//! What a backend checks before it believes a result: both nodes' attestations of a key, and each signature.
+//! What a backend checks before it believes a result: both nodes' attestations and commits of a key, and each signature.
 
 use crate::wire::{
-    Attestation, Attestations, Curve, Fixed, InitiatorId, KeyId, KeyResult, KeyState, OrderedState, SignInput,
-    SignatureResult, StateResult, StateStatement,
+    Attestation, Attestations, Curve, Decision, DecisionKind, Fixed, InitiatorId, KeyId, KeyResult, KeyState,
+    OrderedState, SignInput, SignatureResult, StateResult, StateStatement,
 };
 use data_encoding::HEXLOWER;
 use ed25519_dalek::VerifyingKey;
@@ -31,6 +31,9 @@ pub enum Untrusted {
     /// A node did not sign that it brought the key into this state.
     #[error("{0} did not sign that it carried out this order")]
     NotOrdered(&'static str),
+    /// The result says that the key is active, and a node did not sign that.
+    #[error("{0} did not sign that this key is committed: do not use it")]
+    NotCommitted(&'static str),
     /// Not a key of its curve.
     #[error("the public key is not a point of its curve")]
     InvalidKey,
@@ -66,9 +69,11 @@ pub struct AttestedKey {
     pub state: KeyState,
     /// The proof.
     pub attestations: Attestations,
+    /// The proof that it is active, where it is.
+    pub commits: Option<Attestations>,
 }
 
-/// Checks that both nodes attested this key for this initiator. `job` is the digest of the job that the result answers, and
+/// Checks that both nodes attested this key for this initiator, and that both signed its commit if it is said to be active. `job` is the digest of the job that the result answers, and
 /// the one that made the key unless the result names another.
 ///
 /// # Errors
@@ -110,6 +115,10 @@ pub fn attested_key(
             return Err(Untrusted::NotAttested(name));
         }
     }
+    let commits = match key.state {
+        KeyState::Prepared => None,
+        KeyState::Active => Some(verified_commits(nodes, key)?),
+    };
     Ok(AttestedKey {
         key_id,
         curve: key.curve,
@@ -120,6 +129,7 @@ pub fn attested_key(
         generated_by,
         state: key.state,
         attestations: key.attestations.clone(),
+        commits,
     })
 }
 
@@ -143,6 +153,21 @@ pub fn state(
         }
     }
     Ok(())
+}
+
+/// Both nodes' signed commits of a key. Without them a key may be lost: whoever relays the result may have dropped the attempt.
+fn verified_commits(nodes: &NodeIdentities, key: &KeyResult) -> Result<Attestations, Untrusted> {
+    let decision =
+        Decision { kind: DecisionKind::Committed, key_id: key.key_id, epoch: key.epoch, transcript: key.transcript.0 };
+    let commits = key.commits.as_ref().ok_or(Untrusted::NotCommitted("node 1"))?;
+    for (name, identity, signature) in
+        [("node 1", &nodes.node1, &commits.node1), ("node 2", &nodes.node2, &commits.node2)]
+    {
+        if !decision.verify(identity, &signature.0) {
+            return Err(Untrusted::NotCommitted(name));
+        }
+    }
+    Ok(commits.clone())
 }
 
 /// The public key that signatures of `input` verify under: the key itself, or its child along the input's path.
@@ -262,6 +287,7 @@ mod tests {
             generated_by: None,
             state: KeyState::Prepared,
             attestations: Attestations { node1: Fixed(statement.sign(&node1)), node2: Fixed(statement.sign(&node2)) },
+            commits: None,
         };
         let pinned = NodeIdentities { node1: node1.verifying_key(), node2: node2.verifying_key() };
         (pinned, initiator, key)
@@ -296,6 +322,40 @@ mod tests {
         let mut other = key;
         other.public_key = "00".repeat(32); // a point of small order
         assert_eq!(check(&other), Err(Untrusted::InvalidKey));
+    }
+
+    #[test]
+    fn an_active_key_needs_the_commits_of_both_nodes() {
+        let (pinned, initiator, mut key) = attested();
+        let check = |key: &KeyResult| attested_key(&pinned, &initiator, KeyId([5; 16]), [4; 32], key);
+        let (node1, node2) = nodes();
+        let commits = |kind, key_id, epoch, transcript| {
+            let decision = Decision { kind, key_id, epoch, transcript };
+            Some(Attestations { node1: Fixed(decision.sign(&node1)), node2: Fixed(decision.sign(&node2)) })
+        };
+        let (kind, id, transcript) = (DecisionKind::Committed, KeyId([5; 16]), [7; 32]);
+        key.state = KeyState::Active;
+        for worthless in [
+            None,
+            commits(DecisionKind::Aborted, id, 1, transcript),
+            commits(kind, KeyId([6; 16]), 1, transcript),
+            commits(kind, id, 2, transcript),
+            commits(kind, id, 1, [8; 32]),
+            Some(key.attestations.clone()),
+        ] {
+            key.commits = worthless;
+            assert_eq!(check(&key), Err(Untrusted::NotCommitted("node 1")));
+        }
+        let good = commits(kind, id, 1, transcript);
+        key.commits = good.clone();
+        assert_eq!(check(&key).unwrap().commits, good);
+        // One node does not speak for both.
+        if let Some(commits) = &mut key.commits {
+            commits.node2 = commits.node1;
+        }
+        assert_eq!(check(&key), Err(Untrusted::NotCommitted("node 2")));
+        key.state = KeyState::Prepared;
+        assert_eq!(check(&key).unwrap().commits, None);
     }
 
     #[test]

@@ -177,6 +177,7 @@ impl Node {
                 let keys = stage.oprf.take().zip(prover).map(|(oprf, prover)| PasswordKeys { oprf, prover });
                 let max_keys = self.max_keys(&stage.initiator);
                 let material = Material { share: Arc::new(share), password: keys };
+                self.preparations.remember(&attempt, caller.channel);
                 self.store.stage(attempt, material.to_bytes(), max_keys).await?;
                 self.audit.append(self.about("generate", &about, "prepared", None)).await?;
                 statement

@@ -1,18 +1,56 @@
 //! Deciding about prepared attempts, and telling what is known of a key.
 //!
 //! Node 1's commit is the decision: it needs node 2's attestation, which is node 2's signed "prepared". Node 2 obeys node 1's
-//! signed decision. Neither needs a job, nor cares for its expiry: whoever holds the evidence may finish what was begun.
+//! signed decision. Neither needs a job, nor cares for its expiry: whoever holds the evidence may finish what was begun. To drop an
+//! attempt takes more than its name, which is in a stored result: node 1 does it only for the worker that prepared it.
 
 use super::gate::{self, Found};
 use super::generate::{attestation, statement};
 use super::store::Attempt;
-use super::{Answer, Node, Refusal};
+use super::{Answer, Caller, Node, Refusal};
 use crate::clock::now_ms;
 use crate::node::audit::Event;
 use crate::wire::node::NodeReply;
 use crate::wire::{Decision, DecisionKind, ErrorCode, FIRST_EPOCH, Fixed, KeyId, Op, SignedJob};
 use data_encoding::HEXLOWER;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use trefoil_protocol::Party;
+
+/// How long a worker may drop what it prepared: it does so as soon as it knows that the attempt will not be the job's result.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// Which channel asked to prepare which attempt, in memory: after a restart attempts can be committed, but no longer dropped.
+#[derive(Default)]
+pub struct Preparations(Mutex<HashMap<(KeyId, [u8; 32]), Preparation>>);
+
+#[derive(Clone, Copy)]
+struct Preparation {
+    channel: [u8; 32],
+    epoch: u32,
+    at: Instant,
+}
+
+impl Preparations {
+    /// Call before the attempt is staged: then whoever gives up waiting for that may drop it.
+    pub fn remember(&self, attempt: &Attempt, channel: [u8; 32]) {
+        let preparation = Preparation { channel, epoch: attempt.epoch, at: Instant::now() };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert((attempt.key_id, attempt.transcript), preparation);
+    }
+
+    /// The epoch of an attempt that was prepared on this channel.
+    fn epoch(&self, key_id: KeyId, transcript: [u8; 32], channel: &[u8; 32]) -> Option<u32> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(key_id, transcript)).filter(|found| found.channel == *channel).map(|found| found.epoch)
+    }
+
+    pub fn sweep(&self) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, preparation| preparation.at.elapsed() < REMEMBERED);
+    }
+}
 
 fn no_evidence(what: &str) -> Refusal {
     Refusal::new(ErrorCode::NotPermitted, format!("the evidence is not {what}"))
@@ -38,12 +76,27 @@ impl Node {
         Ok(NodeReply::Committed { signature: Fixed(decision.sign(&self.identity)) })
     }
 
-    pub(super) async fn discard(&self, key_id: KeyId, transcript: [u8; 32], evidence: Option<[u8; 64]>) -> Answer {
+    pub(super) async fn discard(
+        &self,
+        caller: Caller,
+        key_id: KeyId,
+        transcript: [u8; 32],
+        evidence: Option<[u8; 64]>,
+    ) -> Answer {
         let attempt = gate::find_attempt(self.store.as_ref(), key_id, transcript)?;
-        let epoch = attempt.as_ref().map_or(FIRST_EPOCH, |attempt| attempt.epoch);
+        let prepared = self.preparations.epoch(key_id, transcript, &caller.channel);
+        let epoch = attempt.as_ref().map(|attempt| attempt.epoch).or(prepared).unwrap_or(FIRST_EPOCH);
         let decision = Decision { kind: DecisionKind::Aborted, key_id, epoch, transcript };
-        if self.role != Party::Node1 && !evidence.is_some_and(|evidence| decision.verify(&self.peer, &evidence)) {
-            return Err(no_evidence("node 1's signed abort of this attempt"));
+        let proven = match self.role {
+            Party::Node1 => prepared.is_some(),
+            _ => evidence.is_some_and(|evidence| decision.verify(&self.peer, &evidence)),
+        };
+        if !proven {
+            return Err(if self.role == Party::Node1 {
+                Refusal::new(ErrorCode::NotPermitted, "only the worker that prepared an attempt may drop it, and soon")
+            } else {
+                no_evidence("node 1's signed abort of this attempt")
+            });
         }
         self.store.discard(key_id, transcript).await?;
         self.audit.append(self.about_attempt("discard", key_id, transcript, attempt.as_ref(), "aborted")).await?;
@@ -59,7 +112,14 @@ impl Node {
         // A question changes nothing, so its job is not entered into the ledger, only compared with it.
         self.store.check_ledger(&gate::ledger_entry(&job))?;
         match gate::find_key(self.store.as_ref(), &job).map_err(|refusal| self.refuse(&job, refusal))? {
-            Found::Committed(key) => Ok(NodeReply::KeyInfo { statement: statement(&key.attempt), active: true }),
+            Found::Committed(key) => {
+                // Nobody should pay to a key that does not sign.
+                key.state.usable().map_err(|code| self.refuse(&job, code.into()))?;
+                let Attempt { key_id, epoch, transcript, .. } = key.attempt;
+                let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
+                let committed = Fixed(decision.sign(&self.identity));
+                Ok(NodeReply::KeyInfo { statement: statement(&key.attempt), committed })
+            }
             Found::Prepared(result_subject) => Ok(NodeReply::NotCommitted { result_subject }),
         }
     }

@@ -119,6 +119,7 @@ pub struct Node {
     audit: AuditLog,
     pool: CryptoPool,
     sessions: Sessions<Stage>,
+    preparations: keys::Preparations,
     draining: AtomicBool,
 }
 
@@ -155,6 +156,7 @@ impl Node {
             gate: gate::Gate::new(policy),
             pool: CryptoPool::new(limits.crypto_threads, limits.crypto_queue),
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
+            preparations: keys::Preparations::default(),
             limits,
             store,
             audit,
@@ -202,7 +204,7 @@ impl Node {
             NodeRequest::GeneratePrepare { session, prover } => self.generate_prepare(caller, session, prover).await,
             NodeRequest::Commit { key_id, transcript, evidence } => self.commit(key_id, transcript, evidence.0).await,
             NodeRequest::Discard { key_id, transcript, evidence } => {
-                self.discard(key_id, transcript, evidence.map(|evidence| evidence.0)).await
+                self.discard(caller, key_id, transcript, evidence.map(|evidence| evidence.0)).await
             }
             NodeRequest::Order { job } => self.order(&job).await,
             NodeRequest::KeyInfo { job } => self.key_info(&job),
@@ -227,6 +229,7 @@ impl Node {
     /// Forgets what is over: sessions at once, ledger entries where `ledger` is set.
     pub async fn tidy(&self, ledger: bool) {
         self.sessions.sweep();
+        self.preparations.sweep();
         if ledger && let Err(error) = self.store.prune(now_ms()).await {
             tracing::warn!(%error, "the ledger was not pruned");
         }

@@ -189,7 +189,8 @@ pub enum NodeRequest {
         /// The other node's signature.
         evidence: Fixed<64>,
     },
-    /// Drop a prepared attempt. Node 1 decides; node 2 needs node 1's signed abort as evidence. Answer: `Aborted`.
+    /// Drop a prepared attempt. Node 1 decides, and only on the channel on which it was asked to prepare it; node 2 needs node
+    /// 1's signed abort as evidence. Answer: `Aborted`.
     Discard {
         /// The key.
         key_id: KeyId,
@@ -314,8 +315,8 @@ pub enum NodeReply {
     KeyInfo {
         /// What the node attested.
         statement: KeyStatement,
-        /// Whether the key is committed.
-        active: bool,
+        /// The node's signature over the `Decision` that the attempt is committed.
+        committed: Fixed<64>,
     },
     /// The key is prepared, not committed: where the generation's result is, which holds the evidence to commit it.
     NotCommitted {

@@ -170,12 +170,15 @@ pub struct KeyResult {
     pub state: KeyState,
     /// Both nodes' signatures over the attestation statement.
     pub attestations: Attestations,
+    /// `active`: both nodes' signatures over the decision that this attempt is committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commits: Option<Attestations>,
 }
 
 impl KeyResult {
-    /// What both nodes say about a key, if they say the same.
+    /// What both nodes say about a key, if they say the same: active with their signed commits, else prepared.
     #[must_use]
-    pub fn agreed(node1: &KeyStatement, node2: &KeyStatement, state: KeyState) -> Option<Self> {
+    pub fn agreed(node1: &KeyStatement, node2: &KeyStatement, commits: Option<Attestations>) -> Option<Self> {
         let same = KeyStatement { signature: node1.signature, ..node2.clone() } == *node1;
         same.then(|| Self {
             key_id: node1.key_id,
@@ -186,8 +189,9 @@ impl KeyResult {
             chain_code: Fixed(node1.chain_code),
             transcript: Fixed(node1.transcript),
             generated_by: Some(Fixed(node1.job_digest)),
-            state,
+            state: if commits.is_some() { KeyState::Active } else { KeyState::Prepared },
             attestations: Attestations { node1: node1.signature, node2: node2.signature },
+            commits,
         })
     }
 }
@@ -196,9 +200,9 @@ impl KeyResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum KeyState {
-    /// Stored by both nodes; the first use commits it.
+    /// Stored by both nodes. It may yet be dropped, so nothing must be paid to it.
     Prepared,
-    /// Committed.
+    /// Committed by both nodes, as `commits` proves.
     Active,
 }
 

@@ -44,7 +44,8 @@ pub fn generated(result: &JobResult) -> Option<&KeyResult> {
     }
 }
 
-/// Drops a prepared attempt that will not become the key. Best effort: what stays prepared harms nothing.
+/// Drops a prepared attempt that will not become the key. Best effort: what stays prepared harms nothing. Node 1 agrees only on the
+/// link on which it was asked to prepare the attempt, which is the current one unless it was just renewed or lost.
 pub async fn discard(shared: &Shared, key_id: KeyId, transcript: [u8; 32], deadline: u64) {
     let request = |evidence| NodeRequest::Discard { key_id, transcript, evidence };
     let dropped = async {

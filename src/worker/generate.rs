@@ -190,6 +190,7 @@ impl Run<'_> {
             generated_by: None,
             state: KeyState::Prepared,
             attestations: prepared.attestations.clone(),
+            commits: None,
         }
     }
 
