@@ -221,3 +221,34 @@ async fn a_prepared_key_can_be_frozen_and_both_nodes_must_say_so() {
     let checked = verify::state(&nodes, initiator, request.digest, request.key_id, OrderedState::Frozen, &stale);
     assert_eq!(checked, Err(verify::Untrusted::NotOrdered("node 1")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn public_keys_are_shown_in_every_encoding() {
+    let service = Deployment::start(1);
+    for curve in ["secp256k1", "ed25519"] {
+        let (made, exit) = cli(service.cli(), &["generate", "--curve", curve, "--out", curve]).await;
+        assert_eq!(exit, 0, "{made}");
+    }
+    let ask = async |more: &[&str]| cli(service.cli(), &[&["public-key", "--key"], more].concat()).await;
+    let (answer, exit) = ask(&["secp256k1", "--all"]).await;
+    let encodings = &answer["encodings"];
+    assert_eq!((exit, &encodings["sec1-compressed"]), (0, &answer["publicKey"]), "{answer}");
+    let ethereum = encodings["ethereum"].as_str().unwrap();
+    assert!(ethereum.starts_with("0x") && ethereum.len() == 42);
+    assert!(encodings["bitcoin"].as_str().unwrap().starts_with("bc1q"));
+    // The child's address is that of the key that signs along the path.
+    let digest = "11".repeat(32);
+    let (signed, _) = cli(service.cli(), &["sign", "--key", "secp256k1", "--digest", &digest, "--path", "m/0/1"]).await;
+    let (child, exit) = ask(&["secp256k1", "--encoding", "sec1-compressed", "--path", "m/0/1"]).await;
+    assert_eq!((exit, &child["encodings"]["sec1-compressed"]), (0, &signed["publicKey"]), "{child}");
+    let (answer, exit) = ask(&["ed25519", "--encoding", "solana"]).await;
+    assert!(exit == 0 && answer["encodings"]["solana"].as_str().unwrap().len() > 40, "{answer}");
+    for wrong in [
+        &["ed25519", "--encoding", "ethereum"][..],
+        &["ed25519", "--all", "--path", "m/0"],
+        &["secp256k1", "--all", "--path", "m/0'"],
+        &["secp256k1", "--path", "m/0"],
+    ] {
+        assert_eq!(ask(wrong).await.1, 2, "{wrong:?}");
+    }
+}

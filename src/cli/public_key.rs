@@ -2,21 +2,71 @@
 
 use super::generate::{lines, shown};
 use super::keyfile::{KeyFile, as_result};
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, merged};
 use super::{connect, settings};
-use crate::wire::KeyId;
-use clap::Args;
+use crate::client::address::{self, Encoding};
+use crate::client::verify::{AttestedKey, Untrusted};
+use crate::wire::{Curve, KeyId};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgGroup, Args};
+use serde_json::json;
 use std::path::{Path, PathBuf};
+use trefoil_protocol::derive::{DerivationPath, derive_public};
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
+#[command(group(ArgGroup::new("which").required(true)))]
 pub struct Arguments {
     /// The key file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "which")]
     key: Option<PathBuf>,
     /// The key's id, 32 hex digits
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", group = "which")]
     key_id: Option<KeyId>,
+    /// Show every encoding, and the addresses on Ethereum and Bitcoin, or Solana
+    #[arg(long)]
+    all: bool,
+    /// Show only this encoding or address
+    #[arg(
+        long,
+        conflicts_with = "all",
+        value_parser = PossibleValuesParser::new(Encoding::ALL.iter().map(|encoding| encoding.as_str()))
+            .try_map(|name| name.parse::<Encoding>())
+    )]
+    encoding: Option<Encoding>,
+    /// secp256k1: of the child key, such as m/0/1; needs --all or --encoding
+    #[arg(long)]
+    path: Option<String>,
+}
+
+impl Arguments {
+    /// The encodings that were asked for, of the key or its child.
+    fn encoded(&self, key: &AttestedKey) -> Result<Vec<(Encoding, String)>, Failure> {
+        if !self.all && self.encoding.is_none() {
+            return if self.path.is_some() {
+                Err(Failure::usage("--path needs --all or --encoding"))
+            } else {
+                Ok(Vec::new())
+            };
+        }
+        let public_key = match &self.path {
+            Some(_) if key.curve == Curve::Ed25519 => {
+                return Err(Failure::usage("ed25519 keys have no derivation: leave --path out"));
+            }
+            Some(path) => {
+                let path = DerivationPath::parse(path).map_err(|error| Failure::usage(format!("--path: {error}")))?;
+                let child = derive_public(&key.public_key, &key.chain_code, &path);
+                child.map_err(|_| Untrusted::InvalidKey)?.public_key.to_vec()
+            }
+            None => key.public_key.clone(),
+        };
+        match self.encoding {
+            Some(encoding) if encoding.curve() != key.curve => {
+                Err(Failure::usage(format!("{encoding} is not for keys on {}", key.curve)))
+            }
+            Some(encoding) => Ok(vec![(encoding, address::encode(&public_key, encoding)?)]),
+            None => Ok(address::encode_all(key.curve, &public_key)?),
+        }
+    }
 }
 
 pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
@@ -30,8 +80,20 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     if let Some(file) = file
         && file.key.public_key != found.public_key
     {
-        return Err(crate::client::verify::Untrusted::OtherKey.into());
+        return Err(Untrusted::OtherKey.into());
     }
-    output.answer(&lines(&found), &shown(backend.jobs().initiator(), &found));
+    let encoded = arguments.encoded(&key)?;
+    let object: serde_json::Map<_, _> =
+        encoded.iter().map(|(encoding, text)| (encoding.to_string(), text.clone().into())).collect();
+    let mut more = json!({});
+    if !object.is_empty() {
+        more = json!({ "encodings": object, "path": arguments.path.as_deref().unwrap_or("m") });
+    }
+    let encoded = encoded.into_iter().map(|(encoding, text)| (encoding.as_str(), text));
+    let lines = match arguments.encoding {
+        Some(_) => encoded.collect(),
+        None => lines(&found).into_iter().chain(encoded).collect::<Vec<_>>(),
+    };
+    output.answer(&lines, &merged(shown(backend.jobs().initiator(), &found), more));
     Ok(())
 }

@@ -245,7 +245,7 @@ fn ecdsa(key: &[u8], digest: &[u8; 32], signature: &[u8; 64], recovery_id: Optio
     Ok(())
 }
 
-fn ed25519_key(bytes: &[u8]) -> Option<VerifyingKey> {
+pub(super) fn ed25519_key(bytes: &[u8]) -> Option<VerifyingKey> {
     let key = VerifyingKey::from_bytes(bytes.try_into().ok()?).ok()?;
     (!key.is_weak()).then_some(key)
 }

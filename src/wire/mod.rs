@@ -17,7 +17,7 @@ pub mod subject;
 pub use code::{Disposition, ErrorCode};
 pub use encoding::{Base64, Fixed};
 pub use event::{Event, EventOutcome};
-pub use ids::{Curve, InitiatorId, JobId, KeyId, Method, Op, SealKey};
+pub use ids::{Curve, InitiatorId, InvalidName, JobId, KeyId, Method, Op, SealKey};
 pub use job::{Address, Authorisation, Job, JobError, JobHeaders, MAX_BODY_BYTES, SignedJob, VERSION};
 pub use payload::{
     ChangePasswordBody, Envelope, GenerateBody, KdfBody, KdfParams, MAX_MESSAGE_BYTES, OrderBody, Payload,
