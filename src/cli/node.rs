@@ -1,9 +1,9 @@
 //! `trefoil node`: what a node's operator does beside running it.
 
 use super::output::{Failure, Output};
-use crate::config::{NodeConfig, Settings};
+use crate::config::{NodeConfig, Settings, keys};
 use crate::node::drill::{self, Drilled};
-use crate::node::store::{Attempt, StoppedStore, StoreError};
+use crate::node::store::{self, Attempt, StoppedStore, StoreError};
 use crate::policy::{Grant, Policy};
 use crate::wire::subject;
 use clap::Subcommand;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -36,7 +37,20 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
     },
+    /// Put a node's store under another master key, while the node is stopped
+    #[command(after_help = REKEY)]
+    Rekey {
+        /// File with the new master key: 32 bytes as hex or base64 (`trefoil identity new --kind secret`)
+        #[arg(long, value_name = "FILE")]
+        new_master_key_file: PathBuf,
+    },
 }
+
+const REKEY: &str = "\
+Uses the node's own settings (--config, or TREFOIL_CONFIG and TREFOIL_*) with the old master key; put the new one there before the \
+node is started. Every data key is wrapped anew and the slot file overwritten in place. Cut off at any moment, the store belongs to the old key or \
+to the new one, whole. An old copy of the slot file still opens with the old master key: make a new backup over the old one.
+Exit codes: 0 done, 2 nothing was changed.";
 
 const PENDING: &str = "\
 Nothing prepared ever times out. If the result of the job that made it is in its subject, the first use of the key commits it; if \
@@ -52,6 +66,7 @@ pub fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<
     match command {
         Command::CheckPolicy { file } => check_policy(file, output),
         Command::Pending { data_dir } => pending(data_dir, output),
+        Command::Rekey { new_master_key_file } => rekey(config, new_master_key_file, output),
         Command::Drill { data_dir } => drill(config, data_dir.as_deref(), output),
     }
 }
@@ -108,6 +123,17 @@ fn drill(config: Option<&Path>, data_dir: Option<&Path>, output: &Output) -> Res
     }
     let lines = [("whole", whole.to_string()), ("ended", ended.to_string()), ("broken", "0".to_owned())];
     output.answer(&lines, &json!({ "whole": whole, "ended": ended, "broken": [] }));
+    Ok(())
+}
+
+fn rekey(config: Option<&Path>, new: &Path, output: &Output) -> Result<(), Failure> {
+    let config = node_settings(config)?;
+    let unreadable = |what: &dyn Display| Failure::usage(format!("{}: {what}", new.display()));
+    let text = Zeroizing::new(std::fs::read_to_string(new).map_err(|error| unreadable(&error))?);
+    let key = keys::secret32(text.trim()).ok_or_else(|| unreadable(&"must be 32 bytes as hex or base64"))?;
+    let shares = store::rekey(&config.data_dir, config.role, config.master_key, &key);
+    let shares = shares.map_err(|error| about(&config.data_dir, &error))?;
+    output.answer(&[("shares", shares.to_string())], &json!({ "shares": shares }));
     Ok(())
 }
 

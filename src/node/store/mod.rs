@@ -6,6 +6,7 @@
 
 mod open;
 mod redb_store;
+mod rekey;
 mod rows;
 mod seal;
 mod slots;
@@ -13,6 +14,7 @@ mod stopped;
 mod writer;
 
 pub use redb_store::RedbStore;
+pub use rekey::rekey;
 pub use stopped::{Shares, StoppedStore, Stored};
 
 use super::audit::Head;

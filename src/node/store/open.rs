@@ -5,7 +5,7 @@ use super::rows::{
 };
 use super::seal;
 use super::slots::SlotFile;
-use super::{RedbStore, StoreError};
+use super::{RedbStore, StoreError, rekey};
 use crate::node::audit::Head;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableError};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ const CACHE: usize = 128 << 20;
 /// Version of tables and rows.
 const FORMAT: u8 = 1;
 /// What the master key seals, to be recognised.
-const CHECK: &[u8] = b"trefoil master key check";
+pub const CHECK: &[u8] = b"trefoil master key check";
 
 impl RedbStore {
     /// Opens the store of `party` in this directory, or makes a new one where the directory holds none.
@@ -34,21 +34,35 @@ impl RedbStore {
         let fail = |error: std::io::Error| StoreError::Failed(format!("{}: {error}", directory.display()));
         std::fs::create_dir_all(directory).map_err(fail)?;
         let master = Arc::new(master);
-        let db = Database::builder().set_cache_size(CACHE).create(directory.join(DATABASE)).map_err(
-            |error| match error {
-                DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("another process has the store open"),
-                error => error.into(),
-            },
-        )?;
+        let db = builder().create(directory.join(DATABASE)).map_err(busy)?;
         let slots_path = directory.join(SLOTS);
         if read_meta(&db, "store-id")?.is_none() {
             initialise(&db, &slots_path, party, &master)?;
         }
         let store_id = check_store(&db, party, &master)?;
+        rekey::finish(&db, directory)?;
         index_owners(&db)?;
         let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?, slots_generation(&db)?)?;
         Self::start(db, slots, party)
     }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+fn busy(error: DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::Mismatch("another process has the store open"),
+        error => error.into(),
+    }
+}
+
+/// The database in this directory, where there is one.
+pub fn existing(directory: &Path) -> Result<Database, StoreError> {
+    builder().open(directory.join(DATABASE)).map_err(busy)
 }
 
 /// Whether a store is of this format, party and master key; its id.
@@ -113,7 +127,7 @@ fn initialise(db: &Database, slots_path: &Path, party: Party, master: &Secret<[u
     Ok(tx.commit()?)
 }
 
-fn read_meta(db: &impl ReadableDatabase, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+pub fn read_meta(db: &impl ReadableDatabase, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
     match db.begin_read()?.open_table(META) {
         Ok(meta) => Ok(meta.get(name)?.map(|value| value.value().to_vec())),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),

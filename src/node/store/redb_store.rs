@@ -49,7 +49,7 @@ fn refused<T>(code: ErrorCode) -> Result<T, StoreError> {
     Err(StoreError::Refused(code))
 }
 
-fn binding(attempt: &Attempt, party: Party) -> Binding {
+pub fn binding(attempt: &Attempt, party: Party) -> Binding {
     Binding { key_id: attempt.key_id, epoch: attempt.epoch, party, transcript: attempt.transcript }
 }
 

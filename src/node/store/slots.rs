@@ -21,7 +21,7 @@ use std::sync::Arc;
 use trefoil_protocol::Secret;
 
 /// Bytes of a slot.
-const SLOT: usize = 64;
+pub const SLOT: usize = 64;
 const MAGIC: &[u8; 8] = b"TREFSLOT";
 const VERSION: u32 = 1;
 /// Where the header holds the generation.

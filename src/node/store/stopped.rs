@@ -3,6 +3,7 @@
 
 use super::open::{DATABASE, SLOTS, check_store, read_head, slots_generation};
 use super::redb_store::read_material;
+use super::rekey::is_unfinished;
 use super::rows::{self, ATTEMPTS, AttemptRow, KEYS, KeyRow};
 use super::slots::SlotReader;
 use super::{Attempt, KeyState, StoreError};
@@ -84,6 +85,11 @@ impl StoppedStore {
     /// `Mismatch`, also where the slot file is missing, older, newer or another store's; `Failed`.
     pub fn shares(&self, party: Party, master: Secret<[u8; 32]>) -> Result<Shares<'_>, StoreError> {
         let store_id = check_store(&self.db, party, &master)?;
+        if is_unfinished(&self.db)? {
+            return Err(StoreError::Mismatch(
+                "a change of the master key was cut off: the node finishes it when it starts",
+            ));
+        }
         let slots = SlotReader::open(&self.directory.join(SLOTS), &store_id, master, slots_generation(&self.db)?)?;
         Ok(Shares { store: self, slots, party })
     }
