@@ -14,7 +14,7 @@ use nkeys::{KeyPair, XKey};
 use rand_core::OsRng;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use trefoil::client::{ClientError, SigningMaterial, random_job_id};
+use trefoil::client::{ClientError, SignedRequest, SigningMaterial, random_job_id};
 use trefoil::seal::{Binding, Secrets, seal};
 use trefoil::vault::{DataKey, KdfPool, KeyBinding, OprfKey, Password, Vault};
 use trefoil::wire::{
@@ -286,6 +286,79 @@ async fn a_job_has_one_result_however_often_it_is_sent() {
     let subject = subject::result(backend.jobs().initiator(), &request.job_id);
     let mut subjects = stored.info_with_subjects(subject).await.unwrap();
     assert_eq!(subjects.next().await.unwrap().unwrap().1, 1);
+}
+
+/// Whoever may publish jobs can have a copy of a job refused, under the job's own digest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_copy_does_not_hide_the_jobs_result() {
+    let mut service = Deployment::start(1);
+    let backend = service.backend().await;
+    let forge = Forge::new(&backend);
+    let key = new_key(&backend, Curve::Ed25519).await;
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    // One without the signature, one on the subject of another key; returns when both are refused.
+    let copy = async |request: &SignedRequest| {
+        let elsewhere = subject::job(Op::Sign, &KeyId([9; 16]));
+        for (subject, headers, expected) in [
+            (request.subject.clone(), async_nats::HeaderMap::new(), ErrorCode::UnsignedJob),
+            (elsewhere, request.headers.clone(), ErrorCode::SubjectMismatch),
+        ] {
+            let sent = jetstream.publish_with_headers(subject, headers, request.body.clone().into());
+            sent.await.unwrap().await.unwrap();
+            let subject = subject::refused(backend.jobs().initiator(), &request.job_id);
+            let started = Instant::now();
+            loop {
+                let refusal = trefoil::jobs::results::find_at(&jetstream, &subject).await.unwrap();
+                if refusal.is_some_and(|r| r.job_digest == Fixed(request.digest) && code(&r) == expected) {
+                    break;
+                }
+                assert!(started.elapsed() < PATIENCE, "not refused with {expected}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    let signed = |result: JobResult| matches!(result.outcome, Outcome::Ok { signature: Some(_), .. });
+
+    // Refused before the job is sent: seen at the first look.
+    let request = forge.sign(&key, &message("m"), &secrets(&key));
+    copy(&request).await;
+    assert!(signed(outcome(&backend, &request).await));
+    // Refused while the job waits for a node: heard, and seen again and again.
+    let request = forge.sign(&key, &message("m"), &secrets(&key));
+    service.process("node1").signal("STOP");
+    let (result, ()) = futures::join!(outcome(&backend, &request), async {
+        copy(&request).await;
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        service.process("node1").signal("CONT");
+    });
+    assert!(signed(result));
+    // Nothing but copies: told at the end of the wait, and as what it is.
+    let request = forge.sign(&key, &message("m"), &secrets(&key));
+    copy(&request).await;
+    let error = backend.result_of(&request.job_id, request.digest, Duration::from_secs(1)).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(_)), "{error}");
+    assert!(error.to_string().contains("says nothing about the job itself"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_acknowledgement_is_no_failure() {
+    let mut service = Deployment::start(1);
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Ed25519).await;
+    // The queue keeps what it gets and acknowledges nothing.
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    let mut config = jetstream.get_stream("MPC_JOBS").await.unwrap().cached_info().config.clone();
+    config.no_ack = true;
+    jetstream.update_stream(&config).await.unwrap();
+    backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();
+    // Also where the job takes longer than publishing it three times does.
+    service.process("node1").signal("STOP");
+    let input = message("m");
+    let (signed, ()) = futures::join!(backend.sign(&key, Method::Default, &input, password()), async {
+        tokio::time::sleep(Duration::from_secs(17)).await;
+        service.process("node1").signal("CONT");
+    });
+    signed.unwrap();
 }
 
 /// Answers the next job as a lying worker or broker would: with a result made from the job's.

@@ -45,7 +45,13 @@ impl Failure {
             Self::Usage(_) | Self::Client(ClientError::Build(_)) | Self::Audit(AuditError::Io(_)) | Self::Policy(_) => {
                 2
             }
-            Self::Client(ClientError::Busy | ClientError::Unavailable(_) | ClientError::Timeout) => 3,
+            Self::Client(
+                ClientError::Busy
+                | ClientError::Unavailable(_)
+                | ClientError::Unacknowledged(_)
+                | ClientError::Timeout
+                | ClientError::Refused(_),
+            ) => 3,
             Self::Client(ClientError::Untrusted(_)) | Self::Unverified(_) | Self::Audit(_) | Self::Drill { .. } => 4,
         }
     }

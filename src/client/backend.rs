@@ -15,6 +15,7 @@ use crate::wire::{
 };
 use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::{self, Context, ErrorCode as JetStreamCode, message::PublishMessage};
 use nkeys::{KeyPair, XKey};
 use std::time::Duration;
@@ -22,6 +23,8 @@ use tokio::time::Instant;
 
 /// After a job's expiry its result is awaited this much longer: clocks differ.
 const GRACE: Duration = Duration::from_secs(5);
+/// Before a publication is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long a question may take at most.
 const QUESTION: Duration = Duration::from_secs(10);
 /// JetStream's code for a subject or stream that is full.
@@ -42,9 +45,20 @@ pub enum ClientError {
     /// NATS, the streams or the workers cannot be reached.
     #[error("not available: {0}")]
     Unavailable(String),
+    /// The job was published and the queue's acknowledgement did not come: it may be in the queue.
+    #[error("the queue did not acknowledge the job, which may be in it: publish the same bytes again. {0}")]
+    Unacknowledged(String),
     /// No result by the job's expiry.
     #[error("no result by the job's expiry: are workers running?")]
     Timeout,
+    /// No result by the job's expiry, and a copy of the job was refused meanwhile: somebody published its body without the
+    /// signature or on another subject. This says nothing about the job itself.
+    #[error(
+        "no result by the job's expiry; a copy of this job that somebody altered was refused ({}: {}), which says nothing about \
+         the job itself. Check who may publish on mpc.job.>, and try again with a new job",
+        .0.code, .0.message
+    )]
+    Refused(Failure),
     /// The job could not be built.
     #[error("cannot build the job: {0}")]
     Build(#[from] BuildError),
@@ -125,10 +139,19 @@ impl Backend {
     /// # Errors
     /// [`ClientError`].
     pub async fn generate(&self, curve: Curve, kdf: KdfParams, password: Password) -> Result<NewKey, ClientError> {
-        let secrets = Secrets { password: Some(password), ..Secrets::default() };
-        let request = self.jobs.generate(random_job_id(), curve, kdf, &secrets, &self.reply_key()?, self.lifetime)?;
+        let request = self.generation(curve, kdf, password)?;
         let result = self.run(&request).await?;
         self.new_key(&request, result)
+    }
+
+    /// The job of [`Backend::generate`], for callers that keep its id and digest before they [`run`](Backend::run) it, so that
+    /// no crash can lose its result.
+    ///
+    /// # Errors
+    /// [`ClientError::Build`].
+    pub fn generation(&self, curve: Curve, kdf: KdfParams, password: Password) -> Result<SignedRequest, ClientError> {
+        let secrets = Secrets { password: Some(password), ..Secrets::default() };
+        Ok(self.jobs.generate(random_job_id(), curve, kdf, &secrets, &self.reply_key()?, self.lifetime)?)
     }
 
     /// Verifies the result of a generate job and opens its secrets.
@@ -136,17 +159,26 @@ impl Backend {
     /// # Errors
     /// [`ClientError`].
     pub fn new_key(&self, request: &SignedRequest, result: JobResult) -> Result<NewKey, ClientError> {
+        self.generated(&request.job_id, request.digest, result)
+    }
+
+    /// [`Backend::new_key`] for a job of which only the id and the digest were kept. The reply key must be the job's.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn generated(&self, job_id: &JobId, digest: [u8; 32], result: JobResult) -> Result<NewKey, ClientError> {
         let (key, sealed) = match result.outcome {
             Outcome::Ok { key: Some(key), secrets: Some(sealed), .. } => (key, sealed),
             Outcome::Ok { .. } => return Err(Untrusted::WrongShape.into()),
             Outcome::Error { error } => return Err(ClientError::Job(error)),
         };
         let initiator = self.jobs.initiator();
-        let key = verify::attested_key(&self.nodes, initiator, request.key_id, request.digest, &key)?;
-        if key.generated_by != request.digest {
+        let key_id = KeyId::derive(initiator, job_id);
+        let key = verify::attested_key(&self.nodes, initiator, key_id, digest, &key)?;
+        if key.generated_by != digest {
             return Err(Untrusted::OtherKey.into());
         }
-        let binding = Binding { job_id: request.job_id.clone(), key_id: request.key_id, initiator: initiator.clone() };
+        let binding = Binding { job_id: job_id.clone(), key_id, initiator: initiator.clone() };
         let broken = |error: String| Untrusted::SealBroken(error);
         let secrets = seal::open(&self.reply, &binding, &sealed).map_err(|error| broken(error.to_string()))?;
         let (Some(encrypted_share), Some(secret_store)) = (secrets.encrypted_share, secrets.secret_store) else {
@@ -324,23 +356,41 @@ impl Backend {
         }
     }
 
-    /// Publishes a job and waits for its result. Safe to repeat with the same request.
+    /// Publishes a job and waits for its result: also where the queue's acknowledgement is lost, while the same bytes are published
+    /// again. Safe to repeat with the same request. A request that every worker must refuse has its refusal as its result.
     ///
     /// # Errors
     /// [`ClientError`]; a job's own failure is in the result.
     pub async fn run(&self, request: &SignedRequest) -> Result<JobResult, ClientError> {
-        let expected = self.results.expect(&request.job_id, request.digest);
-        self.publish(request).await?;
         let left = Duration::from_millis(request.expires_at.saturating_sub(now_ms())) + GRACE;
-        expected.wait(left).await?.ok_or(ClientError::Timeout)
+        let mut result = std::pin::pin!(self.results.expect(request).wait(left));
+        let mut publishing = true;
+        let mut lost = None;
+        loop {
+            tokio::select! {
+                result = &mut result => return match (result, lost) {
+                    (Err(ClientError::Timeout), Some(unacknowledged)) => Err(unacknowledged),
+                    (result, _) => result,
+                },
+                sent = self.publish(request), if publishing => match sent {
+                    Err(error @ ClientError::Unacknowledged(_)) => lost = Some(error),
+                    Err(error) if lost.is_none() => return Err(error),
+                    // After a lost acknowledgement no refusal tells that nothing is in the queue.
+                    Err(_) => publishing = false,
+                    Ok(()) => (publishing, lost) = (false, None),
+                },
+            }
+        }
     }
 
     /// Puts a job into the queue, trying again while the answer does not come.
     ///
     /// # Errors
-    /// [`ClientError::Busy`] or [`ClientError::Unavailable`].
+    /// [`ClientError::Unacknowledged`] if an answer was lost, and none came after; [`ClientError::Busy`] or
+    /// [`ClientError::Unavailable`] if the job is not in the queue.
     pub async fn publish(&self, request: &SignedRequest) -> Result<(), ClientError> {
-        let mut last = String::new();
+        let mut lost = None;
+        let mut last = None;
         for _ in 0..3 {
             // The message id only spares the workers a repeated job; what makes repeating safe is the one result.
             let message = PublishMessage::build()
@@ -352,18 +402,21 @@ impl Backend {
                 Ok(acknowledged) => acknowledged.await,
                 Err(error) => Err(error),
             };
-            match sent {
-                Ok(_) => return Ok(()),
-                Err(error) => {
-                    let code = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
-                    if code.is_some_and(|code: &jetstream::Error| code.error_code() == FULL) {
-                        return Err(ClientError::Busy);
-                    }
-                    last = error.to_string();
+            let Err(error) = sent else { return Ok(()) };
+            let said = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+            match (error.kind(), said) {
+                (_, Some(said)) if said.error_code() == FULL => {
+                    last = Some(ClientError::Busy);
+                    break;
                 }
+                (PublishErrorKind::StreamNotFound | PublishErrorKind::MaxPayloadExceeded, _) | (_, Some(_)) => {
+                    last = Some(ClientError::Unavailable(error.to_string()));
+                }
+                _ => lost = Some(ClientError::Unacknowledged(error.to_string())),
             }
+            tokio::time::sleep(AGAIN).await;
         }
-        Err(ClientError::Unavailable(last))
+        Err(lost.or(last).unwrap_or(ClientError::Busy))
     }
 
     /// Asks the workers' service; nothing is stored.
@@ -395,13 +448,13 @@ impl Backend {
     /// Awaits the result of a job that was published before.
     ///
     /// # Errors
-    /// [`ClientError::Timeout`] or [`ClientError::Unavailable`].
+    /// [`ClientError::Timeout`], [`ClientError::Refused`] or [`ClientError::Unavailable`].
     pub async fn result_of(
         &self,
         job_id: &JobId,
         digest: [u8; 32],
         patience: Duration,
     ) -> Result<JobResult, ClientError> {
-        self.results.expect(job_id, digest).wait(patience).await?.ok_or(ClientError::Timeout)
+        self.results.expect_of(job_id, digest).wait(patience).await
     }
 }

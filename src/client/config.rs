@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 /// | `initiator_seed[_file]` | NKEY seed (`SU…`) that signs jobs; never the connection's |
 /// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, as their operators handed them over |
 /// | `worker_key` | the workers' current sealing key (`X…`) |
-/// | `reply_seed[_file]` | xkey seed (`SX…`) that opens secrets in results; without it each job gets a fresh one, and the result of a generation is lost with the process that asked for it |
+/// | `reply_seed[_file]` | xkey seed (`SX…`) that opens secrets in results; without it each process makes one, and results are lost with the process that asked for them (`trefoil generate` keeps its own in the draft until the key file is written) |
 /// | `job_lifetime_seconds` (60) | after this long a job ends without a result |
 /// | `password[_file]` | the password, instead of a prompt |
 pub struct ClientConfig {

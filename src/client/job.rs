@@ -4,8 +4,9 @@ use crate::auth::{self, sign_job};
 use crate::clock::now_ms;
 use crate::seal::{Binding, SealError, Secrets, seal};
 use crate::wire::{
-    ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, JobHeaders, JobId, KdfParams, KeyId, Method, Op,
-    OrderBody, OrderedState, PublicKeyBody, SealKey, SignBody, SignInput, VERSION, ValidateBody, subject,
+    Address, ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, Job, JobError, JobHeaders, JobId,
+    KdfParams, KeyId, Method, Op, OrderBody, OrderedState, PublicKeyBody, SealKey, SignBody, SignInput, VERSION,
+    ValidateBody, subject,
 };
 use async_nats::HeaderMap;
 use nkeys::KeyPair;
@@ -46,6 +47,14 @@ impl SignedRequest {
         let signature = data_encoding::BASE64.encode(&consent.signature.0);
         self.headers.insert(JobHeaders::AUTHORISER_SIGNATURE, signature);
         Ok(())
+    }
+
+    /// Whether every worker refuses these very bytes, headers and subject, so that the job will have a refusal and no result.
+    /// Never true for what [`JobBuilder`] makes.
+    pub(super) fn cannot_be_accepted(&self) -> bool {
+        let (op, key) = subject::split_job(&self.subject).unwrap_or_default();
+        let parsed = Job::parse(op, key, JobHeaders::from_nats(Some(&self.headers)), &self.body);
+        matches!(parsed, Err(JobError { address: Some(Address { refused: true, .. }), .. }))
     }
 }
 

@@ -1,10 +1,16 @@
 //! Waiting for results: one ordered consumer for all jobs of an initiator, and a look at the stream itself now and then, so that
 //! a lost connection cannot lose a result.
+//!
+//! A refusal is not a result. Anybody who may publish jobs can publish a copy of one without its signature, or on another
+//! subject, and have it refused under the job's own digest, while the job itself goes on. So a refusal ends the wait only where
+//! no result can come: the request as it stands cannot be accepted, or its job id belongs to another job's result.
 
+use super::backend::ClientError;
+use super::job::SignedRequest;
 use crate::jobs::once::Unavailable;
 use crate::jobs::results;
 use crate::wire::subject::{self, RESULTS_STREAM};
-use crate::wire::{Fixed, InitiatorId, JobId, JobResult};
+use crate::wire::{ErrorCode, Failure, Fixed, InitiatorId, JobId, JobResult, Outcome};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use dashmap::DashMap;
@@ -18,7 +24,14 @@ use tokio::time::{Instant, timeout};
 /// How often the stream itself is asked.
 const LOOK: Duration = Duration::from_secs(2);
 
-type Waiting = Arc<DashMap<JobId, Vec<mpsc::UnboundedSender<JobResult>>>>;
+type Waiting = Arc<DashMap<JobId, Vec<mpsc::UnboundedSender<Arrived>>>>;
+
+/// What came under a job's id.
+#[derive(Clone)]
+enum Arrived {
+    Result(JobResult),
+    Refusal(JobResult),
+}
 
 /// The results of one initiator's jobs.
 pub struct Results {
@@ -43,12 +56,20 @@ impl Results {
         Self { jetstream, initiator, waiting, listener }
     }
 
-    /// Expects a result; call this before the job is published.
+    /// Expects the result of a request; call this before it is published.
     #[must_use]
-    pub fn expect(&self, job_id: &JobId, digest: [u8; 32]) -> Expected<'_> {
+    pub fn expect<'a>(&'a self, request: &'a SignedRequest) -> Expected<'a> {
+        let mut expected = self.expect_of(&request.job_id, request.digest);
+        expected.request = Some(request);
+        expected
+    }
+
+    /// Expects the result of a job that was published as it should be.
+    #[must_use]
+    pub fn expect_of(&self, job_id: &JobId, digest: [u8; 32]) -> Expected<'_> {
         let (to, from) = mpsc::unbounded_channel();
         self.waiting.entry(job_id.clone()).or_default().push(to);
-        Expected { results: self, job_id: job_id.clone(), digest, from }
+        Expected { results: self, job_id: job_id.clone(), digest, request: None, from, refused: None }
     }
 }
 
@@ -57,7 +78,11 @@ pub struct Expected<'a> {
     results: &'a Results,
     job_id: JobId,
     digest: [u8; 32],
-    from: mpsc::UnboundedReceiver<JobResult>,
+    /// What was published, to tell whether a refusal can be about it.
+    request: Option<&'a SignedRequest>,
+    from: mpsc::UnboundedReceiver<Arrived>,
+    /// The last refusal of these bytes.
+    refused: Option<JobResult>,
 }
 
 impl Drop for Expected<'_> {
@@ -72,47 +97,80 @@ impl Drop for Expected<'_> {
 }
 
 impl Expected<'_> {
-    /// The result of exactly this job (its digest is compared): the stored one, or a refusal. `None` if `patience` ends first.
+    /// The result of exactly this job (its digest is compared). A refusal is returned in its place only if no result can come.
     ///
     /// # Errors
-    /// [`Unavailable`] if the stream could not be asked at the end.
-    pub async fn wait(mut self, patience: Duration) -> Result<Option<JobResult>, Unavailable> {
+    /// When `patience` ends: [`ClientError::Refused`] if these bytes were refused meanwhile, [`ClientError::Unavailable`] if the
+    /// stream could not be asked in the end, else [`ClientError::Timeout`].
+    pub async fn wait(mut self, patience: Duration) -> Result<JobResult, ClientError> {
         let until = Instant::now() + patience;
         loop {
             let looked = self.look().await;
             if let Ok(Some(found)) = looked {
-                return Ok(Some(found));
+                return Ok(found);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return looked;
+                looked?;
+                return Err(match self.refused.take().map(|refusal| refusal.outcome) {
+                    Some(Outcome::Error { error }) => ClientError::Refused(error),
+                    _ => ClientError::Timeout,
+                });
             }
-            let mine = async {
-                loop {
-                    match self.from.recv().await {
-                        Some(result) if result.job_digest == Fixed(self.digest) => break result,
-                        Some(_) => {}
-                        // The sender lives in the map while this waits.
-                        None => std::future::pending().await,
+            if let Ok(Some(result)) = timeout(left.min(LOOK), self.next()).await {
+                return Ok(result);
+            }
+        }
+    }
+
+    /// The next message that ends the wait; `None` if the stream should be looked at.
+    async fn next(&mut self) -> Option<JobResult> {
+        loop {
+            match self.from.recv().await {
+                Some(Arrived::Result(result)) if result.job_digest == Fixed(self.digest) => return Some(result),
+                Some(Arrived::Refusal(refusal)) if refusal.job_digest == Fixed(self.digest) => {
+                    if self.request.is_some_and(SignedRequest::cannot_be_accepted) {
+                        return Some(refusal);
                     }
+                    // Whether the id is another job's, the stream tells.
+                    if is_reuse(&refusal) {
+                        return None;
+                    }
+                    self.refused = Some(refusal);
                 }
-            };
-            if let Ok(result) = timeout(left.min(LOOK), mine).await {
-                return Ok(Some(result));
+                Some(_) => {}
+                // The sender lives in the map while this waits.
+                None => std::future::pending().await,
             }
         }
     }
 
     /// Asks the stream for the job's result and for its last refusal.
-    async fn look(&self) -> Result<Option<JobResult>, Unavailable> {
+    async fn look(&mut self) -> Result<Option<JobResult>, Unavailable> {
         let Results { jetstream, initiator, .. } = self.results;
         let refused = subject::refused(initiator, &self.job_id);
         let (stored, refused) = futures::try_join!(
             results::find(jetstream, initiator, &self.job_id),
             results::find_at(jetstream, &refused)
         )?;
-        Ok(stored.into_iter().chain(refused).find(|result| result.job_digest == Fixed(self.digest)))
+        let ours = |result: &JobResult| result.job_digest == Fixed(self.digest);
+        // A job id has one result for good: under another job's there will be none for this one.
+        let taken = stored.as_ref().is_some_and(|stored| !ours(stored));
+        if let Some(result) = stored.filter(ours) {
+            return Ok(Some(result));
+        }
+        let Some(refusal) = refused.filter(ours) else { return Ok(None) };
+        let ends = self.request.is_some_and(SignedRequest::cannot_be_accepted) || (taken && is_reuse(&refusal));
+        if ends {
+            return Ok(Some(refusal));
+        }
+        self.refused = Some(refusal);
+        Ok(None)
     }
+}
+
+fn is_reuse(refusal: &JobResult) -> bool {
+    matches!(&refusal.outcome, Outcome::Error { error: Failure { code: ErrorCode::JobIdReused, .. } })
 }
 
 /// Hands new results to those who wait for them, for ever.
@@ -134,11 +192,13 @@ async fn deliver(jetstream: &Context, initiator: &InitiatorId, waiting: &Waiting
     let stream = jetstream.get_stream_no_info(RESULTS_STREAM).await?;
     let mut messages = stream.create_consumer(config).await?.messages().await?;
     while let Some(message) = messages.next().await {
-        let Ok(result) = serde_json::from_slice::<JobResult>(&message?.payload) else { continue };
-        if let Some(waiters) = waiting.get(&result.job_id) {
-            for waiter in waiters.value() {
-                let _ = waiter.send(result.clone());
-            }
+        let message = message?;
+        let Ok(result) = serde_json::from_slice::<JobResult>(&message.payload) else { continue };
+        let Some(waiters) = waiting.get(&result.job_id) else { continue };
+        let own = *message.subject == subject::result(initiator, &result.job_id);
+        for waiter in waiters.value() {
+            let result = result.clone();
+            let _ = waiter.send(if own { Arrived::Result(result) } else { Arrived::Refusal(result) });
         }
     }
     Ok(())
