@@ -26,9 +26,9 @@ pub struct KeyFile {
     encrypted_share: Base64,
     /// Opaque.
     pub secret_store: Base64,
-    /// Set when the service said `KEY_LOCKED`: no more jobs are signed for the key.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub locked: bool,
+    /// Earlier versions wrote down that the service had said `KEY_LOCKED`. Nobody signs that word, so it counts for nothing.
+    #[serde(default, rename = "locked", skip_serializing)]
+    _locked: bool,
 }
 
 impl KeyFile {
@@ -39,7 +39,7 @@ impl KeyFile {
             key: as_result(&new.key),
             encrypted_share: Base64(new.encrypted_share),
             secret_store: Base64(new.secret_store),
-            locked: false,
+            _locked: false,
         }
     }
 
@@ -124,6 +124,22 @@ pub enum Existing {
     Replace,
 }
 
+/// Gives a complete file its name, unless that is taken.
+fn place(draft: &Path, path: &Path, link: impl Fn(&Path, &Path) -> std::io::Result<()>) -> std::io::Result<()> {
+    // Unlike a rename, a link fails where the name is taken.
+    match link(draft, path) {
+        Ok(()) => std::fs::remove_file(draft),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
+        // A file system without hard links: claim the name, then put the file over the claim.
+        Err(_) => {
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            std::fs::rename(draft, path).inspect_err(|_| {
+                let _ = std::fs::remove_file(path);
+            })
+        }
+    }
+}
+
 /// Writes a file of mode 0600 in one step: complete and on disk, or not there.
 pub fn write(path: &Path, content: &[u8], existing: Existing) -> Result<(), Failure> {
     let wrong = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
@@ -137,11 +153,7 @@ pub fn write(path: &Path, content: &[u8], existing: Existing) -> Result<(), Fail
         file.sync_all()?;
         match existing {
             Existing::Replace => std::fs::rename(&draft, path)?,
-            // Unlike a rename, a link fails where the name is taken.
-            Existing::Refuse => {
-                std::fs::hard_link(&draft, path)?;
-                std::fs::remove_file(&draft)?;
-            }
+            Existing::Refuse => place(&draft, path, |from, to| std::fs::hard_link(from, to))?,
         }
         File::open(folder)?.sync_all()
     })();
@@ -155,4 +167,24 @@ pub fn write(path: &Path, content: &[u8], existing: Existing) -> Result<(), Fail
             wrong(error)
         }
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, missing_docs)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_hard_links_a_file_is_complete_or_not_there_too() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let (draft, path) = (folder.path().join("draft"), folder.path().join("file"));
+        let no_links = |_: &Path, _: &Path| Err(ErrorKind::Unsupported.into());
+        std::fs::write(&draft, "new").unwrap();
+        place(&draft, &path, no_links).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert!(!draft.exists());
+        std::fs::write(&draft, "other").unwrap();
+        assert_eq!(place(&draft, &path, no_links).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
 }

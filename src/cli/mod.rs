@@ -6,6 +6,7 @@
 
 mod audit;
 mod change_password;
+mod draft;
 mod generate;
 mod identity;
 mod input;

@@ -1,7 +1,7 @@
 //! `trefoil sign`.
 
 use super::input::Input;
-use super::keyfile::{Existing, KeyFile};
+use super::keyfile::KeyFile;
 use super::output::{Failure, Output, merged};
 use super::{connect, password, settings};
 use crate::client::ClientError;
@@ -33,10 +33,7 @@ pub struct Arguments {
 
 pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let mut config = settings(config)?;
-    let mut file = KeyFile::read(&arguments.key, &config.nodes)?;
-    if file.locked {
-        return Err(Failure::usage("this key is locked: recover it; no more jobs are signed with this share"));
-    }
+    let file = KeyFile::read(&arguments.key, &config.nodes)?;
     let input = arguments.input.read(file.curve())?;
     let material = file.material()?;
     let password = password::read(arguments.password_file.as_deref(), config.password.take(), file.kdf()?, false)?;
@@ -47,11 +44,10 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
         if let ClientError::Job(failure) = error
             && failure.code == ErrorCode::KeyLocked
         {
-            // A broker could delete the ban, so this side keeps it too.
-            file.locked = true;
-            if let Err(error) = file.write(&arguments.key, Existing::Replace) {
-                output.remark(&format!("the lock could not be noted: {error}"));
-            }
+            // Only said, not written down: this word is not signed, and whoever forges it must not lock the owner out.
+            output.remark(
+                "the service says that this key is locked; ask node 1's operator, whose audit log shows it, before recovering it",
+            );
         }
     })?;
     let took = started.elapsed().as_millis();
