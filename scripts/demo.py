@@ -201,6 +201,7 @@ class Demo:
                 "nats_url": url,
                 "noise_key_file": seed(f"{worker}-noise"),
                 "sealing_keys_file": seed("sealing"),
+                "initiators": [self.public["initiator"]],
                 **{f"{node}_noise": self.public[f"{node}-noise"] for node in NODES},
                 **identities,
             }

@@ -136,15 +136,21 @@ fn a_worker_from_the_environment() {
         ("TREFOIL_NODE2_IDENTITY", KeyPair::new_server().public_key()),
         ("TREFOIL_NODE2_NOISE", XKey::new().public_key()),
         ("TREFOIL_SEALING_KEYS", format!("{}\n{}", XKey::new().seed().unwrap(), XKey::new().seed().unwrap())),
+        ("TREFOIL_INITIATORS", KeyPair::new_user().public_key()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
     let config = WorkerConfig::read(Settings::from_env(env.clone())).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((config.sealing_keys.len(), config.concurrency), (2, 64));
+    assert_eq!((config.sealing_keys.len(), config.initiators.len(), config.concurrency), (2, 1, 64));
     // An Ed25519 key is not a curve key.
     env.insert("TREFOIL_NODE1_NOISE".into(), KeyPair::new_server().public_key());
-    let found = WorkerConfig::read(Settings::from_env(env)).err().unwrap();
+    let found = WorkerConfig::read(Settings::from_env(env.clone())).err().unwrap();
     assert_eq!(found.0, ["node1_noise: must be a curve key (X…)"]);
+    // A worker that would work for everybody is not what anybody wants.
+    env.insert("TREFOIL_NODE1_NOISE".into(), XKey::new().public_key());
+    env.remove("TREFOIL_INITIATORS");
+    let found = WorkerConfig::read(Settings::from_env(env)).err().unwrap();
+    assert_eq!(found.0, ["initiators: must name at least one initiator's public key (U…)"]);
 }
 
 /// docs/configuration.md names no setting that the processes do not know.

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use std::time::{Duration, Instant};
 use trefoil::client::{Backend, ClientError, NewKey, random_job_id};
 use trefoil::seal::Secrets;
-use trefoil::wire::{Curve, ErrorCode, KdfParams, Method};
+use trefoil::wire::{Curve, ErrorCode, KdfParams, Method, subject};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_node_is_named_by_the_jobs_deadline() {
@@ -92,6 +92,63 @@ async fn killed_workers_and_nodes_leave_keys_that_work_and_one_result_each() {
         backend.committed(&new.key, PATIENCE).await.unwrap();
     }
     wait_until_empty(&jetstream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn costly_passwords_of_one_backend_do_not_stop_another() {
+    let mut service = Deployment::start(0);
+    // Fewer places than costly jobs.
+    service.worker_settings = vec![("TREFOIL_CONCURRENCY", "6".to_owned())];
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Ed25519).await;
+    let greedy = service.backend_with(&[("TREFOIL_INITIATOR_SEED", service.limited.seed().unwrap())]).await;
+    let costly = KdfParams::Argon2id { memory_kib: 262_144, passes: 10 };
+    let reply = greedy.reply_key().unwrap();
+    for _ in 0..12 {
+        let secrets = Secrets { password: Some(password()), ..Secrets::default() };
+        let lifetime = Duration::from_secs(120);
+        let request = greedy.jobs().generate(random_job_id(), Curve::Ed25519, costly, &secrets, &reply, lifetime);
+        greedy.publish(&request.unwrap()).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let started = Instant::now();
+    backend.sign(&key, Method::Default, &message("m"), password()).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(4), "took {:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_from_before_the_kept_results_gets_no_second_result() {
+    let mut service = Deployment::start(0);
+    service.worker_settings = vec![("TREFOIL_RESULTS_KEPT_HOURS", "2".to_owned())];
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let forge = Forge::new(&backend);
+    let secrets = Secrets { password: Some(password()), ..Secrets::default() };
+    let lifetime = Duration::from_secs(20);
+    let expired = |hours: u64| {
+        let jobs = backend.jobs();
+        let good = jobs.generate(random_job_id(), Curve::Ed25519, QUICK, &secrets, &forge.reply, lifetime).unwrap();
+        forge.edit(&good, |body| {
+            for time in ["issuedAt", "expiresAt"] {
+                body[time] = (body[time].as_u64().unwrap() - hours * 3_600_000).into();
+            }
+        })
+    };
+    let (recent, old) = (expired(1), expired(3));
+    for request in [&recent, &old] {
+        backend.publish(request).await.unwrap();
+    }
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    wait_until_empty(&jetstream).await;
+    let stored = async |subject: String| {
+        let stream = jetstream.get_stream("MPC_RESULTS").await.unwrap();
+        stream.get_last_raw_message_by_subject(&subject).await.is_ok()
+    };
+    let initiator = backend.jobs().initiator();
+    assert!(stored(subject::result(initiator, &recent.job_id)).await);
+    assert!(!stored(subject::result(initiator, &old.job_id)).await, "it may have had another result");
+    assert!(stored(subject::refused(initiator, &old.job_id)).await);
 }
 
 /// The worker commits by itself, and does not leave it to the key's first use.

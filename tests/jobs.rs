@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::NatsServer;
 use tokio::sync::{mpsc, watch};
-use trefoil::jobs::attempts::{Attempt, POISON};
+use trefoil::jobs::attempts::{self, Attempt, POISON};
 use trefoil::jobs::consumer::{self, ConsumerSettings, Delivery};
 use trefoil::jobs::once::{self, Put};
 use trefoil::jobs::streams::{self, StreamError, StreamSettings};
@@ -241,9 +241,9 @@ async fn crashes_are_counted_and_jobs_given_back_are_not() {
     let (mut from, _stop) = deliveries(&jetstream, 4);
     publish(&jetstream, "mpc.job.sign.a", "x").await;
     let mut crashes = Vec::new();
-    for crash in [false, true, false, true, true] {
+    for (worker, crash) in [("a", false), ("b", true), ("c", false), ("d", true), ("e", true), ("f", true)] {
         let job = next(&mut from).await;
-        let attempt = Attempt::begin(&jetstream, job.sequence, "digest".into(), job.times_delivered).await.unwrap();
+        let attempt = begin(&jetstream, worker, &job).await;
         crashes.push(attempt.crashes());
         if crash {
             drop(job);
@@ -253,11 +253,47 @@ async fn crashes_are_counted_and_jobs_given_back_are_not() {
         }
     }
     let job = next(&mut from).await;
-    let attempt = Attempt::begin(&jetstream, job.sequence, "digest".into(), job.times_delivered).await.unwrap();
+    let attempt = begin(&jetstream, "g", &job).await;
     crashes.push(attempt.crashes());
-    assert_eq!(crashes, [0, 0, 1, 1, 2, 3]);
+    // A job that was given back alive is not what takes workers down.
+    assert_eq!(crashes, [0, 0, 1, 0, 1, 2, 3]);
     assert!(attempt.crashes() >= POISON);
+    // A worker that finds its own name has not died.
+    assert_eq!(begin(&jetstream, "g", &job).await.crashes(), 3);
+    assert_eq!(begin(&jetstream, "h", &job).await.crashes(), 4);
     // The same sequence in a stream made anew is another job.
-    let other = Attempt::begin(&jetstream, job.sequence, "other".into(), 2).await.unwrap();
+    let other = Attempt::begin(&jetstream, "g", job.sequence, "other".into(), 2).await.unwrap();
     assert_eq!(other.crashes(), 1);
+}
+
+async fn begin<'a>(jetstream: &'a Context, worker: &str, job: &Delivery) -> Attempt<'a> {
+    Attempt::begin(jetstream, worker, job.sequence, "digest".into(), job.times_delivered).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_could_drop_jobs_is_not_used() {
+    let (_server, jetstream) = provisioned(&StreamSettings::default()).await;
+    let stream = jetstream.get_stream(JOBS).await.unwrap();
+    let config = jetstream::consumer::pull::Config {
+        durable_name: Some(consumer::CONSUMER.into()),
+        max_deliver: 5,
+        ..Default::default()
+    };
+    stream.create_consumer(config).await.unwrap();
+    let (mut from, _stop) = deliveries(&jetstream, 1);
+    publish(&jetstream, "mpc.job.sign.a", "x").await;
+    assert!(tokio::time::timeout(Duration::from_secs(1), from.recv()).await.is_err(), "a job was taken");
+    stream.delete_consumer(consumer::CONSUMER).await.unwrap();
+    next(&mut from).await.acknowledge().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopping_worker_gives_back_is_no_crash() {
+    use sha2::{Digest, Sha256};
+    let (_server, jetstream) = provisioned(&StreamSettings::default()).await;
+    publish(&jetstream, "mpc.job.sign.a", "x").await;
+    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest("x"));
+    attempts::not_started(&jetstream, 1, digest.clone()).await.unwrap();
+    let attempt = Attempt::begin(&jetstream, "w", 1, digest, 2).await.unwrap();
+    assert_eq!(attempt.crashes(), 0);
 }

@@ -97,7 +97,9 @@ async fn bans(service: &Deployment) -> Vec<Ban> {
     let count = stream.info().await.unwrap().state.messages;
     let mut found = Vec::new();
     for sequence in 1..=count {
-        found.push(serde_json::from_slice(&stream.get_raw_message(sequence).await.unwrap().payload).unwrap());
+        let record: serde_json::Value =
+            serde_json::from_slice(&stream.get_raw_message(sequence).await.unwrap().payload).unwrap();
+        found.push(serde_json::from_value(record["ban"].clone()).unwrap());
     }
     found
 }
@@ -120,8 +122,17 @@ async fn a_cheat_in_the_ot_extension_locks_the_key_for_ever() {
     let (key, other) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Secp256k1).await);
     assert_eq!(signed(&backend, &key, &digest(1)).await, Ok(()));
 
-    cheat.answers(bend_column);
-    assert_eq!(signed(&backend, &key, &digest(2)).await, Err(ErrorCode::ProtocolAbort));
+    // Eight at a time: those that wait for the key when the first one fails do not run any more.
+    let opened = Arc::new(Mutex::new(0));
+    let count = opened.clone();
+    cheat.answers(move |reply| {
+        *count.lock().unwrap() += u32::from(matches!(reply, NodeReply::SignOpened { .. }));
+        bend_column(reply);
+    });
+    let ends = futures::future::join_all((0..8).map(|_| async { signed(&backend, &key, &digest(2)).await })).await;
+    assert_eq!(ends.iter().filter(|end| **end == Err(ErrorCode::ProtocolAbort)).count(), 1, "{ends:?}");
+    assert_eq!(ends.iter().filter(|end| **end == Err(ErrorCode::KeyLocked)).count(), 7, "{ends:?}");
+    assert_eq!(*opened.lock().unwrap(), 1, "a session ran after the key was locked");
     let found = bans(&service).await;
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].key_id, found[0].epoch), (key.key_id, 1));
@@ -141,6 +152,70 @@ async fn a_cheat_in_the_ot_extension_locks_the_key_for_ever() {
         other => panic!("{other}"),
     }
     assert_eq!(signed(&backend, &other, &digest(3)).await, Ok(()), "other keys are not touched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_locks_a_key_or_hides_a_lock() {
+    let mut service = Deployment::new();
+    service.start_node("node2");
+    let cheat = Cheat::start(&service).await;
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let (key, other) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Secp256k1).await);
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    let put = async |key: &SigningMaterial, bytes: Vec<u8>| {
+        let sent = jetstream.publish(subject::ban(&key.key_id, 1), bytes.into()).await.unwrap();
+        sent.await.unwrap();
+    };
+    for body in ["", "x", "{}"] {
+        put(&key, body.into()).await;
+    }
+    assert_eq!(signed(&backend, &key, &digest(1)).await, Ok(()));
+    cheat.answers(bend_column);
+    assert_eq!(signed(&backend, &other, &digest(1)).await, Err(ErrorCode::ProtocolAbort));
+    assert_eq!(signed(&backend, &key, &digest(1)).await, Err(ErrorCode::ProtocolAbort));
+    cheat.honestly();
+    // The true record of one key is none of another, and what comes after it does not hide it.
+    let stream = jetstream.get_stream("MPC_BANS").await.unwrap();
+    let record = stream.get_last_raw_message_by_subject(&subject::ban(&other.key_id, 1)).await.unwrap().payload;
+    let third = new_key(&backend, Curve::Secp256k1).await;
+    put(&third, record.to_vec()).await;
+    put(&key, "{}".into()).await;
+    service.kill("worker1");
+    service.start_worker("worker1");
+    assert_eq!(signed(&backend, &third, &digest(1)).await, Ok(()));
+    for locked in [&key, &other] {
+        match backend.sign(locked, Method::Mta, &digest(3), password()).await.unwrap_err() {
+            // By the worker's own record, before node 1 is asked anything.
+            ClientError::Job(failure) => assert!(failure.message.contains("failed before"), "{}", failure.message),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_in_trouble_commits_later_and_a_slow_one_is_waited_for() {
+    let mut service = Deployment::new();
+    service.start_node("node2");
+    let cheat = Cheat::start(&service).await;
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    cheat.answers(|reply| {
+        if let NodeReply::Committed { .. } = reply {
+            let message = "no space left on device".to_owned();
+            *reply = NodeReply::Refused { code: ErrorCode::Internal, message, retry_at: None };
+        }
+    });
+    backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let left = jetstream.get_stream("MPC_JOBS").await.unwrap().cached_info().state.messages;
+    assert_eq!(left, 1, "the commit was given up");
+    cheat.honestly();
+    deployment::wait_until_empty(&jetstream).await;
+    // Each answer in time, all of them together not within the time of one.
+    cheat.answers(|_| std::thread::sleep(std::time::Duration::from_millis(900)));
+    backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -213,8 +213,16 @@ async fn the_nodes_decide_who_may_do_what() {
         ClientError::Job(failure) => failure.code,
         other => panic!("{other}"),
     };
-    let error = stranger.generate(Curve::Ed25519, QUICK, password()).await.unwrap_err();
-    assert_eq!(refused(error), ErrorCode::UnknownInitiator);
+    // The worker knows that by itself: it takes no password apart, and asks no node, for somebody whom it does not know.
+    let costly = KdfParams::Argon2id { memory_kib: 262_144, passes: 10 };
+    match stranger.generate(Curve::Ed25519, costly, password()).await.unwrap_err() {
+        ClientError::Job(failure) => {
+            assert_eq!(failure.code, ErrorCode::UnknownInitiator);
+            assert!(failure.message.contains("the workers do not know"), "{}", failure.message);
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!(refused(stranger.public_key(key.key_id).await.unwrap_err()), ErrorCode::UnknownInitiator);
 
     let limited = service.backend_with(&[("TREFOIL_INITIATOR_SEED", service.limited.seed().unwrap())]).await;
     let error = limited.generate(Curve::Ed25519, QUICK, password()).await.unwrap_err();

@@ -33,6 +33,8 @@ tags! {
     ABORTED = "aborted";
     /// A node's statement about a key's state.
     STATE = "state";
+    /// The workers' record that a key is locked.
+    BAN = "ban";
     /// The password as OPRF input.
     VAULT_PASSWORD = "vault/password";
     /// Key that wraps the data key.

@@ -2,8 +2,10 @@
 
 use super::{ConfigError, NatsConfig, Settings, keys};
 use crate::jobs::streams::StreamSettings;
+use crate::wire::InitiatorId;
 use ed25519_dalek::VerifyingKey;
 use nkeys::XKey;
+use std::collections::HashSet;
 use std::time::Duration;
 use trefoil_protocol::Secret;
 
@@ -25,9 +27,10 @@ pub struct PeerConfig {
 /// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, public |
 /// | `node1_noise`, `node2_noise` | the nodes' X25519 keys, public |
 /// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line; old ones stay until the longest job age has passed |
+/// | `initiators` | list of the `U…` keys whose jobs are worked on at all; what each of them may do is the nodes' decision |
 /// | `concurrency` (64) | jobs worked on at once |
 /// | `crypto_threads` (cores) | protocol steps and key derivations computed at once |
-/// | `kdf_memory_kib` (262,144) | memory of all running key derivations together |
+/// | `kdf_memory_kib` (327,680) | memory of all running key derivations together, at least 320 MiB; a quarter of it is for those of up to 64 MiB |
 /// | `key_queue` (16) | jobs of one key that may wait inside this worker |
 /// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
 /// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
@@ -46,6 +49,8 @@ pub struct WorkerConfig {
     pub node2: PeerConfig,
     /// Keys that open sealed secrets, at least one.
     pub sealing_keys: Vec<XKey>,
+    /// Whose jobs are worked on, at least one.
+    pub initiators: HashSet<InitiatorId>,
     /// Jobs worked on at once.
     pub concurrency: usize,
     /// Blocking threads for cryptography.
@@ -83,9 +88,13 @@ impl WorkerConfig {
         let node1 = PeerConfig::read(s, "node1");
         let node2 = PeerConfig::read(s, "node2");
         let sealing_keys = s.secret("sealing_keys", "xkey seeds (SX…), one a line", seeds, true);
+        let initiators = s.list("initiators", str::parse::<InitiatorId>);
+        if initiators.as_ref().is_some_and(Vec::is_empty) {
+            s.problem("initiators", "must name at least one initiator's public key (U…)");
+        }
         let concurrency = s.number("concurrency", 64, 1..=4_096);
         let crypto_threads = s.number("crypto_threads", cores, 1..=1_024);
-        let kdf_memory_kib = s.number("kdf_memory_kib", 262_144, 1_024..=67_108_864);
+        let kdf_memory_kib = s.number("kdf_memory_kib", 327_680, 1_024..=67_108_864);
         let key_queue = s.number("key_queue", 16, 1..=4_096);
         let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
         let drain = s.number("drain_seconds", 30, 1..=600);
@@ -101,6 +110,7 @@ impl WorkerConfig {
                 node1: node1?,
                 node2: node2?,
                 sealing_keys: sealing_keys?,
+                initiators: initiators?.into_iter().collect(),
                 concurrency: concurrency? as usize,
                 crypto_threads: crypto_threads? as usize,
                 kdf_memory_kib: kdf_memory_kib? as u32,

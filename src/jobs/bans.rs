@@ -1,11 +1,28 @@
 //! Keys locked for ever after a failed check: the client party's side of the lock (node 1 keeps its own).
+//!
+//! A lock cannot be undone, so only a worker can make one, and only on a job of the key's owner: a record counts if it carries a
+//! job that the owner signed for this key, and a code that needs one of the workers' sealing seeds. Anything else that somebody
+//! put on the subject is reported, and ignored wherever it stands, before or after a record that counts.
 
 use super::once::{self, Unavailable};
-use crate::wire::subject::{self, BANS_STREAM};
-use crate::wire::{Fixed, JobId, KeyId};
-use async_nats::HeaderMap;
+use crate::clock::now_ms;
+use crate::wire::subject::{self, ALL_BANS, BANS_STREAM};
+use crate::wire::{Base64, Fixed, InitiatorId, Job, KeyId, SignedJob, VERSION};
 use async_nats::jetstream::Context;
+use async_nats::jetstream::message::PublishMessage;
+use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use trefoil_protocol::Party;
+use trefoil_protocol::transcript::{Tag, hash};
+use zeroize::Zeroizing;
+
+/// Pause between two attempts to store a ban, or to read the stored ones.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Why one epoch of a key is locked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,41 +38,185 @@ pub struct Ban {
     pub check: String,
     /// Whose message failed it, such as `node1`.
     pub culprit: String,
-    /// The job that ran.
-    pub job_id: JobId,
-    /// SHA-256 of that job's body.
-    pub job_digest: Fixed<32>,
+    /// Body of the job that ran, as it was signed. Its passwords stay sealed to the workers.
+    pub job: Base64,
+    /// The initiator's signature of it, 64 bytes.
+    pub job_signature: Fixed<64>,
     /// Unix milliseconds.
     pub at: u64,
 }
 
-/// Locks the key's epoch. A second ban of the same epoch changes nothing.
-///
-/// # Errors
-/// [`Unavailable`]; banning again is safe.
-pub async fn record(jetstream: &Context, ban: &Ban) -> Result<(), Unavailable> {
-    let body = serde_json::to_vec(ban).map_err(|e| Unavailable { stream: BANS_STREAM, reason: e.to_string() })?;
-    once::put(jetstream, BANS_STREAM, &subject::ban(&ban.key_id, ban.epoch), HeaderMap::new(), body.into()).await?;
-    Ok(())
+/// A ban as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Record {
+    ban: Ban,
+    /// `HKDF-SHA-256(ikm = a sealing seed, info = H("trefoil/v1/ban"; the ban as JSON))`, 32 bytes.
+    mac: Fixed<32>,
 }
 
-/// Whether the key's epoch is locked. Any record counts, also one that cannot be read.
-///
-/// # Errors
-/// [`Unavailable`]; the key must then not be used.
-pub async fn is_banned(jetstream: &Context, key: &KeyId, epoch: u32) -> Result<bool, Unavailable> {
-    Ok(once::get(jetstream, BANS_STREAM, &subject::ban(key, epoch)).await?.is_some())
-}
-
-/// As [`record`], tried until it is stored. Once begun it goes on by itself, also where the caller stops waiting.
-pub async fn record_until_stored(jetstream: Context, ban: Ban) {
-    let recording = tokio::spawn(async move {
-        while let Err(error) = record(&jetstream, &ban).await {
-            tracing::error!(key = %ban.key_id, %error, "a ban is not stored yet");
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+impl Ban {
+    /// The lock of this job's key, because a check of `culprit`'s message failed in it.
+    #[must_use]
+    pub fn new(job: &Job, epoch: u32, check: &str, culprit: Party) -> Self {
+        Self {
+            version: VERSION,
+            key_id: job.key_id,
+            epoch,
+            check: check.to_owned(),
+            culprit: culprit.to_string(),
+            job: Base64(job.signed.body.clone()),
+            job_signature: job.signed.signature,
+            at: now_ms(),
         }
-    });
-    if let Err(error) = recording.await {
-        tracing::error!(%error, "a ban was not recorded");
     }
+
+    /// The initiator whose job it carries, if that is signed and of this key.
+    fn initiator(&self) -> Option<InitiatorId> {
+        let signed = SignedJob { body: self.job.0.clone(), signature: self.job_signature, authorisation: None };
+        let job = Job::from_signed(&signed).ok()?;
+        (self.version == VERSION && job.key_id == self.key_id).then_some(job.initiator)
+    }
+}
+
+/// One epoch of a key, and on whose job it was locked.
+type Locked = (KeyId, u32, InitiatorId);
+
+/// The bans: makes and checks the stored ones, and remembers what it has seen. Cheap to clone.
+#[derive(Clone)]
+pub struct Bans(Arc<Inner>);
+
+struct Inner {
+    /// The sealing seeds, 32 bytes each, the newest first. A record counts under any of them.
+    seeds: Vec<Zeroizing<[u8; 32]>>,
+    /// Bans are for ever, so what was once found need not be asked for again.
+    known: Mutex<HashSet<Locked>>,
+}
+
+impl Bans {
+    /// With the workers' sealing seeds `SX…`, the newest first. `None` if there are none or one is invalid.
+    #[must_use]
+    pub fn new<'a>(seeds: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let seeds: Option<Vec<_>> =
+            seeds.into_iter().map(|seed| Some(Zeroizing::new(nkeys::decode_seed(seed).ok()?.1))).collect();
+        let seeds = seeds.filter(|seeds| !seeds.is_empty())?;
+        Some(Self(Arc::new(Inner { seeds, known: Mutex::default() })))
+    }
+
+    /// Whether this epoch of the job's key is locked. The key's owner is whoever signed the job: what others' jobs led to does not
+    /// count, and if it is the job that is not the owner's, the nodes refuse it.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; the key must then not be used.
+    pub async fn is_banned(&self, jetstream: &Context, job: &Job, epoch: u32) -> Result<bool, Unavailable> {
+        let locked = (job.key_id, epoch, job.initiator.clone());
+        let banned = self.known().contains(&locked) || self.is_stored(jetstream, &locked).await?;
+        if banned {
+            self.known().insert(locked);
+        }
+        Ok(banned)
+    }
+
+    async fn is_stored(&self, jetstream: &Context, locked: &Locked) -> Result<bool, Unavailable> {
+        let subject = subject::ban(&locked.0, locked.1);
+        let mut from = 1;
+        while let Some((sequence, bytes)) = once::next(jetstream, BANS_STREAM, &subject, from).await? {
+            match self.read(&bytes) {
+                Some((_, found, _)) if found == *locked => return Ok(true),
+                _ => tracing::error!(%subject, sequence, "a ban that is not authentic is ignored"),
+            }
+            from = sequence.saturating_add(1);
+        }
+        Ok(false)
+    }
+
+    /// Locks the key's epoch, at once for those who hold this value, and for all others when it is stored. A second ban of the
+    /// same epoch changes nothing.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; banning again is safe.
+    pub async fn record(&self, jetstream: &Context, ban: &Ban) -> Result<(), Unavailable> {
+        let unavailable = |reason: String| Unavailable { stream: BANS_STREAM, reason };
+        let initiator = ban.initiator().ok_or_else(|| unavailable("a ban without a job of its key".into()))?;
+        let locked = (ban.key_id, ban.epoch, initiator);
+        self.known().insert(locked.clone());
+        if self.is_stored(jetstream, &locked).await? { Ok(()) } else { self.store(jetstream, ban).await }
+    }
+
+    /// As [`Bans::record`], tried until it is stored. Once begun it goes on by itself, also where the caller stops waiting.
+    pub async fn record_until_stored(&self, jetstream: Context, ban: Ban) {
+        let bans = self.clone();
+        let recording = tokio::spawn(async move {
+            while let Err(error) = bans.record(&jetstream, &ban).await {
+                tracing::error!(key = %ban.key_id, %error, "a ban is not stored yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+        if let Err(error) = recording.await {
+            tracing::error!(%error, "a ban was not recorded");
+        }
+    }
+
+    /// Stores each ban that counts under an older sealing seed once more under the newest, so that the older seed may go.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; doing it again is safe.
+    pub async fn renew(&self, jetstream: &Context) -> Result<(), Unavailable> {
+        let mut old = BTreeMap::new();
+        let mut current = HashSet::new();
+        let mut from = 1;
+        while let Some((sequence, bytes)) = once::next(jetstream, BANS_STREAM, ALL_BANS, from).await? {
+            match self.read(&bytes) {
+                Some((_, locked, 0)) => {
+                    current.insert(locked);
+                }
+                Some((ban, locked, _)) => {
+                    old.insert(sequence, (ban, locked));
+                }
+                None => tracing::error!(sequence, "a ban that is not authentic is ignored"),
+            }
+            from = sequence.saturating_add(1);
+        }
+        for (ban, locked) in old.into_values() {
+            if current.insert(locked) {
+                self.store(jetstream, &ban).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A stored record that counts: the ban, what it locks, and under which of the seeds.
+    fn read(&self, bytes: &[u8]) -> Option<(Ban, Locked, usize)> {
+        let Record { ban, mac } = serde_json::from_slice(bytes).ok()?;
+        let seed = self
+            .0
+            .seeds
+            .iter()
+            .position(|seed| code(seed, &ban).is_some_and(|expected| bool::from(expected.ct_eq(&mac.0))))?;
+        let locked = (ban.key_id, ban.epoch, ban.initiator()?);
+        Some((ban, locked, seed))
+    }
+
+    async fn store(&self, jetstream: &Context, ban: &Ban) -> Result<(), Unavailable> {
+        let unavailable = |reason: String| Unavailable { stream: BANS_STREAM, reason };
+        let mac = self.0.seeds.first().and_then(|seed| code(seed, ban)).ok_or_else(|| unavailable("no code".into()))?;
+        let record = Record { ban: ban.clone(), mac: Fixed(mac) };
+        let body = serde_json::to_vec(&record).map_err(|error| unavailable(error.to_string()))?;
+        let message = PublishMessage::build().payload(body.into()).expected_stream(BANS_STREAM);
+        let sent = jetstream.send_publish(subject::ban(&ban.key_id, ban.epoch), message).await;
+        sent.map_err(|error| unavailable(error.to_string()))?.await.map_err(|error| unavailable(error.to_string()))?;
+        Ok(())
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<Locked>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The code of a ban under one seed.
+fn code(seed: &[u8; 32], ban: &Ban) -> Option<[u8; 32]> {
+    let info = hash(Tag::BAN, &[&serde_json::to_vec(ban).ok()?]);
+    let mut code = [0; 32];
+    Hkdf::<Sha256>::new(None, seed).expand(&info, &mut code).ok()?;
+    Some(code)
 }

@@ -4,11 +4,14 @@
 //! and settles each job once: acknowledged (and confirmed by the server) after its result is stored, or given back with a delay.
 //! A delivery that is dropped unsettled, because its worker died or panicked, comes back after `ack_wait`.
 
+use super::attempts;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use async_nats::jetstream::{AckKind, Context, Message, message::Acker};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures::{FutureExt, StreamExt};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -21,6 +24,8 @@ pub const CONSUMER: &str = "workers";
 /// How long the server holds a pull request open. Short, because a request that was lost in a reconnect is only noticed after
 /// this time and a second of grace.
 const PULL: Duration = Duration::from_secs(2);
+/// How long a worker that stops tries to say what it gives back.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 
 /// How the consumer behaves.
 #[derive(Debug, Clone)]
@@ -211,10 +216,22 @@ where
             }
         }
         // Told to stop: what has arrived meanwhile goes to another worker at once, not after ack_wait.
+        let mut arrived = Vec::new();
         while let Some(Some(Ok(message))) = batch.next().now_or_never() {
-            let _ = message.ack_with(AckKind::Nak(None)).await;
+            arrived.push(self.leave(message));
         }
+        futures::future::join_all(arrived).await;
         Ok(())
+    }
+
+    /// Gives back what was not begun, and says so, lest it count as a crash.
+    async fn leave(&self, message: Message) {
+        if let Ok(sequence) = message.info().map(|info| info.stream_sequence) {
+            let job = HEXLOWER.encode(&Sha256::digest(&message.payload));
+            let recorded = timeout(GIVE_BACK, attempts::not_started(&self.jetstream, sequence, job)).await;
+            tracing::debug!(sequence, ?recorded, "given back unstarted");
+        }
+        let _ = timeout(GIVE_BACK, message.ack_with(AckKind::Nak(None))).await;
     }
 
     /// Forgets finished jobs. A panic in a job leaves its delivery unsettled, so that it counts as a crash.
@@ -241,5 +258,23 @@ async fn durable(jetstream: &Context, settings: &ConsumerSettings) -> Result<Con
         max_ack_pending: 50_000,
         ..pull::Config::default()
     };
-    stream.get_or_create_consumer(CONSUMER, wanted).await.map_err(|error| error.to_string())
+    let found = stream.get_or_create_consumer(CONSUMER, wanted).await.map_err(|error| error.to_string())?;
+    let config = &found.cached_info().config;
+    let mut problems = Vec::new();
+    if config.max_deliver > 0 {
+        problems.push("max_deliver must be unlimited: a job that it drops ends in no result");
+    }
+    if config.ack_policy != AckPolicy::Explicit {
+        problems.push("the ack policy must be explicit");
+    }
+    if !config.filter_subject.is_empty() || !config.filter_subjects.is_empty() {
+        problems.push("it must take every subject of the stream");
+    }
+    if config.headers_only {
+        problems.push("it must deliver bodies");
+    }
+    if config.ack_wait != settings.ack_wait {
+        tracing::warn!(found = ?config.ack_wait, wanted = ?settings.ack_wait, "the consumer keeps the ack wait that it has");
+    }
+    if problems.is_empty() { Ok(found) } else { Err(format!("consumer {CONSUMER}: {}", problems.join("; "))) }
 }

@@ -3,7 +3,8 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use async_nats::jetstream::{Context, ErrorCode};
 use bytes::Bytes;
 
@@ -58,19 +59,43 @@ pub async fn put(
     }
 }
 
+/// The first record from this sequence on whose subject matches, and its sequence, as the stream's leader has it.
+///
+/// # Errors
+/// [`Unavailable`].
+pub async fn next(
+    jetstream: &Context,
+    stream: &'static str,
+    subject: &str,
+    from: u64,
+) -> Result<Option<(u64, Bytes)>, Unavailable> {
+    let handle = jetstream.get_stream_no_info(stream).await;
+    let handle = handle.map_err(|error| Unavailable { stream, reason: error.to_string() })?;
+    let found = found(stream, handle.get_first_raw_message_by_subject(subject, from).await)?;
+    Ok(found.map(|message| (message.sequence, message.payload)))
+}
+
 /// The record under `subject`, as the stream's leader has it (a replica may lag behind).
 ///
 /// # Errors
 /// [`Unavailable`].
 pub async fn get(jetstream: &Context, stream: &'static str, subject: &str) -> Result<Option<Bytes>, Unavailable> {
-    let unavailable = |reason: String| Unavailable { stream, reason };
-    let handle = jetstream.get_stream_no_info(stream).await.map_err(|e| unavailable(e.to_string()))?;
-    match handle.get_last_raw_message_by_subject(subject).await {
-        Ok(message) => Ok(Some(message.payload)),
+    let handle = jetstream.get_stream_no_info(stream).await;
+    let handle = handle.map_err(|error| Unavailable { stream, reason: error.to_string() })?;
+    let found = found(stream, handle.get_last_raw_message_by_subject(subject).await)?;
+    Ok(found.map(|message| message.payload))
+}
+
+fn found(
+    stream: &'static str,
+    answer: Result<StreamMessage, LastRawMessageError>,
+) -> Result<Option<StreamMessage>, Unavailable> {
+    match answer {
+        Ok(message) => Ok(Some(message)),
         Err(error) => match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
             LastRawMessageErrorKind::JetStream(cause) if cause.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-            _ => Err(unavailable(error.to_string())),
+            _ => Err(Unavailable { stream, reason: error.to_string() }),
         },
     }
 }

@@ -110,6 +110,12 @@ impl Vault {
         Self { pool }
     }
 
+    /// Whether so many large derivations wait that another with these parameters should not be started now.
+    #[must_use]
+    pub fn is_full(&self, params: KdfParams) -> bool {
+        self.pool.is_full(params)
+    }
+
     /// Stretches and blinds a password to encrypt a new share.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ async fn answer(shared: &Shared, request: &Request) -> Result<JobResult, JobErro
 }
 
 async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
-    shared.times.check(job, now_ms()).map_err(|code| Failed::new(code, "by this worker's clock"))?;
+    shared.admit(job, now_ms())?;
     let mut schedule = Schedule::for_question(job.issued_at, job.expires_at);
     let found = match job.payload {
         Payload::PublicKey => loop {
@@ -90,7 +90,10 @@ async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
                 }
             }
         },
-        Payload::Validate { .. } => PasswordJob::prepare(shared, job).await?.run(&mut schedule).await,
+        Payload::Validate { .. } => match PasswordJob::prepare(shared, job, &mut schedule).await {
+            Ok(prepared) => prepared.run(&mut schedule).await,
+            Err(stop) => Err(stop),
+        },
         _ => return Err(Failed::new(ErrorCode::UnsupportedOperation, "this operation is a job: publish it")),
     };
     found.map_err(|stop| match stop {

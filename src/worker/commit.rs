@@ -4,6 +4,8 @@
 use super::Shared;
 use super::failure::Failed;
 use super::nodes;
+use super::retry::call_deadline;
+use crate::channel::NodeChannel;
 use crate::jobs::results;
 use crate::wire::node::{NodeReply, NodeRequest};
 use crate::wire::{ErrorCode, Fixed, JobResult, KeyId, KeyResult, Outcome};
@@ -12,11 +14,11 @@ use crate::wire::{ErrorCode, Fixed, JobResult, KeyId, KeyResult, Outcome};
 ///
 /// # Errors
 /// `NODE_UNAVAILABLE` if a node cannot be asked: to be repeated. Otherwise the node's refusal.
-pub async fn commit(shared: &Shared, key: &KeyResult, deadline: u64) -> Result<(), Failed> {
+pub async fn commit(shared: &Shared, key: &KeyResult) -> Result<(), Failed> {
     let request =
         |evidence: Fixed<64>| NodeRequest::Commit { key_id: key.key_id, transcript: key.transcript.0, evidence };
-    let committed = nodes::call(&shared.node1, deadline, request(key.attestations.node2), decision).await?;
-    nodes::call(&shared.node2, deadline, request(committed), decision).await?;
+    let committed = nodes::call(&shared.node1, call_deadline(), request(key.attestations.node2), decision).await?;
+    nodes::call(&shared.node2, call_deadline(), request(committed), decision).await?;
     Ok(())
 }
 
@@ -24,14 +26,14 @@ pub async fn commit(shared: &Shared, key: &KeyResult, deadline: u64) -> Result<(
 ///
 /// # Errors
 /// As [`commit`]; `KEY_NOT_READY` if no such result is stored.
-pub async fn commit_stored(shared: &Shared, key_id: KeyId, subject: &str, deadline: u64) -> Result<(), Failed> {
+pub async fn commit_stored(shared: &Shared, key_id: KeyId, subject: &str) -> Result<(), Failed> {
     let not_ready = || Failed::new(ErrorCode::KeyNotReady, "the key's generation has no result yet");
     if !subject.starts_with("mpc.result.") {
         return Err(not_ready());
     }
     let stored = results::find_at(&shared.jetstream, subject).await?;
     match stored.as_ref().and_then(generated) {
-        Some(key) if key.key_id == key_id => commit(shared, key, deadline).await,
+        Some(key) if key.key_id == key_id => commit(shared, key).await,
         _ => Err(not_ready()),
     }
 }
@@ -44,13 +46,18 @@ pub fn generated(result: &JobResult) -> Option<&KeyResult> {
     }
 }
 
-/// Drops a prepared attempt that will not become the key. Best effort: what stays prepared harms nothing. Node 1 agrees only on the
-/// link on which it was asked to prepare the attempt, which is the current one unless it was just renewed or lost.
-pub async fn discard(shared: &Shared, key_id: KeyId, transcript: [u8; 32], deadline: u64) {
+/// Drops a prepared attempt that will not become the key: in the background, as the job that made it may be at its end. Best
+/// effort: what stays prepared harms nothing, but takes room at the nodes. Node 1 agrees only on the link on which it was asked to
+/// prepare the attempt, which is the current one unless it was just renewed or lost.
+pub fn discard(shared: &Shared, key_id: KeyId, transcript: [u8; 32]) {
+    tokio::spawn(discard_at(shared.node1.clone(), shared.node2.clone(), key_id, transcript));
+}
+
+async fn discard_at(node1: NodeChannel, node2: NodeChannel, key_id: KeyId, transcript: [u8; 32]) {
     let request = |evidence| NodeRequest::Discard { key_id, transcript, evidence };
     let dropped = async {
-        let aborted = nodes::call(&shared.node1, deadline, request(None), decision).await?;
-        nodes::call(&shared.node2, deadline, request(Some(aborted)), decision).await
+        let aborted = nodes::call(&node1, call_deadline(), request(None), decision).await?;
+        nodes::call(&node2, call_deadline(), request(Some(aborted)), decision).await
     };
     if let Err(error) = dropped.await {
         tracing::info!(key = %key_id, %error, "a prepared attempt stays behind");

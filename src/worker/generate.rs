@@ -42,12 +42,13 @@ pub async fn generate(
     let password =
         secrets.password.ok_or_else(|| Failed::new(ErrorCode::SealBroken, "the sealed secrets lack a password"))?;
     let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
+    shared.room_for(kdf, schedule).await?;
     let begun = shared.vault.begin(job.key_id, password, kdf, &mut rng).await.map_err(Failed::from)?;
     let data_key = DataKey::generate(&mut rng);
     let guard = shared.hold(job.key_id, schedule).await?;
     let run = Run { shared, job, curve, blinded: begun.blinded_password(), data_key };
     let prepared = loop {
-        match run.attempt(schedule.call_deadline(), &mut rng).await {
+        match run.attempt(schedule, &mut rng).await {
             Ok(prepared) => break prepared,
             Err(failed) => schedule.pause(failed).await?,
         }
@@ -76,7 +77,7 @@ struct Prepared {
 
 impl Run<'_> {
     /// One attempt: open, five rounds with both nodes side by side, prepare at node 2, then at node 1.
-    async fn attempt(&self, deadline: u64, rng: &mut SessionRng) -> Result<Prepared, Failed> {
+    async fn attempt(&self, schedule: &Schedule, rng: &mut SessionRng) -> Result<Prepared, Failed> {
         let context = Context {
             curve: CurveId::from(self.curve),
             key_id: self.job.key_id.0,
@@ -86,13 +87,13 @@ impl Run<'_> {
             node2: self.shared.nodes.node2,
         };
         let (node1, node2) = futures::try_join!(
-            Session::begin(&self.shared.node1, deadline),
-            Session::begin(&self.shared.node2, deadline)
+            Session::begin(&self.shared.node1, schedule.call_deadline()),
+            Session::begin(&self.shared.node2, schedule.call_deadline())
         )?;
         let (mut client, contribution) = ClientKeygen::start(&context, rng);
         let (opened1, opened2) = futures::try_join!(
-            self.open(&node1, contribution, Some(self.blinded), deadline),
-            self.open(&node2, contribution, None, deadline)
+            self.open(&node1, contribution, Some(self.blinded), schedule.call_deadline()),
+            self.open(&node2, contribution, None, schedule.call_deadline())
         )?;
         let evaluation = opened1.evaluation.ok_or_else(|| Failed::unexpected(Party::Node1))?;
         let (mut reply1, mut reply2) = (opened1.contribution.to_vec(), opened2.contribution.to_vec());
@@ -105,17 +106,17 @@ impl Run<'_> {
                     client = state;
                     round += 1;
                     (reply1, reply2) = futures::try_join!(
-                        exchange(&node1, opened1.session, round, to_node1, deadline),
-                        exchange(&node2, opened2.session, round, to_node2, deadline)
+                        exchange(&node1, opened1.session, round, to_node1, schedule.call_deadline()),
+                        exchange(&node2, opened2.session, round, to_node2, schedule.call_deadline())
                     )?;
                 }
             }
         };
-        let attested2 = self.prepare(&node2, opened2.session, Party::Node2, &share, deadline).await?;
-        match self.prepare(&node1, opened1.session, Party::Node1, &share, deadline).await {
+        let attested2 = self.prepare(&node2, opened2.session, Party::Node2, &share, schedule.call_deadline()).await?;
+        match self.prepare(&node1, opened1.session, Party::Node1, &share, schedule.call_deadline()).await {
             Ok(node1) => Ok(Prepared { share, evaluation, attestations: Attestations { node1, node2: attested2 } }),
             Err(failed) => {
-                commit::discard(self.shared, self.job.key_id, share.transcript(), deadline).await;
+                commit::discard(self.shared, self.job.key_id, share.transcript());
                 Err(failed)
             }
         }

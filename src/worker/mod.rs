@@ -26,14 +26,17 @@ pub use service::run;
 use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
+use crate::jobs::bans::Bans;
 use crate::jobs::keyed_mutex::{Guard, KeyedMutex};
 use crate::seal::WorkerKeys;
 use crate::vault::Vault;
-use crate::wire::{ErrorCode, KeyId};
+use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId};
 use async_nats::jetstream::Context;
 use crypto::CryptoPool;
 use failure::Failed;
 use retry::{Schedule, Stop};
+use std::collections::HashSet;
+use std::time::Duration;
 
 /// What all jobs of one worker use.
 struct Shared {
@@ -48,11 +51,40 @@ struct Shared {
     keys: KeyedMutex<KeyId>,
     crypto: CryptoPool,
     times: TimePolicy,
+    bans: Bans,
+    /// Whose jobs are worked on.
+    initiators: HashSet<InitiatorId>,
+    /// How long results are kept.
+    results_kept: Duration,
     /// Names this process in events and logs.
     worker_id: String,
 }
 
 impl Shared {
+    /// Whether a job may cost this worker anything: its times, and its initiator.
+    ///
+    /// # Errors
+    /// `UNKNOWN_INITIATOR`, or that the job is not valid now.
+    fn admit(&self, job: &Job, now: u64) -> Result<(), Failed> {
+        self.times.check(job, now).map_err(|code| Failed::new(code, "by this worker's clock"))?;
+        if self.initiators.contains(&job.initiator) {
+            Ok(())
+        } else {
+            Err(Failed::new(ErrorCode::UnknownInitiator, "the workers do not know this initiator"))
+        }
+    }
+
+    /// Makes room for others where too many large key derivations wait already: a waiting job keeps a place that a small one needs.
+    ///
+    /// # Errors
+    /// [`Stop::Away`], or `OVERLOADED` if it is too late for that.
+    async fn room_for(&self, kdf: KdfParams, schedule: &mut Schedule) -> Result<(), Stop> {
+        while self.vault.is_full(kdf) {
+            schedule.leave(Failed::new(ErrorCode::Overloaded, "too many large key derivations wait")).await?;
+        }
+        Ok(())
+    }
+
     /// Waits for the key's turn in this process.
     ///
     /// # Errors

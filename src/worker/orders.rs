@@ -27,16 +27,17 @@ pub async fn order(
     schedule: &mut Schedule,
 ) -> Result<StateResult, Stop> {
     loop {
-        match attempt(shared, job, state, schedule.call_deadline()).await {
+        match attempt(shared, job, state, schedule).await {
             Ok(result) => return Ok(result),
             Err(failed) => schedule.pause(failed).await?,
         }
     }
 }
 
-async fn attempt(shared: &Shared, job: &Job, state: OrderedState, deadline: u64) -> Result<StateResult, Failed> {
+async fn attempt(shared: &Shared, job: &Job, state: OrderedState, schedule: &Schedule) -> Result<StateResult, Failed> {
     let mut committed = false;
     loop {
+        let deadline = schedule.call_deadline();
         let asked = futures::join!(ask(&shared.node1, job, deadline), ask(&shared.node2, job, deadline));
         let (said1, said2) = match asked {
             // What will not get better by waiting is the answer.
@@ -61,7 +62,7 @@ async fn attempt(shared: &Shared, job: &Job, state: OrderedState, deadline: u64)
                 return Ok(StateResult { state, attestations: Attestations { node1, node2 } });
             }
             (Said::NotCommitted(subject), _) | (_, Said::NotCommitted(subject)) if !committed => {
-                commit::commit_stored(shared, job.key_id, &subject, deadline).await?;
+                commit::commit_stored(shared, job.key_id, &subject).await?;
                 committed = true;
             }
             _ => return Err(Failed::new(ErrorCode::KeyNotReady, "the key is not committed")),

@@ -3,7 +3,7 @@
 
 use super::failure::Failed;
 use super::nodes::Session;
-use super::retry::{Schedule, Stop};
+use super::retry::{Schedule, Stop, call_deadline};
 use super::sign::{read_share, unsuitable};
 use super::{Shared, commit};
 use crate::seal::{self, Binding, Secrets};
@@ -31,7 +31,6 @@ pub struct PasswordJob<'a> {
 struct Evaluated {
     node1: Session,
     id: SessionId,
-    deadline: u64,
 }
 
 impl<'a> PasswordJob<'a> {
@@ -39,7 +38,7 @@ impl<'a> PasswordJob<'a> {
     ///
     /// # Errors
     /// `SEAL_BROKEN` if something is missing, `CORRUPT_SECRET_STORE`, `CORRUPT_SHARE`, `SHARE_MISMATCH`, `INVALID_KDF`.
-    pub async fn prepare(shared: &'a Shared, job: &'a Job) -> Result<Self, Failed> {
+    pub async fn prepare(shared: &'a Shared, job: &'a Job, schedule: &mut Schedule) -> Result<Self, Stop> {
         let missing = || Failed::new(ErrorCode::SealBroken, "the sealed secrets lack what this operation needs");
         let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
         let (password, store) = secrets.password.zip(secrets.secret_store).ok_or_else(missing)?;
@@ -47,19 +46,22 @@ impl<'a> PasswordJob<'a> {
         let (store, share) = match &job.payload {
             Payload::Validate { share: true, .. } => {
                 let share = secrets.encrypted_share.ok_or_else(missing)?;
-                let locked = LockedShare::parse(job.key_id, &share, &store)?;
+                let locked = LockedShare::parse(job.key_id, &share, &store).map_err(Failed::from)?;
                 (locked.store().clone(), Some(locked))
             }
-            _ => (LockedStore::parse(job.key_id, &store)?, None),
+            _ => (LockedStore::parse(job.key_id, &store).map_err(Failed::from)?, None),
         };
         let new = match &job.payload {
             Payload::ChangePassword { kdf, .. } => {
                 let password = secrets.new_password.ok_or_else(missing)?;
-                Some(shared.vault.begin(job.key_id, password, *kdf, &mut rng).await?)
+                shared.room_for(*kdf, schedule).await?;
+                Some(shared.vault.begin(job.key_id, password, *kdf, &mut rng).await.map_err(Failed::from)?)
             }
             _ => None,
         };
-        let old = shared.vault.begin_open(password, &store, &mut rng).await.map_err(unsuitable)?;
+        shared.room_for(store.kdf(), schedule).await?;
+        let begun = shared.vault.begin_open(password, &store, &mut rng).await;
+        let old = begun.map_err(|error| Failed::from(unsuitable(error)))?;
         Ok(Self { shared, job, store, share, old, new, rng })
     }
 
@@ -69,15 +71,15 @@ impl<'a> PasswordJob<'a> {
     /// [`Stop`].
     pub async fn run(mut self, schedule: &mut Schedule) -> Result<Outcome, Stop> {
         loop {
-            match self.attempt(schedule.call_deadline()).await {
+            match self.attempt(schedule).await {
                 Ok(secrets) => return Ok(secrets.map_or(Outcome::DONE, Outcome::sealed)),
                 Err(failed) => schedule.pause(failed).await?,
             }
         }
     }
 
-    async fn attempt(&mut self, deadline: u64) -> Result<Option<crate::wire::Sealed>, Failed> {
-        let (session, evaluation) = self.open(deadline).await?;
+    async fn attempt(&mut self, schedule: &Schedule) -> Result<Option<crate::wire::Sealed>, Failed> {
+        let (session, evaluation) = self.open(schedule).await?;
         // Node 1 counted an attempt, so it hears how every one of them ended.
         let key = match self.old.unwrap_key(&self.store, &evaluation) {
             Ok(key) => key,
@@ -112,10 +114,10 @@ impl<'a> PasswordJob<'a> {
     }
 
     /// Node 1's evaluation. A key that waits for its commit gets it first.
-    async fn open(&self, deadline: u64) -> Result<(Evaluated, [u8; 32]), Failed> {
+    async fn open(&self, schedule: &Schedule) -> Result<(Evaluated, [u8; 32]), Failed> {
         let mut committed = false;
         loop {
-            let node1 = Session::begin(&self.shared.node1, deadline).await?;
+            let node1 = Session::begin(&self.shared.node1, schedule.call_deadline()).await?;
             let binding = self.store.binding();
             let open = PasswordOpen {
                 job: self.job.signed.clone(),
@@ -123,16 +125,16 @@ impl<'a> PasswordJob<'a> {
                 transcript: binding.transcript,
                 blinded_password: self.old.blinded_password(),
             };
-            let opened = node1.call(deadline, NodeRequest::PasswordOpen(open), |reply| match reply {
+            let opened = node1.call(schedule.call_deadline(), NodeRequest::PasswordOpen(open), |reply| match reply {
                 NodeReply::PasswordOpened { session, evaluation } => Ok(Ok((session, evaluation))),
                 NodeReply::NotCommitted { result_subject } => Ok(Err(result_subject)),
                 other => Err(other),
             });
             match opened.await? {
-                Ok((id, evaluation)) => return Ok((Evaluated { node1, id, deadline }, evaluation)),
+                Ok((id, evaluation)) => return Ok((Evaluated { node1, id }, evaluation)),
                 Err(_) if committed => return Err(Failed::new(ErrorCode::KeyNotReady, "the key is not committed")),
                 Err(subject) => {
-                    commit::commit_stored(self.shared, self.job.key_id, &subject, deadline).await?;
+                    commit::commit_stored(self.shared, self.job.key_id, &subject).await?;
                     committed = true;
                 }
             }
@@ -155,7 +157,7 @@ impl Evaluated {
     /// Tells node 1 what came of the password; the evaluation of a new one, if there was one.
     async fn close(self, outcome: PasswordOutcome) -> Result<Option<[u8; 32]>, Failed> {
         let request = NodeRequest::PasswordClose { session: self.id, outcome };
-        let closed = self.node1.call(self.deadline, request, |reply| match reply {
+        let closed = self.node1.call(call_deadline(), request, |reply| match reply {
             NodeReply::PasswordClosed { next } => Ok(next),
             other => Err(other),
         });

@@ -8,7 +8,7 @@ use super::generate::generate;
 use super::orders::order;
 use super::password::PasswordJob;
 use super::public_key::public_key;
-use super::retry::{Schedule, Stop};
+use super::retry::{Schedule, Stop, call_deadline};
 use super::sign::{Closing, sign};
 use super::{Shared, commit};
 use crate::clock::now_ms;
@@ -31,12 +31,11 @@ use tokio::time::{Instant, timeout};
 
 /// How long a result is tried to be stored before the job goes back to the queue.
 const STORE: Duration = Duration::from_secs(10);
-/// How long a job stays away whose result is stored and whose commit must wait for a node.
-const COMMIT_AWAY: Duration = Duration::from_secs(2);
+/// How long a job stays away whose result is stored and whose commit must wait for a node: a quarter of the result's age, within
+/// these bounds.
+const COMMIT_AWAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// How long a job stays away when JetStream itself is in trouble.
 const TROUBLE_AWAY: Duration = Duration::from_secs(1);
-/// Deadline of a call that no job's expiry bounds: a commit, the end of a session.
-const CALL: Duration = Duration::from_secs(5);
 
 /// Work that is done and must be stored, and what follows when it is.
 struct Done {
@@ -67,11 +66,16 @@ enum End {
 /// Takes one delivery to its end.
 pub async fn handle(shared: Arc<Shared>, delivery: Delivery) {
     let (op, key) = subject::split_job(&delivery.subject).unwrap_or_default();
-    let parsed = Job::parse(op, key, JobHeaders::from_nats(Some(&delivery.headers)), &delivery.body);
-    let digest = Sha256::digest(&delivery.body);
-    let digest = HEXLOWER.encode(&digest);
-    let end = match Attempt::begin(&shared.jetstream, delivery.sequence, digest, delivery.times_delivered).await {
+    let digest = HEXLOWER.encode(&Sha256::digest(&delivery.body));
+    let (sequence, times) = (delivery.sequence, delivery.times_delivered);
+    let end = match Attempt::begin(&shared.jetstream, &shared.worker_id, sequence, digest, times).await {
         Ok(attempt) => {
+            let parse = || Job::parse(op, key, JobHeaders::from_nats(Some(&delivery.headers)), &delivery.body);
+            // What makes the parser panic is a mistake of ours, and must not go round for ever.
+            let parsed = std::panic::catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| {
+                let message = "this body stops the parser; the worker's log says where".to_owned();
+                Err(JobError { code: ErrorCode::Internal, message, address: None })
+            });
             let end = match parsed {
                 Ok(job) => Box::pin(known(&shared, &job, attempt.crashes())).await,
                 Err(error) => refused(&shared, &delivery.body, error).await,
@@ -140,6 +144,12 @@ async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavaila
             Ok(End::Acknowledge)
         };
     }
+    if now_ms().saturating_sub(job.expires_at) > shared.results_kept.as_millis() as u64 {
+        // The job may have had a result, which is kept no longer, and there must never be two that differ.
+        let late = Outcome::failed(ErrorCode::JobExpired, "so long ago that its result is kept no more, if it had one");
+        results::refuse(&shared.jetstream, &JobResult::of(job, now_ms(), late)).await?;
+        return Ok(End::Acknowledge);
+    }
     publish_event(shared, job, EventOutcome::Started, None, started).await;
     let done = if crashes >= POISON {
         Failed::new(ErrorCode::PoisonJob, format!("{crashes} workers ended while they worked on this job")).into()
@@ -164,9 +174,7 @@ async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavaila
 
 /// Does what the job asks for.
 async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Done, Stop> {
-    if let Err(code) = shared.times.check(job, now_ms()) {
-        return Err(Failed::new(code, "by this worker's clock").into());
-    }
+    shared.admit(job, now_ms())?;
     if shared.keys.is_full(&job.key_id) {
         schedule.leave(Failed::new(ErrorCode::KeyBusy, "too many jobs wait for this key")).await?;
     }
@@ -191,7 +199,7 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
             }
         },
         Payload::Validate { .. } | Payload::ChangePassword { .. } => {
-            let outcome = PasswordJob::prepare(shared, job).await?.run(schedule).await?;
+            let outcome = PasswordJob::prepare(shared, job, schedule).await?.run(schedule).await?;
             Done { outcome, then: Then::Nothing, _guard: None }
         }
         Payload::Order(state) => {
@@ -205,10 +213,7 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
 async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Result<End, Unavailable> {
     let result = JobResult::of(job, now_ms(), done.outcome);
     let stored = match done.then {
-        Then::Close(closing) => {
-            let deadline = now_ms().saturating_add(CALL.as_millis() as u64);
-            futures::join!(store(shared, &result), closing.send(deadline)).0?
-        }
+        Then::Close(closing) => futures::join!(store(shared, &result), closing.send(call_deadline())).0?,
         Then::Nothing | Then::Commit => store(shared, &result).await?,
     };
     match stored {
@@ -218,8 +223,7 @@ async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Res
             if let Some(ours) = commit::generated(&result)
                 && commit::generated(&earlier).is_none_or(|theirs| theirs.transcript != ours.transcript)
             {
-                let deadline = now_ms().saturating_add(CALL.as_millis() as u64);
-                commit::discard(shared, ours.key_id, ours.transcript.0, deadline).await;
+                commit::discard(shared, ours.key_id, ours.transcript.0);
             }
             Ok(committed(shared, job, &earlier, started).await)
         }
@@ -254,20 +258,26 @@ async fn committed(shared: &Shared, job: &Job, result: &JobResult, started: Inst
         }
     }
     let Some(key) = commit::generated(result) else { return End::Acknowledge };
-    let deadline = now_ms().saturating_add(CALL.as_millis() as u64);
-    match commit::commit(shared, key, deadline).await {
+    match commit::commit(shared, key).await {
         Ok(()) => {
             publish_event(shared, job, EventOutcome::Committed, None, started).await;
             End::Acknowledge
         }
-        // Whenever the node is back: a commit does not expire.
-        Err(failed) if failed.is_retryable() => {
-            tracing::warn!(key = %key.key_id, %failed, "the key waits for its commit");
-            End::Away(COMMIT_AWAY)
-        }
-        Err(failed) => {
+        // The attempt was discarded, another one became the key, or its owner destroyed it: there is nothing left to commit.
+        Err(failed)
+            if matches!(
+                failed.code,
+                ErrorCode::UnknownKey | ErrorCode::JobIdReused | ErrorCode::KeyRetired | ErrorCode::KeyDestroyed
+            ) =>
+        {
             tracing::error!(key = %key.key_id, %failed, "a node refused to commit");
             End::Acknowledge
+        }
+        // Whatever else keeps a node from it, silence or trouble of its own, passes. A commit does not expire.
+        Err(failed) => {
+            tracing::warn!(key = %key.key_id, %failed, "the key waits for its commit");
+            let age = Duration::from_millis(now_ms().saturating_sub(result.completed_at));
+            End::Away((age / 4).clamp(COMMIT_AWAY.0, COMMIT_AWAY.1))
         }
     }
 }

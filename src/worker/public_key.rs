@@ -23,7 +23,7 @@ pub async fn public_key(shared: &Shared, job: &Job, deadline: u64) -> Result<Key
     match ask_both(shared, job, deadline).await? {
         (Said::Active(said1, commit1), Said::Active(said2, commit2)) => agreed(&said1, &said2, commit1, commit2),
         (Said::NotCommitted(subject), _) | (_, Said::NotCommitted(subject)) => {
-            commit::commit_stored(shared, job.key_id, &subject, deadline).await?;
+            commit::commit_stored(shared, job.key_id, &subject).await?;
             match ask_both(shared, job, deadline).await? {
                 (Said::Active(said1, commit1), Said::Active(said2, commit2)) => {
                     agreed(&said1, &said2, commit1, commit2)

@@ -18,6 +18,12 @@ const LAST: Duration = Duration::from_millis(1_500);
 /// Longest wait for one answer of a node.
 const CALL: Duration = Duration::from_secs(5);
 
+/// Deadline (unix milliseconds) of a call that begins now and that no job's expiry bounds: a commit, a discard, the end of a
+/// session.
+pub fn call_deadline() -> u64 {
+    now_ms().saturating_add(CALL.as_millis() as u64)
+}
+
 /// What to do after a failed attempt.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -73,9 +79,10 @@ impl Schedule {
         Self { queued: false, ..Self::new(issued_at, expires_at) }
     }
 
-    /// When to stop waiting for a node's answer, unix milliseconds.
+    /// When to stop waiting for a node's answer to a call that begins now, unix milliseconds. To be asked for each call: those of
+    /// an attempt that shared one deadline would leave none to the last of them where a node is slow.
     pub fn call_deadline(&self) -> u64 {
-        self.deadline.min(now_ms().saturating_add(CALL.as_millis() as u64))
+        self.deadline.min(call_deadline())
     }
 
     /// Time until the result must be on its way.

@@ -6,6 +6,7 @@ use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
 use crate::config::WorkerConfig;
+use crate::jobs::bans::Bans;
 use crate::jobs::consumer::{self, ConsumerSettings};
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::streams::{self, StreamError, StreamSettings};
@@ -34,6 +35,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let seeds = config.sealing_keys.iter().map(nkeys::XKey::seed).collect::<Result<Vec<_>, _>>();
     let seeds = seeds.map_err(|_| anyhow::anyhow!("sealing_keys: not xkey seeds"))?;
     let sealing = WorkerKeys::from_seeds(seeds.iter().map(String::as_str));
+    let bans = Bans::new(seeds.iter().map(String::as_str)).context("sealing_keys: not xkey seeds")?;
     let channel = |node, remote| NodeChannel::new(client.clone(), node, noise_key.clone(), remote);
     let shared = Arc::new(Shared {
         node1: channel(Party::Node1, config.node1.noise),
@@ -46,8 +48,12 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         keys: KeyedMutex::new(config.key_queue),
         crypto: CryptoPool::new(config.crypto_threads),
         times: TimePolicy::default(),
+        bans: bans.clone(),
+        initiators: config.initiators,
+        results_kept: config.streams.results_kept,
         worker_id: worker_id.clone(),
     });
+    tokio::spawn(renew_bans(bans, jetstream.clone()));
     let consumer = ConsumerSettings {
         stream: JOBS_STREAM.to_owned(),
         ack_wait: config.ack_wait,
@@ -88,6 +94,14 @@ async fn provision(
         if tokio::time::timeout(Duration::from_secs(1), stop.wait_for(|stop| *stop)).await.is_ok() {
             return Ok(false);
         }
+    }
+}
+
+/// So that an older sealing seed can be taken away later without unlocking a key.
+async fn renew_bans(bans: Bans, jetstream: jetstream::Context) {
+    while let Err(error) = bans.renew(&jetstream).await {
+        tracing::warn!(%error, "the bans cannot be read");
+        tokio::time::sleep(Duration::from_secs(5)).await;
     }
 }
 

@@ -3,14 +3,13 @@
 
 use super::failure::Failed;
 use super::nodes::Session;
-use super::retry::{Schedule, Stop};
+use super::retry::{Schedule, Stop, call_deadline};
 use super::{Shared, commit};
-use crate::clock::now_ms;
-use crate::jobs::bans::{self, Ban};
+use crate::jobs::bans::Ban;
 use crate::jobs::keyed_mutex::Guard;
 use crate::vault::{Begun, KeyBinding, LockedShare, VaultError};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
-use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Method, SignInput, SignatureResult, VERSION};
+use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Method, SignInput, SignatureResult};
 use data_encoding::HEXLOWER;
 use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
@@ -65,23 +64,25 @@ enum Reached {
 /// # Errors
 /// [`Stop`].
 pub async fn sign(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut Schedule) -> Result<Signed, Stop> {
-    let mut client = unseal(shared, job, input).await?;
+    let mut client = unseal(shared, job, input, schedule).await?;
     let guard = shared.hold(job.key_id, schedule).await?;
     let mut commits = 0;
     loop {
-        let deadline = schedule.call_deadline();
+        // With the key in hand, and each time: a job that waited here, or for its next attempt, must not give a party that was
+        // caught meanwhile another try.
+        client.not_banned(shared, job).await?;
         let attempt = match input {
             SignInput::Secp256k1 { digest, path } => {
-                client.ecdsa(shared, job, *digest, path.as_deref(), deadline).await
+                client.ecdsa(shared, job, *digest, path.as_deref(), schedule).await
             }
-            SignInput::Ed25519 { message } => client.eddsa(shared, job, message, deadline).await,
+            SignInput::Ed25519 { message } => client.eddsa(shared, job, message, schedule).await,
         };
         match attempt {
             Ok(Reached::Signature(result, closing)) => return Ok(Signed { result, closing, guard }),
             Ok(Reached::NotCommitted(subject)) if commits < MAX_COMMITS => {
                 commits += 1;
                 // If only node 2 is missing, node 1 has committed all the same, and the next attempt succeeds.
-                match commit::commit_stored(shared, job.key_id, &subject, deadline).await {
+                match commit::commit_stored(shared, job.key_id, &subject).await {
                     Err(failed) if !failed.is_retryable() => return Err(failed.into()),
                     committed => tracing::info!(key = %job.key_id, ?committed, "committed before its first use"),
                 }
@@ -111,30 +112,35 @@ enum Access {
     Lost,
 }
 
-/// Opens the sealed secrets, checks that they belong together and that the key is not locked, and stretches the password.
-async fn unseal(shared: &Shared, job: &Job, input: &SignInput) -> Result<ClientParty, Failed> {
-    let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs"));
+/// Opens the sealed secrets, checks that they belong together, and stretches the password.
+async fn unseal(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut Schedule) -> Result<ClientParty, Stop> {
+    let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs").into());
     let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
     let (Some(password), Some(share), Some(store)) = (secrets.password, secrets.encrypted_share, secrets.secret_store)
     else {
         return refuse(ErrorCode::SealBroken);
     };
-    let locked = LockedShare::parse(job.key_id, &share, &store)?;
+    let locked = LockedShare::parse(job.key_id, &share, &store).map_err(Failed::from)?;
     if Curve::from(locked.binding().curve) != input.curve() {
-        return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve"));
+        return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve").into());
     }
     let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
-    let stretched = shared.vault.begin_open(password, locked.store(), &mut rng);
-    let (banned, begun) =
-        futures::join!(bans::is_banned(&shared.jetstream, &job.key_id, locked.binding().epoch), stretched);
-    if banned? {
-        return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before"));
-    }
-    let begun = begun.map_err(unsuitable)?;
+    shared.room_for(locked.kdf(), schedule).await?;
+    let begun = shared.vault.begin_open(password, locked.store(), &mut rng).await;
+    let begun = begun.map_err(|error| Failed::from(unsuitable(error)))?;
     Ok(ClientParty { blinded: begun.blinded_password(), share: Access::Locked(Box::new(begun)), locked, rng })
 }
 
 impl ClientParty {
+    /// # Errors
+    /// `KEY_LOCKED` if a check of this key failed before; [`Stop`] if that cannot be found out.
+    async fn not_banned(&self, shared: &Shared, job: &Job) -> Result<(), Failed> {
+        if shared.bans.is_banned(&shared.jetstream, job, self.locked.binding().epoch).await? {
+            return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before"));
+        }
+        Ok(())
+    }
+
     fn open_request(&mut self, job: &Job) -> SignOpen {
         let mut contribution = [0; 32];
         self.rng.fill_bytes(&mut contribution);
@@ -177,14 +183,14 @@ impl ClientParty {
         job: &Job,
         digest: [u8; 32],
         path: Option<&str>,
-        deadline: u64,
+        schedule: &Schedule,
     ) -> Result<Reached, Failed> {
         let path = DerivationPath::parse(path.unwrap_or("m"))
             .map_err(|e| Failed::new(ErrorCode::InvalidPath, e.to_string()))?;
-        let node1 = Session::begin(&shared.node1, deadline).await?;
+        let node1 = Session::begin(&shared.node1, schedule.call_deadline()).await?;
         let open = self.open_request(job);
         let contribution = open.contribution;
-        let opened = node1.call(deadline, NodeRequest::SignOpen(open), |reply| match reply {
+        let opened = node1.call(schedule.call_deadline(), NodeRequest::SignOpen(open), |reply| match reply {
             NodeReply::SignOpened { session, m1, evaluation } => Ok(Ok((session, m1, evaluation))),
             NodeReply::NotCommitted { result_subject } => Ok(Err(result_subject)),
             other => Err(other),
@@ -196,7 +202,7 @@ impl ClientParty {
         let open = OpenSession { shared, job, node1, id, epoch: self.locked.binding().epoch };
         let share = match self.open_share(shared, evaluation).await {
             Ok(share) => share,
-            Err(failed) => return Err(open.give_up(failed, deadline).await),
+            Err(failed) => return Err(open.give_up(failed).await),
         };
         let request = Request { channel_hash: open.node1.channel_hash(), job_digest: job.digest, digest, path };
         let (for_m2, m2_request) = (share.clone(), request.clone());
@@ -204,16 +210,21 @@ impl ClientParty {
         let step = move || Client::new(for_m2, m2_request, contribution)?.advance(&m1, &mut rng);
         let (round2, m2) = match shared.crypto.run(step).await? {
             Ok(next) => next,
-            Err(abort) => return Err(open.abort(abort, deadline).await),
+            Err(abort) => return Err(open.abort(abort).await),
         };
-        let m3 = open.node1.call(deadline, NodeRequest::SignRound2 { session: id, m2 }, |reply| match reply {
-            NodeReply::SignRound3 { m3 } => Ok(m3),
-            other => Err(other),
-        });
+        let m3 =
+            open.node1.call(
+                schedule.call_deadline(),
+                NodeRequest::SignRound2 { session: id, m2 },
+                |reply| match reply {
+                    NodeReply::SignRound3 { m3 } => Ok(m3),
+                    other => Err(other),
+                },
+            );
         let m3 = m3.await?;
         let signature = match shared.crypto.run(move || round2.finish(&m3)).await? {
             Ok(signature) => signature,
-            Err(abort) => return Err(open.abort(abort, deadline).await),
+            Err(abort) => return Err(open.abort(abort).await),
         };
         let key = derive_public(&share.public_key(), &share.chain_code(), &request.path)?;
         let result = SignatureResult {
@@ -228,12 +239,18 @@ impl ClientParty {
     }
 
     /// One FROST session: open and node 1's share.
-    async fn eddsa(&mut self, shared: &Shared, job: &Job, message: &[u8], deadline: u64) -> Result<Reached, Failed> {
-        let node1 = Session::begin(&shared.node1, deadline).await?;
+    async fn eddsa(
+        &mut self,
+        shared: &Shared,
+        job: &Job,
+        message: &[u8],
+        schedule: &Schedule,
+    ) -> Result<Reached, Failed> {
+        let node1 = Session::begin(&shared.node1, schedule.call_deadline()).await?;
         let open = self.open_request(job);
         let (frost, commitments) = FrostClient::start(&mut self.rng)?;
         let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
-        let signed = node1.call(deadline, request, |reply| match reply {
+        let signed = node1.call(schedule.call_deadline(), request, |reply| match reply {
             NodeReply::FrostSigned { session, commitments, share, evaluation } => {
                 Ok(Ok((session, commitments, share, evaluation)))
             }
@@ -247,12 +264,12 @@ impl ClientParty {
         let open = OpenSession { shared, job, node1, id, epoch: self.locked.binding().epoch };
         let share = match self.open_share(shared, evaluation).await {
             Ok(share) => share,
-            Err(failed) => return Err(open.give_up(failed, deadline).await),
+            Err(failed) => return Err(open.give_up(failed).await),
         };
         let (own, message) = (share.clone(), message.to_vec());
         let signature = match shared.crypto.run(move || frost.finish(&own, &message, &theirs.0, &z1)).await? {
             Ok(signature) => signature,
-            Err(abort) => return Err(open.abort(abort, deadline).await),
+            Err(abort) => return Err(open.abort(abort).await),
         };
         let result = SignatureResult {
             curve: Curve::Ed25519,
@@ -304,30 +321,21 @@ impl OpenSession<'_> {
     }
 
     /// Ends the session because the share did not open.
-    async fn give_up(self, failed: Failed, deadline: u64) -> Failed {
+    async fn give_up(self, failed: Failed) -> Failed {
         let check = failed.code.as_str().to_lowercase();
-        self.closing(SignOutcome::Abort { check, ban: false }).send(deadline).await;
+        self.closing(SignOutcome::Abort { check, ban: false }).send(call_deadline()).await;
         failed
     }
 
     /// Ends the session because a check failed. Where the check locks the key, that is recorded before anybody is told.
-    async fn abort(self, abort: Abort, deadline: u64) -> Failed {
+    async fn abort(self, abort: Abort) -> Failed {
         if let Abort::Peer { culprit, ban: true, check } = abort {
             tracing::error!(key = %self.job.key_id, epoch = self.epoch, %culprit, check, "key locked");
-            let ban = Ban {
-                version: VERSION,
-                key_id: self.job.key_id,
-                epoch: self.epoch,
-                check: check.to_owned(),
-                culprit: culprit.to_string(),
-                job_id: self.job.job_id.clone(),
-                job_digest: Fixed(self.job.digest),
-                at: now_ms(),
-            };
-            bans::record_until_stored(self.shared.jetstream.clone(), ban).await;
+            let ban = Ban::new(self.job, self.epoch, check, culprit);
+            self.shared.bans.record_until_stored(self.shared.jetstream.clone(), ban).await;
         }
         let outcome = SignOutcome::Abort { check: abort.check().to_owned(), ban: abort.is_ban() };
-        self.closing(outcome).send(deadline).await;
+        self.closing(outcome).send(call_deadline()).await;
         abort.into()
     }
 }

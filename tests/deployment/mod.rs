@@ -139,6 +139,7 @@ impl Deployment {
             .env("TREFOIL_NODE1_NOISE", node1.noise.public_key())
             .env("TREFOIL_NODE2_NOISE", node2.noise.public_key())
             .env("TREFOIL_SEALING_KEYS", self.sealing.seed().unwrap())
+            .env("TREFOIL_INITIATORS", format!("{},{}", self.initiator.public_key(), self.limited.public_key()))
             .env("TREFOIL_ACK_WAIT_SECONDS", "1");
         for (key, value) in &self.worker_settings {
             process.env(key, value);

@@ -1,0 +1,107 @@
+//! Which records lock a key: those that a worker made on a job of the key's owner, and no others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod support;
+
+use async_nats::jetstream::{self, Context};
+use nkeys::{KeyPair, XKey};
+use support::NatsServer;
+use trefoil::auth::sign_job;
+use trefoil::jobs::bans::{Ban, Bans};
+use trefoil::jobs::streams::{self, StreamSettings};
+use trefoil::wire::{Fixed, Job, KeyId, subject};
+use trefoil_protocol::Party;
+
+async fn provisioned() -> (NatsServer, Context) {
+    let server = NatsServer::start();
+    let jetstream = jetstream::new(server.connect().await);
+    streams::provision(&jetstream, &StreamSettings::default()).await.unwrap();
+    (server, jetstream)
+}
+
+fn bans(seeds: &[&XKey]) -> Bans {
+    let seeds: Vec<String> = seeds.iter().map(|seed| seed.seed().unwrap()).collect();
+    Bans::new(seeds.iter().map(String::as_str)).unwrap()
+}
+
+/// A job of this initiator about this key.
+fn job(initiator: &KeyPair, key: KeyId) -> Job {
+    let body = format!(
+        r#"{{"version":1,"op":"public-key","jobId":"j","keyId":"{key}","initiator":"{}","issuedAt":1,"expiresAt":2,"replyKey":"{}","payload":{{}}}}"#,
+        initiator.public_key(),
+        XKey::new().public_key(),
+    );
+    Job::from_signed(&sign_job(initiator, body.into_bytes()).unwrap()).unwrap()
+}
+
+async fn messages(jetstream: &Context) -> u64 {
+    jetstream.get_stream("MPC_BANS").await.unwrap().cached_info().state.messages
+}
+
+const KEY: KeyId = KeyId([1; 16]);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_counts_for_its_key_epoch_and_owner_and_is_stored_once() {
+    let (_server, jetstream) = provisioned().await;
+    let seed = XKey::new();
+    let (owner, other) = (KeyPair::new_user(), KeyPair::new_user());
+    let maker = bans(&[&seed]);
+    let job1 = job(&owner, KEY);
+    assert!(!maker.is_banned(&jetstream, &job1, 1).await.unwrap());
+    for _ in 0..2 {
+        maker.record(&jetstream, &Ban::new(&job1, 1, "rvole_mu", Party::Node1)).await.unwrap();
+    }
+    assert_eq!(messages(&jetstream).await, 1);
+    for checker in [maker, bans(&[&seed])] {
+        assert!(checker.is_banned(&jetstream, &job(&owner, KEY), 1).await.unwrap());
+        assert!(!checker.is_banned(&jetstream, &job1, 2).await.unwrap(), "another epoch");
+        assert!(!checker.is_banned(&jetstream, &job(&owner, KeyId([2; 16])), 1).await.unwrap(), "another key");
+        assert!(!checker.is_banned(&jetstream, &job(&other, KEY), 1).await.unwrap(), "on somebody else's job");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_not_authentic_neither_lock_nor_hide() {
+    let (_server, jetstream) = provisioned().await;
+    let seed = XKey::new();
+    let owner = KeyPair::new_user();
+    let job = job(&owner, KEY);
+    let ban = Ban::new(&job, 1, "rvole_mu", Party::Node1);
+    let put = async |bytes: Vec<u8>| {
+        jetstream.publish(subject::ban(&KEY, 1), bytes.into()).await.unwrap().await.unwrap();
+    };
+    // By somebody who has another seed: the broker, say.
+    bans(&[&XKey::new()]).record(&jetstream, &ban).await.unwrap();
+    put(b"x".to_vec()).await;
+    put(serde_json::to_vec(&ban).unwrap()).await;
+    // By somebody who has the seed, but no job that the owner signed.
+    let unsigned = Ban { job_signature: Fixed([7; 64]), ..ban.clone() };
+    assert!(bans(&[&seed]).record(&jetstream, &unsigned).await.is_err());
+    let renamed = Ban { key_id: KeyId([2; 16]), ..ban.clone() };
+    assert!(bans(&[&seed]).record(&jetstream, &renamed).await.is_err());
+    assert!(!bans(&[&seed]).is_banned(&jetstream, &job, 1).await.unwrap());
+
+    // They do not stop the true one, and one that was changed afterwards does not hide it.
+    bans(&[&seed]).record(&jetstream, &ban).await.unwrap();
+    let stream = jetstream.get_stream("MPC_BANS").await.unwrap();
+    let stored = stream.get_last_raw_message_by_subject(&subject::ban(&KEY, 1)).await.unwrap().payload;
+    put(String::from_utf8(stored.to_vec()).unwrap().replace("rvole_mu", "nothing").into_bytes()).await;
+    assert!(bans(&[&seed]).is_banned(&jetstream, &job, 1).await.unwrap());
+    // A record under this name of another epoch is not this epoch's.
+    jetstream.publish(subject::ban(&KEY, 2), stored).await.unwrap().await.unwrap();
+    assert!(!bans(&[&seed]).is_banned(&jetstream, &job, 2).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_outlive_the_seed_that_they_were_made_under() {
+    let (_server, jetstream) = provisioned().await;
+    let (old, new) = (XKey::new(), XKey::new());
+    let job = job(&KeyPair::new_user(), KEY);
+    bans(&[&old]).record(&jetstream, &Ban::new(&job, 1, "rvole_mu", Party::Node1)).await.unwrap();
+    let both = bans(&[&new, &old]);
+    assert!(both.is_banned(&jetstream, &job, 1).await.unwrap());
+    both.renew(&jetstream).await.unwrap();
+    both.renew(&jetstream).await.unwrap();
+    assert_eq!(messages(&jetstream).await, 2, "renewed once");
+    assert!(bans(&[&new]).is_banned(&jetstream, &job, 1).await.unwrap());
+}
