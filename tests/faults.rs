@@ -50,6 +50,21 @@ async fn a_missing_node_is_named_by_the_jobs_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_process_ends_when_told_to_while_nats_is_away() {
+    let mut service = Deployment::start(2);
+    service.nats.kill9();
+    let names: Vec<_> = service.running.keys().cloned().collect();
+    for name in &names {
+        service.process(name).signal("TERM");
+    }
+    let told = Instant::now();
+    for name in names {
+        assert!(service.running.get_mut(&name).unwrap().wait().success(), "{name}");
+    }
+    assert!(told.elapsed() < Duration::from_secs(30), "took {:?}", told.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_comes_back_in_time_is_enough() {
     let mut service = Deployment::start(1);
     let backend = service.backend().await;

@@ -9,7 +9,7 @@ use cluster::{Cluster, MINUTE, call, link, opened, refused};
 use ed25519_dalek::{Signature, VerifyingKey};
 use trefoil::channel::ChannelError;
 use trefoil::node::{AUDIT_LOG, audit};
-use trefoil::wire::node::{KeyStatement, NodeReply, NodeRequest, SignOutcome};
+use trefoil::wire::node::{KeyStatement, NodeReply, NodeRequest, SignOpen, SignOutcome};
 use trefoil::wire::{Curve, Decision, DecisionKind, ErrorCode, Fixed, KeyId, Op, SignInput, SignedJob};
 use trefoil_protocol::Party;
 use trefoil_protocol::ecdsa::M2_LEN;
@@ -230,6 +230,29 @@ async fn wrong_passwords_are_counted_and_right_ones_forgive() {
     assert_eq!(right(13).await.err(), Some(ErrorCode::TooManyAttempts));
     tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
     right(14).await.unwrap().await;
+}
+
+/// Lost packets make an honest worker ask again; they do not lock its key's owner out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_again_and_what_failed_costs_no_attempt() {
+    let cluster = Cluster::with(&[("PASSWORD_ATTEMPTS", "1")]).await;
+    let key = cluster.committed_key("g1", Curve::Secp256k1).await;
+    let job = cluster.sign_job("a", key.id(), &digest_input());
+    let element = cluster::blinded(key.id()).element();
+    let ask = async |blinded_password, job: &SignedJob| {
+        let open = SignOpen { blinded_password, ..cluster.open(&key, job, [1; 32], 0) };
+        cluster.ask1(NodeRequest::SignOpen(open)).await
+    };
+    for _ in 0..15 {
+        assert!(matches!(ask(element, &job).await, NodeReply::SignOpened { .. }));
+    }
+    for n in 0..15 {
+        let job = cluster.sign_job(&format!("bad{n}"), key.id(), &digest_input());
+        // Idle, the session of before would keep the slot.
+        let open = SignOpen { blinded_password: [0xFF; 32], ..cluster.open(&key, &job, [1; 32], 1 + n) };
+        assert_eq!(refused(cluster.ask1(NodeRequest::SignOpen(open)).await), ErrorCode::ProtocolAbort);
+    }
+    to_m2(&cluster, &key, &job, 100).await.unwrap().finish().await;
 }
 
 /// With FROST the attempt is given back by the signature. One from an earlier session is public and proves nothing.

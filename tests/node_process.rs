@@ -96,6 +96,64 @@ async fn a_node_that_cannot_start_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_ends_when_told_to_while_nats_is_away() {
+    let mut cluster = Cluster::start().await;
+    cluster.drain_node(Party::Node1).await;
+    let log = tempfile::tempdir().unwrap();
+    let mut node = spawn(&cluster, &log);
+    node.wait_for("serving");
+    cluster.nats.kill9();
+    assert!(node.terminate().success());
+    let path = cluster.data(Party::Node1).join(AUDIT_LOG);
+    let entries = || std::fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+    assert!(entries().last().unwrap().contains(r#""decision":"stopped""#));
+    // And where there was no server from the start.
+    let before = entries().len();
+    let mut node = spawn(&cluster, &log);
+    node.wait_for("nats");
+    assert!(node.terminate().success());
+    assert_eq!(entries().len(), before, "it never started to serve");
+}
+
+/// A node whose files can grow no further from the moment that its end is near.
+fn spawn_limited(cluster: &Cluster, log: &tempfile::TempDir) -> Process {
+    let mut command = std::process::Command::new("sh");
+    // Without the trap the signal would end the process before the error could.
+    command.args(["-c", "trap '' XFSZ; exec \"$0\""]).arg(support::binary("trefoil-node"));
+    command.envs(cluster.env(Party::Node1));
+    Process::spawn("trefoil-node", command, &log.path().join("limited.log"))
+}
+
+fn limit_files(node: &Process, bytes: u32) {
+    let arguments = [format!("--pid={}", node.id()), format!("--fsize={bytes}:{bytes}")];
+    assert!(std::process::Command::new("prlimit").args(arguments).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_write_says_so_and_ends() {
+    let mut cluster = Cluster::start().await;
+    cluster.drain_node(Party::Node1).await;
+    let log = tempfile::tempdir().unwrap();
+    for (limit, said) in [(1, "the audit log cannot be written"), (8_192, "the store cannot be written")] {
+        let mut node = spawn_limited(&cluster, &log);
+        node.wait_for("serving");
+        let link = cluster.to1.renew().await.unwrap();
+        limit_files(&node, limit);
+        let (job, contribution) = (cluster.generate_job("g1", Curve::Ed25519), [1; 32]);
+        let blinded_password = Some(cluster::blinded(cluster.key_id("g1")).element());
+        let open = NodeRequest::GenerateOpen { job, contribution, blinded_password };
+        // Not the job's fault: it is tried again.
+        assert_eq!(refused(link.call(&call(open)).await.unwrap()), ErrorCode::NodeUnavailable);
+        assert_eq!(node.wait().code(), Some(1));
+        assert!(node.log().contains(said), "{}", node.log());
+    }
+    // With room again it serves again.
+    let mut node = spawn(&cluster, &log);
+    node.wait_for("serving");
+    assert!(node.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_loads_the_policy_again() {
     let mut cluster = Cluster::start().await;
     let key = cluster.committed_key("g1", Curve::Ed25519).await;

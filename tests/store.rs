@@ -44,6 +44,13 @@ fn job(id: &str, digest: u8) -> LedgerEntry {
     LedgerEntry { initiator: initiator(), job_id, digest: [digest; 32], op: Op::Sign, expires_at: 10_000 }
 }
 
+/// A blinded password as no other.
+fn element() -> [u8; 32] {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    [NEXT.fetch_add(1, Ordering::Relaxed); 32]
+}
+
 fn secret(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(bytes.to_vec())
 }
@@ -157,7 +164,7 @@ async fn a_lock_replaces_the_secret_bytes_and_their_key() {
     let store = open(folder.path()).unwrap();
     assert_eq!(store.key(KEY).unwrap().unwrap().state, KeyState::Locked);
     assert_eq!(*store.material(KEY, [1; 32]).unwrap(), b"without ot");
-    let charge = store.charge(job("a", 1), KEY, LIMITS, 0).await;
+    let charge = store.charge(job("a", 1), KEY, element(), LIMITS, 0).await;
     assert_eq!(refused(charge), ErrorCode::KeyLocked);
     let burn = BurnedSession { session: [1; 16], key_id: KEY, job_digest: [1; 32], time: 1 };
     assert_eq!(refused(store.burn(burn).await), ErrorCode::KeyLocked, "a session cannot outlive the lock");
@@ -285,32 +292,78 @@ async fn guesses_are_counted_over_restarts_and_given_back() {
     store.commit(KEY, [1; 32]).await.unwrap();
     let mut now = 1_000;
     for _ in 0..20 {
-        store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+        store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
         let burn = BurnedSession { session: [1; 16], key_id: KEY, job_digest: [1; 32], time: now };
         store.burn(burn).await.unwrap();
         now += 1;
     }
     for _ in 0..3 {
-        store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+        store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
         store.settle(KEY, GuessOutcome::Wrong, now).await.unwrap();
         drop(store);
         store = open(folder.path()).unwrap();
     }
-    assert_eq!(refused(store.charge(job("a", 1), KEY, LIMITS, now).await), ErrorCode::TooManyAttempts);
+    assert_eq!(refused(store.charge(job("a", 1), KEY, element(), LIMITS, now).await), ErrorCode::TooManyAttempts);
     now += 60_000;
-    store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+    store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
     store.settle(KEY, GuessOutcome::Wrong, now).await.unwrap();
-    assert_eq!(refused(store.charge(job("a", 1), KEY, LIMITS, now).await), ErrorCode::TooManyAttempts);
+    assert_eq!(refused(store.charge(job("a", 1), KEY, element(), LIMITS, now).await), ErrorCode::TooManyAttempts);
     now += 60_000;
-    store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+    store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
     store.settle(KEY, GuessOutcome::Right, now).await.unwrap();
     // Attempts that nobody reports on, as a compromised worker would leave them, have a bound of their own.
     for _ in 0..30 {
-        store.charge(job("a", 1), KEY, LIMITS, now).await.unwrap();
+        store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
     }
-    assert_eq!(refused(store.charge(job("a", 1), KEY, LIMITS, now).await), ErrorCode::TooManyAttempts);
+    assert_eq!(refused(store.charge(job("a", 1), KEY, element(), LIMITS, now).await), ErrorCode::TooManyAttempts);
     // Another body under the same job id is not charged at all.
-    assert_eq!(refused(store.charge(job("a", 2), KEY, LIMITS, now).await), ErrorCode::JobIdReused);
+    assert_eq!(refused(store.charge(job("a", 2), KEY, element(), LIMITS, now).await), ErrorCode::JobIdReused);
+}
+
+#[tokio::test]
+async fn the_same_question_is_charged_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.stage(attempt(1), secret(CANARY), None).await.unwrap();
+    store.commit(KEY, [1; 32]).await.unwrap();
+    // Lost answers: the same job with the same blinded password, again and again, over a restart.
+    for round in 0..100 {
+        store.charge(job("a", 1), KEY, [1; 32], LIMITS, 1_000 + round).await.unwrap();
+        if round == 50 {
+            drop(store);
+            store = open(folder.path()).unwrap();
+        }
+    }
+    // Another password of the same job, and the same one of another job, are guesses of their own.
+    for other in 1..15 {
+        store.charge(job("a", 1), KEY, [100 + other; 32], LIMITS, 2_000).await.unwrap();
+        store.charge(job(&format!("b{other}"), 1), KEY, [1; 32], LIMITS, 2_000).await.unwrap();
+    }
+    store.charge(job("c", 1), KEY, [2; 32], LIMITS, 2_000).await.unwrap();
+    assert_eq!(refused(store.charge(job("d", 1), KEY, [2; 32], LIMITS, 2_000).await), ErrorCode::TooManyAttempts);
+    // What was charged before the lockout may still be asked again.
+    store.charge(job("c", 1), KEY, [2; 32], LIMITS, 2_000).await.unwrap();
+    assert_eq!(refused(store.charge(job("c", 1), KEY, [3; 32], LIMITS, 2_000).await), ErrorCode::TooManyAttempts);
+    // And it is forgotten with the job.
+    store.prune(10_000 + 3_600_001).await.unwrap();
+    assert_eq!(refused(store.charge(job("c", 1), KEY, [2; 32], LIMITS, 2_000).await), ErrorCode::TooManyAttempts);
+}
+
+#[tokio::test]
+async fn nobody_else_reads_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("new").join("data");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    drop(open(&data).unwrap());
+    let modes = || (mode(&data), mode(&data.join("store.redb")), mode(&data.join("slots")));
+    assert_eq!(modes(), (0o700, 0o600, 0o600));
+    // Files of before are closed.
+    for (path, loose) in [(data.join("store.redb"), 0o644), (data.clone(), 0o755)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(loose)).unwrap();
+    }
+    drop(open(&data).unwrap());
+    assert_eq!(modes(), (0o700, 0o600, 0o600));
 }
 
 #[tokio::test]

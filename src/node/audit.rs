@@ -302,6 +302,11 @@ impl AuditLog {
         receiver.await.unwrap_or_else(|_| Err(AuditError::Io("the log has stopped".into())))
     }
 
+    /// Whether an entry could not be written: then none can any more.
+    pub fn is_broken(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Appends an entry that nothing waits for. It is durable soon, and before every later one.
     pub fn note(&self, event: Event) {
         if let Err(error) = self.send((event, None)) {

@@ -32,9 +32,13 @@ use rand_core::{OsRng, RngCore};
 use sessions::{About, Sessions};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use store::{RedbStore, Store, StoreError};
 use trefoil_protocol::{Abort, CurveId, Party, Secret};
+
+/// How often a node looks whether it can still write.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Name of the audit log in the data directory.
 pub const AUDIT_LOG: &str = "audit.log";
@@ -75,7 +79,11 @@ impl From<StoreError> for Refusal {
                 let message = format!("too many password attempts; the next one is let in after {seconds} s");
                 Self { retry_at: Some(until), ..Self::new(ErrorCode::TooManyAttempts, message) }
             }
-            // What the disk said is for the operator, not for whoever sent the job.
+            // What the disk said is for the operator, not for whoever sent the job. It may be mended before the job expires.
+            error @ StoreError::Failed(_) => {
+                tracing::error!(%error, "store");
+                Self::new(ErrorCode::NodeUnavailable, "the node's store failed")
+            }
             error => {
                 tracing::error!(%error, "store");
                 Self::internal("the node's store failed")
@@ -87,7 +95,7 @@ impl From<StoreError> for Refusal {
 impl From<audit::AuditError> for Refusal {
     fn from(error: audit::AuditError) -> Self {
         tracing::error!(%error, "audit");
-        Self::internal("the node's audit log failed")
+        Self::new(ErrorCode::NodeUnavailable, "the node's audit log failed")
     }
 }
 
@@ -121,6 +129,8 @@ pub struct Node {
     sessions: Sessions<Stage>,
     preparations: keys::Preparations,
     draining: AtomicBool,
+    /// Locks that the disk has not taken yet.
+    unstored_locks: Arc<AtomicUsize>,
 }
 
 /// What a node is built from, besides its data directory.
@@ -161,6 +171,7 @@ impl Node {
             store,
             audit,
             draining: AtomicBool::new(false),
+            unstored_locks: Arc::default(),
         }))
     }
 
@@ -224,6 +235,26 @@ impl Node {
             Stage::Password(_) => false,
             Stage::Generate(stage) => stage.is_unfinished(),
         })
+    }
+
+    /// Completes when the store or the audit log can no longer be written in this process, even if the disk is mended. Then the
+    /// process should end: a node that refuses everything is only found out when somebody needs it. Not while a key's lock
+    /// waits to be stored, though, which the end would forget.
+    pub async fn broken(&self) -> anyhow::Error {
+        loop {
+            tokio::time::sleep(CHECK).await;
+            let broken = if self.audit.is_broken() {
+                anyhow::anyhow!("the audit log cannot be written")
+            } else if let Err(error) = self.store.check().await {
+                anyhow::anyhow!("the store cannot be written: {error}")
+            } else {
+                continue;
+            };
+            match self.unstored_locks.load(Ordering::Acquire) {
+                0 => return broken,
+                locks => tracing::error!(%broken, locks, "the node would end, but for locks that are not stored"),
+            }
+        }
     }
 
     /// Forgets what is over: sessions at once, ledger entries where `ledger` is set.

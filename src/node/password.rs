@@ -56,7 +56,7 @@ impl Node {
                 Ok::<_, Refusal>((material, evaluation))
             })
             .await??;
-        self.charge(&job).await?;
+        self.charge(&job, blinded).await?;
         self.audit.append(self.about(job.op().as_str(), busy.about(), "opened", None)).await?;
         let session = busy.id();
         busy.park(Stage::Password(Box::new(PasswordStage { op: job.op(), material })));

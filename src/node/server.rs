@@ -17,12 +17,15 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 /// Requests worked on at once: beyond it they wait in the subscription.
 const MAX_REQUESTS: usize = 4_096;
 /// How often sessions are swept.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long the end of a process waits for NATS, twice.
+const NATS_END: Duration = Duration::from_secs(5);
 /// Sweeps per pruning of the ledger.
 const PRUNE_EVERY: u32 = 60;
 
@@ -40,15 +43,22 @@ pub struct NodeServer {
 /// Runs a node until `stop` completes, then drains it. Meanwhile SIGHUP loads the policy file again.
 ///
 /// # Errors
-/// Whatever keeps it from starting, or from saying in its audit log that it did.
+/// Whatever keeps it from starting, or from saying in its audit log that it did; a store or log that can no longer be written.
 pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     // Before anything else: unhandled, it would end the process.
     let mut hangups = signal(SignalKind::hangup())?;
-    let server = NodeServer::start(config).await?;
     let mut stop = std::pin::pin!(stop);
+    let server = tokio::select! {
+        () = &mut stop => {
+            tracing::info!("stopped before the first NATS server answered");
+            return Ok(());
+        }
+        server = NodeServer::start(config) => server?,
+    };
     loop {
         tokio::select! {
             () = &mut stop => return server.drain().await,
+            error = server.node.broken() => return Err(error),
             _ = hangups.recv() => server.reload_policy().await,
         }
     }
@@ -77,7 +87,6 @@ impl NodeServer {
         let (max_channels, drain) = (limits.max_channels, limits.drain);
         let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
         let node = Node::open(&data_dir, keys, policy, limits)?;
-        node.mark("started").await?;
 
         let name = role.to_string();
         let client = nats.connect(&format!("trefoil-{name}")).await?;
@@ -94,6 +103,7 @@ impl NodeServer {
         let handshakes = endpoint("handshake").add(subject::node_handshake(&name)).await.map_err(failed)?;
         let calls = endpoint("call").add(subject::node_instance(&name, &instance)).await.map_err(failed)?;
         client.flush().await?;
+        node.mark("started").await?;
 
         let running = Arc::new(Semaphore::new(MAX_REQUESTS));
         let mut tasks = JoinSet::new();
@@ -112,7 +122,7 @@ impl NodeServer {
     /// Takes no new sessions, lets the open ones finish within the grace time, answers what is under way, and stops.
     ///
     /// # Errors
-    /// The audit log or the connection failed at the end.
+    /// The audit log failed at the end.
     pub async fn drain(mut self) -> anyhow::Result<()> {
         tracing::info!("draining");
         self.node.start_draining();
@@ -124,13 +134,18 @@ impl NodeServer {
         if left > 0 {
             tracing::warn!(left, "sessions were cut off at the end of the grace time");
         }
-        self.service.stop().await.map_err(|error| anyhow::anyhow!("NATS service: {error}"))?;
+        // NATS may be away, and what it does not take within this time it will not take: the end does not wait for it.
+        if !matches!(timeout(NATS_END, self.service.stop()).await, Ok(Ok(()))) {
+            tracing::warn!("the NATS service did not end well");
+        }
         // All permits back means that every request has its answer.
         let answered = self.running.acquire_many(MAX_REQUESTS as u32);
-        let _ = tokio::time::timeout(Duration::from_secs(5), answered).await;
+        let _ = timeout(Duration::from_secs(5), answered).await;
         self.tasks.shutdown().await;
-        self.client.flush().await?;
         self.node.mark("stopped").await?;
+        if !matches!(timeout(NATS_END, self.client.flush()).await, Ok(Ok(()))) {
+            tracing::warn!("the last answers were not sent");
+        }
         tracing::info!("stopped");
         Ok(())
     }

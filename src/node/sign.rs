@@ -10,6 +10,7 @@ use crate::wire::node::{NodeReply, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Op, Payload, SignInput};
 use rand_core::OsRng;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::node1::{Node1, Sent};
@@ -92,10 +93,10 @@ impl Node {
         Ok(Entry::Admitted(Box::new(Admitted { job, input, material: Arc::new(material), busy })))
     }
 
-    /// Charges the password attempt; nothing leaves before this is durable.
-    pub(super) async fn charge(&self, job: &Job) -> Result<(), Refusal> {
+    /// Charges the password attempt; nothing leaves before this is durable. Call after everything else that may refuse.
+    pub(super) async fn charge(&self, job: &Job, blinded: [u8; 32]) -> Result<(), Refusal> {
         let limits = GuessLimits { attempts: self.limits.password_attempts, lockout: self.limits.password_lockout };
-        let charged = self.store.charge(gate::ledger_entry(job), job.key_id, limits, now_ms()).await;
+        let charged = self.store.charge(gate::ledger_entry(job), job.key_id, blinded, limits, now_ms()).await;
         charged.map_err(|error| self.refuse(job, error.into()))
     }
 
@@ -115,10 +116,8 @@ impl Node {
             let (node1, m1) = Node1::open(share, request, &open.contribution, &mut OsRng).map_err(aborted)?;
             Ok::<_, Refusal>((node1, m1, evaluation))
         });
-        // Computing beside the write hides its latency; what was computed is dropped unless the charge is durable.
-        let (charged, opened) = tokio::join!(self.charge(&job), step);
-        charged?;
-        let (node1, m1, evaluation) = opened??;
+        let (node1, m1, evaluation) = step.await??;
+        self.charge(&job, blinded).await?;
         self.audit.note(self.about("sign", busy.about(), "opened", None));
         let session = busy.id();
         busy.park(Stage::Sign(SignStage::Opened { node1: Box::new(node1), material }));
@@ -180,9 +179,8 @@ impl Node {
             let sent = frost::Sent::new(share, &message, &commitments, &own, z1).map_err(aborted)?;
             Ok::<_, Refusal>((own, z1, sent, evaluation))
         });
-        let (charged, signed) = tokio::join!(self.charge(&job), step);
-        charged?;
-        let (commitments, share, sent, evaluation) = signed??;
+        let (commitments, share, sent, evaluation) = step.await??;
+        self.charge(&job, blinded).await?;
         // The nonces are gone already; the entry is durable before the share leaves.
         self.audit.append(self.about("sign", busy.about(), "released", None)).await?;
         let session = busy.id();
@@ -242,7 +240,12 @@ impl Node {
         if let Err(error) = self.store.lock(about.key_id, material.to_bytes_without_ot()).await {
             // The key is blocked in memory; the disk must learn of it before a restart forgets.
             let (store, key_id, kept) = (Arc::clone(&self.store), about.key_id, material.to_bytes_without_ot());
-            tokio::spawn(lock_until_stored(store, key_id, kept));
+            let unstored = Arc::clone(&self.unstored_locks);
+            unstored.fetch_add(1, Ordering::AcqRel);
+            tokio::spawn(async move {
+                lock_until_stored(store, key_id, kept).await;
+                unstored.fetch_sub(1, Ordering::AcqRel);
+            });
             return Err(error.into());
         }
         self.audit.append(self.about("sign", about, "locked", Some(check))).await?;

@@ -71,7 +71,10 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         Ok(Ok(Ok(()))) => {}
         ended => tracing::warn!(?ended, "the API service did not end well"),
     }
-    client.flush().await.context("the last messages were not sent")?;
+    // NATS may be away; what was not acknowledged is delivered again.
+    if !matches!(tokio::time::timeout(Duration::from_secs(5), client.flush()).await, Ok(Ok(()))) {
+        tracing::warn!("the last messages were not sent");
+    }
     if abandoned > 0 {
         tracing::warn!(abandoned, "stopped with jobs in hand; they will be delivered again");
     }
@@ -86,7 +89,11 @@ async fn provision(
     stop: &mut watch::Receiver<bool>,
 ) -> anyhow::Result<bool> {
     loop {
-        match streams::provision(jetstream, settings).await {
+        let tried = tokio::select! {
+            tried = streams::provision(jetstream, settings) => tried,
+            _ = stop.wait_for(|stop| *stop) => return Ok(false),
+        };
+        match tried {
             Ok(()) => return Ok(true),
             Err(error @ StreamError::Unsafe { .. }) => return Err(error.into()),
             Err(error) => tracing::warn!(%error, "waiting for JetStream"),

@@ -226,11 +226,12 @@ pub trait Store: Send + Sync + 'static {
     /// `JOB_ID_REUSED`; `Failed`.
     fn check_ledger(&self, job: &LedgerEntry) -> Result<(), StoreError>;
 
-    /// Enters a job into the ledger and charges a password attempt at `now` (unix milliseconds), in one commit.
+    /// Enters a job into the ledger and charges a password attempt at `now` (unix milliseconds), in one commit. The same job with
+    /// the same `blinded` password is charged once: its answer tells nothing new, so whoever asks again guesses nothing.
     ///
     /// # Errors
     /// `JOB_ID_REUSED`, the code of the key's state, `LockedOut`.
-    fn charge(&self, job: LedgerEntry, key: KeyId, limits: GuessLimits, now: u64) -> Written<()>;
+    fn charge(&self, job: LedgerEntry, key: KeyId, blinded: [u8; 32], limits: GuessLimits, now: u64) -> Written<()>;
 
     /// Ends a charged attempt.
     fn settle(&self, key: KeyId, outcome: GuessOutcome, now: u64) -> Written<()>;
@@ -290,6 +291,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets jobs and sessions whose time is over, at most 10,000 of each.
     fn prune(&self, now: u64) -> Written<()>;
+
+    /// Can it still be written? Looks only after a write has failed.
+    ///
+    /// # Errors
+    /// `Failed` if it cannot, until it is opened anew.
+    fn check(&self) -> Written<()>;
 
     /// Tells the store the end of the audit log, to be anchored with its next commit.
     fn anchor(&self, head: Head);

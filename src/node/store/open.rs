@@ -9,6 +9,8 @@ use super::{RedbStore, StoreError, rekey};
 use crate::node::audit::Head;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableError};
 use std::collections::BTreeSet;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use trefoil_protocol::{Party, Secret};
@@ -32,9 +34,14 @@ impl RedbStore {
     /// open; `Failed`; `Corrupt`.
     pub fn open(directory: &Path, party: Party, master: Secret<[u8; 32]>) -> Result<Self, StoreError> {
         let fail = |error: std::io::Error| StoreError::Failed(format!("{}: {error}", directory.display()));
-        std::fs::create_dir_all(directory).map_err(fail)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
+        close_to_others(directory, 0o700).map_err(fail)?;
+        let path = directory.join(DATABASE);
+        // redb would make it readable for all: owners, job ids and public keys are nobody's business.
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(fail)?;
+        close_to_others(&path, 0o600).map_err(fail)?;
         let master = Arc::new(master);
-        let db = builder().create(directory.join(DATABASE)).map_err(busy)?;
+        let db = builder().create(path).map_err(busy)?;
         let slots_path = directory.join(SLOTS);
         if read_meta(&db, "store-id")?.is_none() {
             initialise(&db, &slots_path, party, &master)?;
@@ -63,6 +70,16 @@ fn busy(error: DatabaseError) -> StoreError {
 /// The database in this directory, where there is one.
 pub fn existing(directory: &Path) -> Result<Database, StoreError> {
     builder().open(directory.join(DATABASE)).map_err(busy)
+}
+
+/// Takes a file's or directory's permissions for group and others away, where it has any.
+fn close_to_others(path: &Path, mode: u32) -> std::io::Result<()> {
+    let permissions = std::fs::metadata(path)?.permissions();
+    if permissions.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    tracing::warn!(path = %path.display(), "was accessible to others; is so no longer");
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// Whether a store is of this format, party and master key; its id.

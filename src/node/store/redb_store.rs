@@ -2,8 +2,8 @@
 
 use super::open::{HeadCell, read_head};
 use super::rows::{
-    self, ATTEMPTS, AttemptRow, BURNED, DISCARDED, GUESSES, GuessRow, JOBS, JOBS_BY_EXPIRY, JobRow, KEYS, KeyRow,
-    ORDERS, OWNED, OrderRow, RECORDS, attempt_key,
+    self, ATTEMPTS, AttemptRow, BURNED, CHARGED, DISCARDED, GUESSES, GuessRow, JOBS, JOBS_BY_EXPIRY, JobRow, KEYS,
+    KeyRow, ORDERS, OWNED, OrderRow, RECORDS, attempt_key,
 };
 use super::seal::{self, Binding};
 use super::slots::{SlotFile, SlotReader};
@@ -15,6 +15,7 @@ use super::{
 use crate::node::audit::Head;
 use crate::wire::{ErrorCode, InitiatorId, KeyId};
 use redb::{Database, ReadableDatabase, ReadableTable};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use trefoil_protocol::Party;
 use zeroize::Zeroizing;
@@ -29,11 +30,33 @@ const PRUNE: usize = 10_000;
 /// The embedded store.
 pub struct RedbStore {
     // The writer is first, so that it has finished before the database closes.
-    writer: Writer,
+    writer: Watched,
     db: Arc<Database>,
     slots: SlotReader,
     head: HeadCell,
     party: Party,
+}
+
+/// The writer, and whether one of its writes has failed.
+struct Watched {
+    writer: Writer,
+    failed: Arc<AtomicBool>,
+}
+
+impl Watched {
+    fn submit<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Written<T> {
+        let (written, failed) = (self.writer.submit(write), Arc::clone(&self.failed));
+        Box::pin(async move {
+            let outcome = written.await;
+            if matches!(outcome, Err(StoreError::Failed(_))) {
+                failed.store(true, Ordering::Release);
+            }
+            outcome
+        })
+    }
 }
 
 impl RedbStore {
@@ -41,6 +64,7 @@ impl RedbStore {
         let (db, head) = (Arc::new(db), Arc::new(Mutex::new(None)));
         let reader = slots.reader();
         let writer = Writer::start(Arc::clone(&db), slots, Arc::clone(&head))?;
+        let writer = Watched { writer, failed: Arc::default() };
         Ok(Self { writer, db, slots: reader, head, party })
     }
 }
@@ -188,11 +212,16 @@ impl Store for RedbStore {
         check_ledger(&self.db.begin_read()?.open_table(JOBS)?, job).map(|_| ())
     }
 
-    fn charge(&self, job: LedgerEntry, key: KeyId, limits: GuessLimits, now: u64) -> Written<()> {
+    fn charge(&self, job: LedgerEntry, key: KeyId, blinded: [u8; 32], limits: GuessLimits, now: u64) -> Written<()> {
         self.writer.submit(move |batch| {
             let known = check_ledger(&batch.tx.open_table(JOBS)?, &job)?;
             let state = key_row(batch, key)?.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?.state;
             state.usable().map_err(StoreError::Refused)?;
+            let mut charged = batch.tx.open_table(CHARGED)?;
+            let name = rows::job_key(&job.initiator, &job.job_id);
+            if known && charged.get(name.as_slice())?.is_some_and(|element| *element.value() == blinded) {
+                return Ok(());
+            }
             let mut guesses = batch.tx.open_table(GUESSES)?;
             let mut row: GuessRow = rows::get(&guesses, &key.0)?.unwrap_or_default();
             let over = row.wrong >= limits.attempts || row.open >= limits.attempts.saturating_mul(10);
@@ -202,6 +231,7 @@ impl Store for RedbStore {
             }
             row.open = row.open.saturating_add(1);
             row.last = now;
+            charged.insert(name.as_slice(), &blinded)?;
             guesses.insert(&key.0, rows::encode(&row)?.as_slice())?;
             if known { Ok(()) } else { enter(batch, &job) }
         })
@@ -337,12 +367,14 @@ impl Store for RedbStore {
         self.writer.submit(move |batch| {
             let mut by_expiry = batch.tx.open_table(JOBS_BY_EXPIRY)?;
             let mut jobs = batch.tx.open_table(JOBS)?;
+            let mut charged = batch.tx.open_table(CHARGED)?;
             let over = by_expiry.range(..cutoff.as_slice())?.take(PRUNE);
             let over: Vec<Vec<u8>> =
                 over.map(|entry| Ok(entry?.0.value().to_vec())).collect::<Result<_, StoreError>>()?;
             for key in over {
                 by_expiry.remove(key.as_slice())?;
                 jobs.remove(key.get(8..).unwrap_or_default())?;
+                charged.remove(key.get(8..).unwrap_or_default())?;
             }
             let mut burned = batch.tx.open_table(BURNED)?;
             let mut end = [0; 24];
@@ -355,6 +387,22 @@ impl Store for RedbStore {
                 burned.remove(&key)?;
             }
             Ok(())
+        })
+    }
+
+    fn check(&self) -> Written<()> {
+        let (db, failed) = (Arc::clone(&self.db), Arc::clone(&self.writer.failed));
+        Box::pin(async move {
+            if !failed.swap(false, Ordering::AcqRel) {
+                return Ok(());
+            }
+            // A corrupt row fails the writes beside it and nothing else. After the disk has failed, redb writes no more.
+            let empty = tokio::task::spawn_blocking(move || Ok(db.begin_write()?.commit()?)).await;
+            let outcome = empty.unwrap_or_else(|_| Err(StoreError::Failed("the check ended unexpectedly".into())));
+            if outcome.is_err() {
+                failed.store(true, Ordering::Release);
+            }
+            outcome
         })
     }
 

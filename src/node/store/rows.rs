@@ -19,6 +19,8 @@ pub const RECORDS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new(
 pub const DISCARDED: TableDefinition<'_, &[u8; 48], ()> = TableDefinition::new("discarded");
 /// Initiator ‖ job id -> [`JobRow`].
 pub const JOBS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("jobs");
+/// Initiator ‖ job id -> the blinded password that the job was last charged for.
+pub const CHARGED: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("charged-passwords");
 /// Expiry in milliseconds ‖ key of the job: what to forget first.
 pub const JOBS_BY_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("jobs-by-expiry");
 /// Key id -> [`GuessRow`].
