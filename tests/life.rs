@@ -148,6 +148,11 @@ async fn the_command_line_validates_and_changes_passwords() {
     let (answer, exit) = cli(service.cli(), &wrong).await;
     assert_eq!((exit, answer["error"]["code"].as_str()), (1, Some("WRONG_PASSWORD")));
     assert_eq!(std::fs::read(service.path("k")).unwrap(), before, "a refused change leaves the key file alone");
+    std::fs::write(service.path("k.bak"), "of an unfinished change").unwrap();
+    let (answer, exit) = cli(service.cli(), &["change-password", "--key", "k", "--new-password-file", "new"]).await;
+    assert_eq!(exit, 2, "{answer}");
+    assert_eq!(std::fs::read(service.path("k")).unwrap(), before);
+    std::fs::remove_file(service.path("k.bak")).unwrap();
     let (answer, exit) = cli(service.cli(), &["change-password", "--key", "k", "--new-password-file", "new"]).await;
     assert_eq!((exit, &answer["changed"]), (0, &Value::Bool(true)), "{answer}");
     assert!(!service.path("k.bak").exists(), "the old file went when the new one was known to open");

@@ -25,6 +25,13 @@ pub struct Arguments {
 
 pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let kdf = arguments.kdf.read()?;
+    let backup = backup_of(&arguments.key);
+    if backup.exists() {
+        let backup = backup.display();
+        return Err(Failure::usage(format!(
+            "{backup} exists, from a change that was not finished: see which file opens"
+        )));
+    }
     let mut config = settings(config)?;
     let mut file = KeyFile::read(&arguments.key, &config.nodes)?;
     let material = file.material()?;
@@ -34,14 +41,12 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     let changing = backend.change_password(&material, old, first, kdf);
     let store = output.patiently("changing the password", changing).await?;
     // The old pair stays beside the new one until that is known to open: a share that nothing opens would be lost.
-    let backup = backup_of(&arguments.key);
     file.write(&backup, Existing::Refuse)?;
     file.secret_store = store.into();
     file.write(&arguments.key, Existing::Replace)?;
-    let kept = || Failure::usage(format!("the old key file is kept as {}", backup.display()));
     let material = file.material()?;
     if let Err(error) = output.patiently("validating", backend.validate(&material, second, false)).await {
-        output.remark(&kept().to_string());
+        output.remark(&format!("the old key file is kept as {}", backup.display()));
         return Err(error.into());
     }
     std::fs::remove_file(&backup).map_err(|error| Failure::usage(format!("{}: {error}", backup.display())))?;
