@@ -134,16 +134,21 @@ async fn a_node_that_cannot_write_says_so_and_ends() {
     let mut cluster = Cluster::start().await;
     cluster.drain_node(Party::Node1).await;
     let log = tempfile::tempdir().unwrap();
-    for (limit, said) in [(1, "the audit log cannot be written"), (8_192, "the store cannot be written")] {
+    // A refused question writes into the log only, and its answer does not wait for that.
+    let question = NodeRequest::KeyInfo { job: cluster.key_info_job("i", cluster.key_id("none")) };
+    let (job, contribution) = (cluster.generate_job("g1", Curve::Ed25519), [1; 32]);
+    let blinded_password = Some(cluster::blinded(cluster.key_id("g1")).element());
+    let open = NodeRequest::GenerateOpen { job, contribution, blinded_password };
+    for (limit, request, code, said) in [
+        (1, question, ErrorCode::UnknownKey, "the audit log cannot be written"),
+        // Not the job's fault: it is tried again.
+        (8_192, open, ErrorCode::NodeUnavailable, "the store cannot be written"),
+    ] {
         let mut node = spawn_limited(&cluster, &log);
         node.wait_for("serving");
         let link = cluster.to1.renew().await.unwrap();
         limit_files(&node, limit);
-        let (job, contribution) = (cluster.generate_job("g1", Curve::Ed25519), [1; 32]);
-        let blinded_password = Some(cluster::blinded(cluster.key_id("g1")).element());
-        let open = NodeRequest::GenerateOpen { job, contribution, blinded_password };
-        // Not the job's fault: it is tried again.
-        assert_eq!(refused(link.call(&call(open)).await.unwrap()), ErrorCode::NodeUnavailable);
+        assert_eq!(refused(link.call(&call(request)).await.unwrap()), code);
         assert_eq!(node.wait().code(), Some(1));
         assert!(node.log().contains(said), "{}", node.log());
     }
