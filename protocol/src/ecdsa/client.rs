@@ -7,7 +7,7 @@ use super::{Signature, message_scalar, r_x};
 use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use crate::ot::Direction;
-use crate::ot::extension::{ExtensionId, SenderRows};
+use crate::ot::extension::ExtensionId;
 use crate::party::Party;
 use crate::rvole::Products;
 use crate::secret::Secret;
@@ -88,7 +88,7 @@ impl Client {
         let (sid, ot) = (session.sid, session.share.ot()?);
         let extension = &message.extension;
         let id = ExtensionId { sid: &sid, direction: Direction::Node1Receives, item: 0, nonce: extension.nonce };
-        let rows = SenderRows::check(ot.sender(), &id, extension.u, &extension.proof, &sid, extension.prefix)?;
+        let rows = extension.check(ot.sender(), &id, &sid)?;
 
         let transcript = extend(&sid, m1);
         let mut rng = session.rng(rng, &transcript)?;

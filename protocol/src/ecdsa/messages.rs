@@ -1,8 +1,7 @@
 //! m1, m2 and m3 as bytes. Parsing checks shape and canonical form only, and borrows.
 
 use crate::codec::Reader;
-use crate::ot::MATRIX_LEN;
-use crate::ot::extension::Proof;
+use crate::ot::extension::{EXTENSION_LEN, ExtensionMessage};
 use crate::rvole::{ANSWER_LEN, Answer};
 use k256::{ProjectivePoint, Scalar};
 
@@ -12,27 +11,8 @@ pub const M1_LEN: usize = 32 + 4 + 32 + 16 + 32 + EXTENSION_LEN;
 pub const M2_LEN: usize = 16 + 33 + EXTENSION_LEN + ANSWER_LEN + 66 + 32;
 /// Bytes of m3.
 pub const M3_LEN: usize = 16 + 33 + 32 + ANSWER_LEN + 66 + 32 + 32 + 32;
-/// Bytes of an extension: nonce, U, x, t.
-const EXTENSION_LEN: usize = 16 + MATRIX_LEN + 16 + 32;
 
 const _: () = assert!(M1_LEN == 8_884 && M2_LEN == 48_915 && M3_LEN == 40_243);
-
-/// A peer's OT extension inside a message.
-pub(super) struct Extension<'a> {
-    pub(super) nonce: [u8; 16],
-    pub(super) u: &'a [u8],
-    /// The message up to and including U: what the challenge hashes.
-    pub(super) prefix: &'a [u8],
-    pub(super) proof: Proof,
-}
-
-impl<'a> Extension<'a> {
-    fn read(reader: &mut Reader<'a>) -> Option<Self> {
-        let (nonce, u) = (reader.array()?, reader.bytes(MATRIX_LEN)?);
-        let prefix = reader.prefix();
-        Some(Self { nonce, u, prefix, proof: Proof { x: reader.array()?, t: reader.array()? } })
-    }
-}
 
 /// node 1 -> client.
 pub(super) struct M1<'a> {
@@ -41,7 +21,7 @@ pub(super) struct M1<'a> {
     pub(super) ot_id: [u8; 32],
     pub(super) tag: [u8; 16],
     pub(super) commitment: [u8; 32],
-    pub(super) extension: Extension<'a>,
+    pub(super) extension: ExtensionMessage<'a>,
 }
 
 impl<'a> M1<'a> {
@@ -53,7 +33,7 @@ impl<'a> M1<'a> {
             ot_id: reader.array()?,
             tag: reader.array()?,
             commitment: reader.array()?,
-            extension: Extension::read(&mut reader)?,
+            extension: ExtensionMessage::read(&mut reader)?,
         })
     }
 }
@@ -65,7 +45,7 @@ pub(super) type Gammas = [ProjectivePoint; 2];
 pub(super) struct M2<'a> {
     pub(super) tag: [u8; 16],
     pub(super) nonce_point: ProjectivePoint,
-    pub(super) extension: Extension<'a>,
+    pub(super) extension: ExtensionMessage<'a>,
     pub(super) answer: Answer<'a>,
     pub(super) gammas: Gammas,
     pub(super) psi: Scalar,
@@ -77,7 +57,7 @@ impl<'a> M2<'a> {
         Some(Self {
             tag: reader.array()?,
             nonce_point: reader.point()?,
-            extension: Extension::read(&mut reader)?,
+            extension: ExtensionMessage::read(&mut reader)?,
             answer: Answer::read(&mut reader)?,
             gammas: [reader.point()?, reader.point()?],
             psi: reader.scalar()?,

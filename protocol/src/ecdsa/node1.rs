@@ -109,14 +109,7 @@ impl Node1 {
         let extension = &message.extension;
         let id =
             ExtensionId { sid: &session.sid, direction: Direction::ClientReceives, item: 0, nonce: extension.nonce };
-        let rows = SenderRows::check(
-            session.share.ot()?.sender(),
-            &id,
-            extension.u,
-            &extension.proof,
-            &transcript,
-            extension.prefix,
-        )?;
+        let rows = extension.check(session.share.ot()?.sender(), &id, &transcript)?;
         let d = bob.receive(
             &session.sid,
             &transcript,

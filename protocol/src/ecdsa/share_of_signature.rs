@@ -44,16 +44,7 @@ impl Bob {
         message: &mut Vec<u8>,
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Self {
-        let mut nonce = [0; 16];
-        rng.fill_bytes(&mut nonce);
-        let id = ExtensionId { sid, direction, item: 0, nonce };
-        let (extension, u) = ReceiverExtension::new(seeds, &id, rng);
-        message.extend_from_slice(&nonce);
-        message.extend_from_slice(&u);
-        let proof = extension.prove(&id, transcript, message);
-        message.extend_from_slice(&proof.x);
-        message.extend_from_slice(&proof.t);
-        let rows = extension.into_rows();
+        let (nonce, rows) = ReceiverExtension::append(seeds, sid, direction, transcript, message, rng);
         let chi = rvole::bob_input(&rows);
         Self { nonce, rows, chi, direction }
     }

@@ -1,6 +1,6 @@
 //! Base OT: ePrint 2021/682, figure 3, with the Masny-Rindal POPF on ristretto255 (docs/protocol.md, section 2).
 
-use super::{BASE_OTS, Direction, ReceiverSeeds, SEED_LEN, SenderSeeds};
+use super::{BASE_OTS, Direction, ReceiverSeeds, SEED_LEN, SenderSeeds, bits};
 use crate::error::{Abort, Result};
 use crate::transcript::{Tag, hash, hash_wide};
 use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoBasepointTable, RistrettoPoint};
@@ -112,7 +112,7 @@ impl BaseReceiver {
         rng.fill_bytes(&mut seeds.delta);
         let mut b = Zeroizing::new(Vec::with_capacity(BASE_OTS));
         let mut points = Vec::with_capacity(BASE_OTS);
-        for (index, choice) in (0u16..).zip(delta_bits(&seeds.delta)) {
+        for (index, choice) in (0u16..).zip(bits(&seeds.delta)) {
             let secret = Scalar::random(rng);
             let mut uniform = [0; 64];
             rng.fill_bytes(&mut uniform);
@@ -136,18 +136,13 @@ impl BaseReceiver {
         let point = read_point(big_a, self.direction.receiver())?;
         let table = RistrettoBasepointTable::create(&point);
         let SenderSeeds { delta, keys } = &mut self.seeds;
-        let each = (0u16..).zip(delta_bits(delta)).zip(self.b.iter()).zip(&self.points).zip(keys.iter_mut());
+        let each = (0u16..).zip(bits(delta.as_slice())).zip(self.b.iter()).zip(&self.points).zip(keys.iter_mut());
         for ((((index, choice), b), pair), key) in each {
             let inputs = KeyInputs { prefix: &self.prefix, index, big_a, pair };
             *key = inputs.key(choice.unwrap_u8(), &(b * &table));
         }
         Ok(self.seeds)
     }
-}
-
-/// Δ's bits in order: bit `i mod 8`, least significant first, of byte `i / 8`.
-fn delta_bits(delta: &[u8; SEED_LEN]) -> impl Iterator<Item = Choice> + '_ {
-    delta.iter().flat_map(|byte| (0..8).map(move |bit| Choice::from((byte >> bit) & 1)))
 }
 
 /// `if_zero` or `if_one`, without a branch.

@@ -3,9 +3,8 @@
 //! The types carry the order of checks: rows, and so pads, exist for the sender only after the check passed.
 
 use super::matrix::{Columns, Rows};
-use super::{
-    BASE_OTS, CHOICE_LEN, COLUMN_LEN, Direction, MATRIX_LEN, ReceiverSeeds, SEED_LEN, SenderSeeds, choice_masks, mask,
-};
+use super::{BASE_OTS, CHOICE_LEN, COLUMN_LEN, Direction, MATRIX_LEN, ReceiverSeeds, SEED_LEN, SenderSeeds, bits};
+use crate::codec::Reader;
 use crate::error::{Abort, Result};
 use crate::secret::Secret;
 use crate::transcript::{Tag, hash};
@@ -64,6 +63,31 @@ pub struct Proof {
     pub x: [u8; SEED_LEN],
     /// Hash of the 128 row hashes.
     pub t: [u8; 32],
+}
+
+/// Bytes of an extension in a message: nonce, U, x, t.
+pub const EXTENSION_LEN: usize = 16 + MATRIX_LEN + 16 + 32;
+
+/// A peer's extension in a message: nonce 16 ‖ U 8,704 ‖ x 16 ‖ t 32.
+pub(crate) struct ExtensionMessage<'a> {
+    pub(crate) nonce: [u8; 16],
+    u: &'a [u8],
+    /// The message up to and including U: what the challenge hashes.
+    prefix: &'a [u8],
+    proof: Proof,
+}
+
+impl<'a> ExtensionMessage<'a> {
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        let (nonce, u) = (reader.array()?, reader.bytes(MATRIX_LEN)?);
+        let prefix = reader.prefix();
+        Some(Self { nonce, u, prefix, proof: Proof { x: reader.array()?, t: reader.array()? } })
+    }
+
+    /// [`SenderRows::check`] of this extension; `id` carries its nonce.
+    pub(crate) fn check(&self, seeds: &SenderSeeds, id: &ExtensionId<'_>, transcript: &[u8; 32]) -> Result<SenderRows> {
+        SenderRows::check(seeds, id, self.u, &self.proof, transcript, self.prefix)
+    }
 }
 
 /// The PRG: AES-128 in counter mode, cut to one column.
@@ -163,6 +187,27 @@ impl ReceiverExtension {
         (Self { choices, t, pads: id.pads() }, u.into_flattened())
     }
 
+    /// Extends and proves, appending nonce, U, x and t to the message so far; returns the nonce and the rows.
+    pub(crate) fn append(
+        seeds: &ReceiverSeeds,
+        sid: &[u8; 32],
+        direction: Direction,
+        transcript: &[u8; 32],
+        message: &mut Vec<u8>,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> ([u8; 16], ReceiverRows) {
+        let mut nonce = [0; 16];
+        rng.fill_bytes(&mut nonce);
+        let id = ExtensionId { sid, direction, item: 0, nonce };
+        let (extension, u) = Self::new(seeds, &id, rng);
+        message.extend_from_slice(&nonce);
+        message.extend_from_slice(&u);
+        let proof = extension.prove(&id, transcript, message);
+        message.extend_from_slice(&proof.x);
+        message.extend_from_slice(&proof.t);
+        (nonce, extension.into_rows())
+    }
+
     /// The consistency values, once U is fixed: `prefix` is the message so far, U included.
     pub fn prove(&self, id: &ExtensionId<'_>, transcript: &[u8; 32], prefix: &[u8]) -> Proof {
         let key = id.challenge(transcript, prefix);
@@ -194,13 +239,13 @@ pub struct ReceiverRows {
 impl ReceiverRows {
     /// Per row j: β_j as a choice, `γ_{j,0..3}`.
     pub(crate) fn pads(&self) -> impl Iterator<Item = (Choice, [Scalar; 3])> + '_ {
-        let each = (0u16..).zip(choice_masks(&self.choices)).zip(self.rows.0.iter());
-        each.map(|((j, mask), row)| (Choice::from(mask & 1), self.pads.pads(j, row)))
+        let each = (0u16..).zip(self.choices()).zip(self.rows.0.iter());
+        each.map(|((j, choice), row)| (choice, self.pads.pads(j, row)))
     }
 
     /// Per row j: β_j as a choice.
     pub(crate) fn choices(&self) -> impl Iterator<Item = Choice> + '_ {
-        choice_masks(&self.choices).map(|mask| Choice::from(mask & 1))
+        bits(self.choices.expose())
     }
 }
 
@@ -236,7 +281,7 @@ impl SenderRows {
         let mut q = Columns::zero();
         let mut hashes = Zeroizing::new([[0; SEED_LEN]; BASE_OTS]);
         let columns =
-            seeds.keys.iter().zip(delta_masks(&seeds.delta)).zip(u).zip(q.0.iter_mut()).zip(hashes.iter_mut());
+            seeds.keys.iter().zip(bits(&seeds.delta).map(mask)).zip(u).zip(q.0.iter_mut()).zip(hashes.iter_mut());
         for ((((seed, delta), u), q), expected) in columns {
             prg(seed, &initial, q);
             q.iter_mut().zip(u).for_each(|(q, u)| *q ^= u & delta);
@@ -260,9 +305,9 @@ impl SenderRows {
     }
 }
 
-/// Δ's bits as masks, 0x00 or 0xff, in order.
-fn delta_masks(delta: &[u8; SEED_LEN]) -> impl Iterator<Item = u8> + '_ {
-    delta.iter().flat_map(|byte| (0..8).map(move |bit| mask((byte >> bit) & 1)))
+/// 0x00 for 0, 0xff for 1. `Choice` keeps the optimiser from making a branch of it.
+fn mask(choice: Choice) -> u8 {
+    0u8.wrapping_sub(choice.unwrap_u8())
 }
 
 const _: () = assert!(MATRIX_LEN == 8_704);

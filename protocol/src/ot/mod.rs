@@ -9,7 +9,6 @@ pub(crate) mod setup;
 use crate::codec::Reader;
 use crate::error::{Abort, Result};
 use crate::party::Party;
-use crate::secret::Secret;
 use subtle::Choice;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -140,12 +139,7 @@ impl OtState {
     }
 }
 
-/// The bits of one multiplication's choice vector, in row order, as masks: 0x00 or 0xff. Never a branch on a choice.
-pub(crate) fn choice_masks(choices: &Secret<[u8; CHOICE_LEN]>) -> impl Iterator<Item = u8> + '_ {
-    choices.expose().iter().flat_map(|byte| (0..8).map(move |bit| mask((byte >> bit) & 1)))
-}
-
-/// 0x00 for 0, 0xff for 1. `Choice` keeps the optimiser from making a branch of it.
-pub(crate) fn mask(bit: u8) -> u8 {
-    0u8.wrapping_sub(Choice::from(bit).unwrap_u8())
+/// The bits of choice bytes in order: bit `i mod 8`, least significant first, of byte `i / 8`. Never a branch on one.
+pub(crate) fn bits(bytes: &[u8]) -> impl Iterator<Item = Choice> + '_ {
+    bytes.iter().flat_map(|byte| (0..8).map(move |bit| Choice::from((byte >> bit) & 1)))
 }

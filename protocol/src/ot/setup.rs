@@ -10,8 +10,8 @@
 //! ```
 
 use super::base::{BaseReceiver, BaseSender, POINT_LEN, POINTS_LEN};
-use super::extension::{ExtensionId, Proof, ReceiverExtension, ReceiverRows, SenderRows};
-use super::{Direction, MATRIX_LEN, OtState, ReceiverSeeds, SenderSeeds};
+use super::extension::{EXTENSION_LEN, ExtensionId, ExtensionMessage, ReceiverExtension, ReceiverRows};
+use super::{Direction, OtState, ReceiverSeeds, SenderSeeds};
 use crate::codec::Reader;
 use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
@@ -22,16 +22,14 @@ use k256::ProjectivePoint;
 use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
 
-/// Bytes of a trial extension: nonce 16, U 8,704, x 16, t 32.
-pub const TRIAL_EXTENSION_LEN: usize = 16 + MATRIX_LEN + 16 + 32;
 /// Bytes of a trial answer: a₀G, a₁G, the RVOLE answer, Γ₀, Γ₁.
 pub const TRIAL_ANSWER_LEN: usize = 4 * 33 + rvole::ANSWER_LEN;
 /// Bytes of node 1's round-3 message.
 pub const NODE1_ROUND3_LEN: usize = POINT_LEN + POINTS_LEN;
 /// Bytes of the client's round-4 message.
-pub const CLIENT_ROUND4_LEN: usize = POINTS_LEN + TRIAL_EXTENSION_LEN;
+pub const CLIENT_ROUND4_LEN: usize = POINTS_LEN + EXTENSION_LEN;
 /// Bytes of node 1's round-4 message.
-pub const NODE1_ROUND4_LEN: usize = TRIAL_ANSWER_LEN + TRIAL_EXTENSION_LEN;
+pub const NODE1_ROUND4_LEN: usize = TRIAL_ANSWER_LEN + EXTENSION_LEN;
 
 /// The same fault without the lock: during setup there is no state worth locking yet.
 fn harmless(abort: Abort) -> Abort {
@@ -69,28 +67,19 @@ impl<'a> Trial<'a> {
 
     /// The extension's receiver opens the trial.
     fn extend(&self, seeds: &ReceiverSeeds, rng: &mut (impl RngCore + CryptoRng)) -> (OpenTrial, Vec<u8>) {
-        let mut nonce = [0; 16];
-        rng.fill_bytes(&mut nonce);
-        let id = self.id(nonce);
-        let (extension, u) = ReceiverExtension::new(seeds, &id, rng);
-        let mut message = nonce.to_vec();
-        message.extend_from_slice(&u);
-        let proof = extension.prove(&id, &self.transcript, &message);
-        message.extend_from_slice(&proof.x);
-        message.extend_from_slice(&proof.t);
-        (OpenTrial { nonce, rows: extension.into_rows(), transcript: self.after(&message) }, message)
+        let mut message = Vec::with_capacity(EXTENSION_LEN);
+        let (nonce, rows) =
+            ReceiverExtension::append(seeds, self.sid, self.direction, &self.transcript, &mut message, rng);
+        (OpenTrial { nonce, rows, transcript: self.after(&message) }, message)
     }
 
     /// The extension's sender checks it and multiplies two random inputs.
     fn answer(&self, seeds: &SenderSeeds, message: &[u8], rng: &mut (impl RngCore + CryptoRng)) -> Result<Vec<u8>> {
         let culprit = self.direction.receiver();
-        let parsed = Reader::new(message, TRIAL_EXTENSION_LEN).and_then(|mut reader| {
-            let (nonce, u) = (reader.array()?, reader.bytes(MATRIX_LEN)?);
-            Some((nonce, u, reader.prefix(), Proof { x: reader.array()?, t: reader.array()? }))
-        });
-        let (nonce, u, prefix, proof) = parsed.ok_or(Abort::peer(culprit, "ot_trial_length"))?;
-        let id = self.id(nonce);
-        let rows = SenderRows::check(seeds, &id, u, &proof, &self.transcript, prefix).map_err(harmless)?;
+        let parsed = Reader::new(message, EXTENSION_LEN).and_then(|mut reader| ExtensionMessage::read(&mut reader));
+        let extension = parsed.ok_or(Abort::peer(culprit, "ot_trial_length"))?;
+        let id = self.id(extension.nonce);
+        let rows = extension.check(seeds, &id, &self.transcript).map_err(harmless)?;
         let inputs = Zeroizing::new([Secp256k1::random_scalar(rng), Secp256k1::random_scalar(rng)]);
         let [a0, a1] = &*inputs;
         let mut out = Vec::with_capacity(TRIAL_ANSWER_LEN);
@@ -179,7 +168,7 @@ impl ClientTrial {
     /// Every failed check of the trial; none of them locks.
     pub fn finish(self, message: &[u8], rng: &mut (impl RngCore + CryptoRng)) -> Result<(OtState, Vec<u8>)> {
         let parsed = Reader::new(message, NODE1_ROUND4_LEN)
-            .and_then(|mut reader| Some((reader.bytes(TRIAL_ANSWER_LEN)?, reader.bytes(TRIAL_EXTENSION_LEN)?)));
+            .and_then(|mut reader| Some((reader.bytes(TRIAL_ANSWER_LEN)?, reader.bytes(EXTENSION_LEN)?)));
         let (answer, extension) = parsed.ok_or(Abort::peer(Party::Node1, "ot_trial_length"))?;
         let id = self.state.id();
         self.open.verify(&Trial::new(&self.sid, &id, Direction::ClientReceives), answer)?;
@@ -226,7 +215,7 @@ impl Node1Setup {
     /// `ot_base_length`, `ot_base_point`, or a failed check of the trial; none of them locks.
     pub fn advance(self, message: &[u8], rng: &mut (impl RngCore + CryptoRng)) -> Result<(Node1Trial, Vec<u8>)> {
         let parsed = Reader::new(message, CLIENT_ROUND4_LEN)
-            .and_then(|mut reader| Some((reader.bytes(POINTS_LEN)?, reader.bytes(TRIAL_EXTENSION_LEN)?)));
+            .and_then(|mut reader| Some((reader.bytes(POINTS_LEN)?, reader.bytes(EXTENSION_LEN)?)));
         let (client_s, extension) = parsed.ok_or(Abort::peer(Party::Client, "ot_base_length"))?;
         let (node1_a, node1_s) = self.sent.split_at(POINT_LEN);
         let id = ot_id(&self.sid, &self.client_a, client_s, node1_a, node1_s);
