@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod logging;
 pub mod node;
 pub mod policy;
+pub mod process;
 pub mod seal;
 pub mod vault;
 pub mod wire;

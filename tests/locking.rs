@@ -104,6 +104,16 @@ async fn bans(service: &Deployment) -> Vec<Ban> {
     found
 }
 
+/// An honest node 2 and worker, a node 1 that can cheat, and a backend.
+async fn beside_a_cheat() -> (Deployment, Cheat, Backend) {
+    let mut service = Deployment::new();
+    service.start_node("node2");
+    let cheat = Cheat::start(&service).await;
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    (service, cheat, backend)
+}
+
 /// One bit of one column of U: node 1 uses other choice bits there, to learn a bit of the client's Δ.
 fn bend_column(reply: &mut NodeReply) {
     if let NodeReply::SignOpened { m1, .. } = reply {
@@ -114,11 +124,7 @@ fn bend_column(reply: &mut NodeReply) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cheat_in_the_ot_extension_locks_the_key_for_ever() {
-    let mut service = Deployment::new();
-    service.start_node("node2");
-    let cheat = Cheat::start(&service).await;
-    service.start_worker("worker1");
-    let backend = service.backend().await;
+    let (mut service, cheat, backend) = beside_a_cheat().await;
     let (key, other) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Secp256k1).await);
     assert_eq!(signed(&backend, &key, &digest(1)).await, Ok(()));
 
@@ -158,11 +164,7 @@ async fn a_cheat_in_the_ot_extension_locks_the_key_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_else_locks_a_key_or_hides_a_lock() {
-    let mut service = Deployment::new();
-    service.start_node("node2");
-    let cheat = Cheat::start(&service).await;
-    service.start_worker("worker1");
-    let backend = service.backend().await;
+    let (mut service, cheat, backend) = beside_a_cheat().await;
     let (key, other) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Secp256k1).await);
     let jetstream = async_nats::jetstream::new(service.nats.connect().await);
     let put = async |key: &SigningMaterial, bytes: Vec<u8>| {
@@ -197,11 +199,7 @@ async fn nobody_else_locks_a_key_or_hides_a_lock() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_in_trouble_commits_later_and_a_slow_one_is_waited_for() {
-    let mut service = Deployment::new();
-    service.start_node("node2");
-    let cheat = Cheat::start(&service).await;
-    service.start_worker("worker1");
-    let backend = service.backend().await;
+    let (service, cheat, backend) = beside_a_cheat().await;
     let jetstream = async_nats::jetstream::new(service.nats.connect().await);
     cheat.answers(|reply| {
         if let NodeReply::Committed { .. } = reply {
@@ -222,11 +220,7 @@ async fn a_node_in_trouble_commits_later_and_a_slow_one_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_product_locks_and_other_lies_only_end_the_attempt() {
-    let mut service = Deployment::new();
-    service.start_node("node2");
-    let cheat = Cheat::start(&service).await;
-    service.start_worker("worker1");
-    let backend = service.backend().await;
+    let (service, cheat, backend) = beside_a_cheat().await;
     let key = new_key(&backend, Curve::Secp256k1).await;
     let eddsa = new_key(&backend, Curve::Ed25519).await;
     let hello = SignInput::Ed25519 { message: b"hello".to_vec() };
@@ -290,11 +284,7 @@ async fn a_wrong_product_locks_and_other_lies_only_end_the_attempt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generation_with_a_lying_node_makes_no_key() {
-    let mut service = Deployment::new();
-    service.start_node("node2");
-    let cheat = Cheat::start(&service).await;
-    service.start_worker("worker1");
-    let backend = service.backend().await;
+    let (_service, cheat, backend) = beside_a_cheat().await;
     let lies: [fn(&mut NodeReply); 2] = [
         |reply| {
             if let NodeReply::GenerateRound { payload } = reply
