@@ -16,13 +16,13 @@ use zeroize::Zeroizing;
 /// Secrets of one job or result.
 #[derive(Default)]
 pub struct Secrets {
-    /// generate, sign: the password.
+    /// In jobs: the password; recover: the new one.
     pub password: Option<Password>,
-    /// sign, and the result of generate.
+    /// sign, refresh, and the results of generate, recover and refresh.
     pub encrypted_share: Option<Vec<u8>>,
-    /// sign, and the result of generate.
+    /// sign, refresh, and the results of generate, recover and refresh.
     pub secret_store: Option<Vec<u8>>,
-    /// change-password: the password to be.
+    /// change-password, and refresh if it is to be another: the password to be.
     pub new_password: Option<Password>,
 }
 
@@ -129,7 +129,7 @@ pub struct SecretsBody {
     /// Opaque; as it was returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     secret_store: Option<Base64>,
-    /// change-password: the bytes of the password to be, as for `password`.
+    /// change-password, and refresh if it is to be another: the bytes of the password to be, as for `password`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     new_password: Option<SecretBytes>,
 }

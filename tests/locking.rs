@@ -204,7 +204,7 @@ async fn a_node_in_trouble_commits_later_and_a_slow_one_is_waited_for() {
     cheat.answers(|reply| {
         if let NodeReply::Committed { .. } = reply {
             let message = "no space left on device".to_owned();
-            *reply = NodeReply::Refused { code: ErrorCode::Internal, message, retry_at: None };
+            *reply = NodeReply::Refused { code: ErrorCode::Internal, message, retry_at: None, successor: None };
         }
     });
     backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();

@@ -58,6 +58,13 @@ fn sign_ed25519() -> Value {
         json!({ "curve": "ed25519", "method": "default", "message": BASE64.encode(b"\0hello"), "secrets": sealed() });
     job
 }
+/// A recover or refresh job.
+fn reshare(op: Op) -> Value {
+    let mut job = generate();
+    job["op"] = json!(op);
+    job["keyId"] = json!("ab".repeat(16));
+    job
+}
 fn public_key() -> Value {
     let mut job = sign();
     job["op"] = json!("public-key");
@@ -109,6 +116,21 @@ fn well_formed_jobs_are_read() {
     empty["payload"]["message"] = json!("");
     assert!(receive(&empty).is_ok());
     assert_eq!(receive(&public_key()).unwrap().op(), Op::PublicKey);
+    for op in [Op::Recover, Op::Refresh] {
+        let job = receive(&reshare(op)).unwrap();
+        assert_eq!((job.op(), job.curve(), job.key_id), (op, Some(Curve::Secp256k1), KeyId([0xab; 16])));
+        assert!(job.secrets().is_some());
+    }
+}
+
+#[test]
+fn a_job_says_which_key_it_makes() {
+    let new = KeyId::derive(&initiator(), &job_id());
+    let made = |job: Value| receive(&job).unwrap().made_key();
+    assert_eq!(made(generate()), Some(new));
+    assert_eq!(made(reshare(Op::Recover)), Some(new), "a new one, not the one that it replaces");
+    assert_eq!(made(reshare(Op::Refresh)), Some(KeyId([0xab; 16])));
+    assert_eq!((made(sign()), made(public_key())), (None, None));
 }
 
 /// Path of a field, new value (null removes it), code. Applied to a job that is fine without the change.
@@ -124,7 +146,7 @@ fn every_field_that_is_wrong_has_its_code() {
         (sign(), "/version", json!(2), UnsupportedVersion),
         (sign(), "/version", json!("1"), MalformedJob),
         (sign(), "/version", Value::Null, MalformedJob),
-        (sign(), "/op", json!("recover"), UnsupportedOperation),
+        (sign(), "/op", json!("revive"), UnsupportedOperation),
         (sign(), "/op", json!("SIGN"), UnsupportedOperation),
         (sign(), "/op", json!(1), MalformedJob),
         (sign(), "/keyId", json!("ab".repeat(15)), MalformedJob),
@@ -175,6 +197,18 @@ fn every_field_that_is_wrong_has_its_code() {
         (generate(), "/payload/secrets/box", json!("%"), MalformedJob),
         (generate(), "/payload/secrets", Value::Null, MalformedJob),
     ];
+    for op in [Op::Recover, Op::Refresh] {
+        cases.extend([
+            (reshare(op), "/payload/curve", json!("p256"), UnsupportedCurve),
+            (reshare(op), "/payload/kdf/name", json!("scrypt"), InvalidKdf),
+            (reshare(op), "/payload/kdf/passes", json!(11), InvalidKdf),
+            (reshare(op), "/payload/kdf", Value::Null, MalformedJob),
+            (reshare(op), "/payload/method", json!("mta"), UnknownField),
+            (reshare(op), "/payload/newPassword", json!("hunter2"), UnknownField),
+            (reshare(op), "/payload/secrets", Value::Null, MalformedJob),
+            (reshare(op), "/keyId", json!("ab"), MalformedJob),
+        ]);
+    }
     cases.extend(hardened.map(|path| (sign(), "/payload/path", json!(path), HardenedPath)));
     cases.extend(bad_paths.map(|path| (sign(), "/payload/path", json!(path), InvalidPath)));
     for (mut job, pointer, value, code) in cases {

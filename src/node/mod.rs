@@ -23,7 +23,7 @@ use crate::clock::now_ms;
 use crate::config::NodeLimits;
 use crate::policy::{Policy, PolicyError};
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest, SessionId};
-use crate::wire::{ErrorCode, InitiatorId, Job};
+use crate::wire::{ErrorCode, InitiatorId, Job, KeyId};
 use audit::{AuditLog, Event};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use material::Material;
@@ -52,11 +52,19 @@ pub struct Refusal {
     pub message: String,
     /// When the next password attempt, or the next job, is let in: unix milliseconds.
     pub retry_at: Option<u64>,
+    /// `KEY_RETIRED`: the key that replaced this one.
+    pub successor: Option<KeyId>,
+}
+
+impl From<Refusal> for NodeReply {
+    fn from(Refusal { code, message, retry_at, successor }: Refusal) -> Self {
+        Self::Refused { code, message, retry_at, successor }
+    }
 }
 
 impl Refusal {
     fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_at: None }
+        Self { code, message: message.into(), retry_at: None, successor: None }
     }
 
     fn internal(message: impl Into<String>) -> Self {
@@ -177,8 +185,7 @@ impl Node {
 
     /// Answers one authentic call.
     pub async fn handle(&self, caller: Caller, call: Call) -> NodeReply {
-        let answer = self.dispatch(caller, call).await;
-        answer.unwrap_or_else(|Refusal { code, message, retry_at }| NodeReply::Refused { code, message, retry_at })
+        self.dispatch(caller, call).await.unwrap_or_else(NodeReply::from)
     }
 
     async fn dispatch(&self, caller: Caller, call: Call) -> Answer {
@@ -206,6 +213,7 @@ impl Node {
             NodeRequest::SignClose { session, outcome } => self.sign_close(caller, session, outcome).await,
             NodeRequest::PasswordOpen(open) => self.password_open(caller, open).await,
             NodeRequest::PasswordClose { session, outcome } => self.password_close(caller, session, outcome).await,
+            NodeRequest::Source { .. } => Err(ErrorCode::UnsupportedOperation.into()),
             NodeRequest::GenerateOpen { job, contribution, blinded_password } => {
                 self.generate_open(caller, &job, contribution, blinded_password).await
             }
@@ -339,7 +347,7 @@ impl Node {
     }
 
     /// The secrets of an attempt. Blocking: call on the pool.
-    fn material(store: &dyn Store, key_id: crate::wire::KeyId, transcript: [u8; 32]) -> Result<Material, Refusal> {
+    fn material(store: &dyn Store, key_id: KeyId, transcript: [u8; 32]) -> Result<Material, Refusal> {
         let bytes = store.material(key_id, transcript)?;
         Material::from_bytes(&bytes).ok_or_else(|| Refusal::internal("a stored share does not parse"))
     }

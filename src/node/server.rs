@@ -1,12 +1,12 @@
 //! The node on NATS: a service with two endpoints, one for handshakes, shared by all instances, and one for this instance.
 
-use super::{Caller, Node, NodeKeys};
+use super::{Caller, Node, NodeKeys, Refusal};
 use crate::channel::{Incoming, Reject, Responder};
 use crate::clock::now_ms;
 use crate::config::NodeConfig;
 use crate::policy::Policy;
 use crate::wire::ErrorCode;
-use crate::wire::node::{Call, NODE_VERSION, NodeReply};
+use crate::wire::node::{Call, NODE_VERSION};
 use crate::wire::subject;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
@@ -205,7 +205,7 @@ async fn serve_call(node: &Node, incoming: Incoming) -> Option<Vec<u8>> {
     let Incoming { channel_hash, payload, reply: sealer, .. } = incoming;
     let reply = match postcard::from_bytes::<Call>(&payload) {
         Ok(call) => node.handle(Caller { channel: channel_hash }, call).await,
-        Err(_) => NodeReply::Refused { code: ErrorCode::ProtocolAbort, message: "not a call".into(), retry_at: None },
+        Err(_) => Refusal::new(ErrorCode::ProtocolAbort, "not a call").into(),
     };
     drop(payload);
     let mut bytes = Zeroizing::new(vec![NODE_VERSION]);

@@ -40,6 +40,6 @@ pub enum EventOutcome {
     Completed,
     /// Its result is stored and says error.
     Failed,
-    /// generate: both nodes have committed the key.
+    /// generate, recover, refresh: both nodes have committed the new shares.
     Committed,
 }

@@ -307,6 +307,10 @@ names! {
         ValidateShare = "validate-share",
         /// Put a secretStore under another password.
         ChangePassword = "change-password",
+        /// Give a key new shares under a new id, without the client's old one.
+        Recover = "recover",
+        /// Give a key new shares under the same id, and make the old ones worthless.
+        Refresh = "refresh",
         /// Stop a key until it is unfrozen.
         Freeze = "freeze",
         /// Let a frozen key sign again.

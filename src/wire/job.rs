@@ -202,9 +202,25 @@ impl Job {
             Payload::Validate { share: false, .. } => Op::ValidatePassword,
             Payload::Validate { share: true, .. } => Op::ValidateShare,
             Payload::ChangePassword { .. } => Op::ChangePassword,
+            Payload::Recover { .. } => Op::Recover,
+            Payload::Refresh { .. } => Op::Refresh,
             Payload::Order(OrderedState::Frozen) => Op::Freeze,
             Payload::Order(OrderedState::Active) => Op::Unfreeze,
             Payload::Order(OrderedState::Destroyed) => Op::Destroy,
+        }
+    }
+
+    /// The key whose shares the job makes, if it makes any: a new one, for `refresh` the one that it names.
+    #[must_use]
+    pub fn made_key(&self) -> Option<KeyId> {
+        match self.payload {
+            Payload::Generate { .. } | Payload::Recover { .. } => Some(KeyId::derive(&self.initiator, &self.job_id)),
+            Payload::Refresh { .. } => Some(self.key_id),
+            Payload::Sign { .. }
+            | Payload::PublicKey
+            | Payload::Validate { .. }
+            | Payload::ChangePassword { .. }
+            | Payload::Order(_) => None,
         }
     }
 
@@ -212,7 +228,9 @@ impl Job {
     #[must_use]
     pub const fn curve(&self) -> Option<Curve> {
         match &self.payload {
-            Payload::Generate { curve, .. } => Some(*curve),
+            Payload::Generate { curve, .. } | Payload::Recover { curve, .. } | Payload::Refresh { curve, .. } => {
+                Some(*curve)
+            }
             Payload::Sign { input, .. } => Some(input.curve()),
             Payload::PublicKey | Payload::Validate { .. } | Payload::ChangePassword { .. } | Payload::Order(_) => None,
         }
@@ -223,6 +241,8 @@ impl Job {
     pub const fn secrets(&self) -> Option<&Sealed> {
         match &self.payload {
             Payload::Generate { secrets, .. }
+            | Payload::Recover { secrets, .. }
+            | Payload::Refresh { secrets, .. }
             | Payload::Sign { secrets, .. }
             | Payload::Validate { secrets, .. }
             | Payload::ChangePassword { secrets, .. } => Some(secrets),
@@ -301,7 +321,9 @@ impl Job {
             .parse()
             .map_err(|_| (ErrorCode::UnsupportedOperation, "the operation is not known".to_owned()))?;
         let payload = match op {
-            Op::Generate => read_generate(strict::read_field("payload", envelope.payload)?)?,
+            Op::Generate | Op::Recover | Op::Refresh => {
+                read_generate(op, strict::read_field("payload", envelope.payload)?)?
+            }
             Op::Sign => read_sign(strict::read_field("payload", envelope.payload)?)?,
             Op::PublicKey => {
                 let PublicKeyBody {} = strict::read_field("payload", envelope.payload)?;

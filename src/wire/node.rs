@@ -1,6 +1,6 @@
 //! Calls from a worker to a node, inside the Noise channel: postcard after one version byte.
 
-use crate::wire::{ErrorCode, Fixed, KeyId, SignedJob};
+use crate::wire::{Base64, ErrorCode, Fixed, KeyId, SignedJob};
 use serde::{Deserialize, Serialize};
 
 /// First byte of every call and reply.
@@ -88,7 +88,7 @@ pub enum SignOutcome {
 /// Asks for the OPRF evaluation of one password, outside of any signing. Every field but the job is the worker's word.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PasswordOpen {
-    /// The job: `validate-password`, `validate-share` or `change-password`.
+    /// The job: `validate-password`, `validate-share`, `change-password` or `refresh`.
     pub job: SignedJob,
     /// The epoch of the client's share.
     pub epoch: u32,
@@ -153,7 +153,13 @@ pub enum NodeRequest {
         /// What.
         outcome: PasswordOutcome,
     },
-    /// Start a key generation. Answer: `GenerateOpened`.
+    /// What is known of the key that a recover or refresh job names, before its shares are dealt anew. Changes nothing. Answer:
+    /// `Source`.
+    Source {
+        /// The job, a recovery with the authoriser's consent.
+        job: SignedJob,
+    },
+    /// Start a key generation, recovery or refresh. Answer: `GenerateOpened`.
     GenerateOpen {
         /// The job.
         job: SignedJob,
@@ -279,6 +285,18 @@ pub enum NodeReply {
         /// OPRF evaluation of the new password, if there was one.
         next: Option<[u8; 32]>,
     },
+    /// To `Source`.
+    Source {
+        /// What the node attested of the committed attempt.
+        statement: KeyStatement,
+        /// Of client, node 1 and node 2: 33 or 32 bytes each.
+        verifying_shares: [Base64; 3],
+        /// The node's signature over the `Decision` that the attempt is committed.
+        committed: Fixed<64>,
+        /// Where the results are, `mpc.result.…`, of jobs that prepared new shares of this key: one of them may be stored, and wait
+        /// for its commit.
+        prepared: Vec<String>,
+    },
     /// To `GenerateOpen`.
     GenerateOpened {
         /// The session.
@@ -318,9 +336,10 @@ pub enum NodeReply {
         /// The node's signature over the `Decision` that the attempt is committed.
         committed: Fixed<64>,
     },
-    /// The key is prepared, not committed: where the generation's result is, which holds the evidence to commit it.
+    /// The shares that are asked for are prepared, not committed: where the result is of the job that made them, which holds the
+    /// evidence to commit them.
     NotCommitted {
-        /// `mpc.result.…` of the job that generated the key.
+        /// `mpc.result.…` of the job that made the shares.
         result_subject: String,
     },
     /// No.
@@ -331,5 +350,7 @@ pub enum NodeReply {
         message: String,
         /// `TOO_MANY_ATTEMPTS`, `RATE_LIMITED`: when there is room for the next one, unix milliseconds.
         retry_at: Option<u64>,
+        /// `KEY_RETIRED`: the key that replaced this one.
+        successor: Option<KeyId>,
     },
 }

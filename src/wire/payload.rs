@@ -48,16 +48,17 @@ pub struct Sealed {
     pub sealed: Base64,
 }
 
-/// Payload of `generate`, as JSON.
+/// Payload of `generate`, `recover` and `refresh`, as JSON: what makes shares.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GenerateBody {
     /// The key's curve.
     #[schemars(with = "Curve")]
     pub curve: String,
-    /// How the password becomes a key.
+    /// How the password of the new share becomes a key.
     pub kdf: KdfBody,
-    /// The password, sealed to a worker key.
+    /// The password of the new share, sealed to a worker key; for `refresh` password, encryptedShare, secretStore, and
+    /// newPassword if there is to be another.
     pub secrets: Sealed,
 }
 
@@ -183,7 +184,7 @@ impl Default for KdfParams {
 }
 
 impl GenerateBody {
-    /// The payload of a generate job.
+    /// The payload of a generate, recover or refresh job.
     #[must_use]
     pub fn new(curve: Curve, kdf: KdfParams, secrets: Sealed) -> Self {
         Self { curve: curve.to_string(), kdf: kdf.to_body(), secrets }
@@ -277,6 +278,24 @@ pub enum Payload {
         /// The sealed password, secretStore and new password.
         secrets: Sealed,
     },
+    /// Give the key new shares under a new id: the client's old one is lost, or not trusted.
+    Recover {
+        /// The key's curve.
+        curve: Curve,
+        /// How the new password becomes a key.
+        kdf: KdfParams,
+        /// The sealed new password.
+        secrets: Sealed,
+    },
+    /// Give the key new shares under its own id.
+    Refresh {
+        /// The key's curve.
+        curve: Curve,
+        /// How the new share's password becomes a key.
+        kdf: KdfParams,
+        /// The sealed password, share and secret store, and a new password if there is to be one.
+        secrets: Sealed,
+    },
     /// Bring the key into this state.
     Order(OrderedState),
 }
@@ -298,9 +317,14 @@ fn read_kdf(body: &KdfBody) -> Result<KdfParams, Refusal> {
     }
 }
 
-pub(super) fn read_generate(body: GenerateBody) -> Result<Payload, Refusal> {
-    let curve = read_curve(&body.curve)?;
-    Ok(Payload::Generate { curve, kdf: read_kdf(&body.kdf)?, secrets: body.secrets })
+/// `generate`, `recover` and `refresh` have the same fields.
+pub(super) fn read_generate(op: Op, body: GenerateBody) -> Result<Payload, Refusal> {
+    let (curve, kdf, secrets) = (read_curve(&body.curve)?, read_kdf(&body.kdf)?, body.secrets);
+    Ok(match op {
+        Op::Recover => Payload::Recover { curve, kdf, secrets },
+        Op::Refresh => Payload::Refresh { curve, kdf, secrets },
+        _ => Payload::Generate { curve, kdf, secrets },
+    })
 }
 
 pub(super) fn read_change_password(body: ChangePasswordBody) -> Result<Payload, Refusal> {

@@ -55,13 +55,13 @@ impl JobResult {
 pub enum Outcome {
     /// Done.
     Ok {
-        /// generate, public-key: the key.
+        /// generate, recover, refresh, public-key: the key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<KeyResult>,
         /// sign: the signature.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signature: Option<SignatureResult>,
-        /// generate: encryptedShare and secretStore; change-password: secretStore; sealed to the reply key.
+        /// generate, recover, refresh: encryptedShare and secretStore; change-password: secretStore; sealed to the reply key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secrets: Option<Sealed>,
         /// freeze, unfreeze, destroy: the key's state.
@@ -85,7 +85,7 @@ impl Outcome {
         Self::Ok { key: Some(key), signature: None, secrets: None, state: None }
     }
 
-    /// A new key, with the client's sealed share.
+    /// New shares, with the client's sealed one.
     #[must_use]
     pub const fn generated(key: KeyResult, secrets: Sealed) -> Self {
         Self::Ok { key: Some(key), signature: None, secrets: Some(secrets), state: None }
@@ -131,6 +131,9 @@ pub struct Failure {
     /// `TOO_MANY_ATTEMPTS`, `RATE_LIMITED`: when there is room for the next one, unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<u64>,
+    /// `KEY_RETIRED`: the key that replaced this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_key_id: Option<KeyId>,
 }
 
 impl Failure {
@@ -138,7 +141,8 @@ impl Failure {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let retryable = code.disposition() == crate::wire::Disposition::Retry;
-        Self { code, message: message.into(), action: code.action().to_owned(), retryable, retry_at: None }
+        let action = code.action().to_owned();
+        Self { code, message: message.into(), action, retryable, retry_at: None, new_key_id: None }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::channel::ChannelError;
 use crate::jobs::once::Unavailable;
 use crate::vault::VaultError;
-use crate::wire::{Disposition, ErrorCode, Failure, Outcome};
+use crate::wire::{Disposition, ErrorCode, Failure, KeyId, Outcome};
 use trefoil_protocol::{Abort, Party};
 
 /// A failure on its way to becoming the job's result, or the reason for another attempt.
@@ -16,18 +16,20 @@ pub struct Failed {
     pub message: String,
     /// When the next password attempt is let in, unix milliseconds.
     pub retry_at: Option<u64>,
+    /// `KEY_RETIRED`: the key that replaced this one.
+    pub successor: Option<KeyId>,
 }
 
 impl Failed {
     /// A failure with this code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_at: None }
+        Self { code, message: message.into(), retry_at: None, successor: None }
     }
 
     /// The failure as a job's outcome.
     pub fn outcome(self) -> Outcome {
-        let failure = Failure { retry_at: self.retry_at, ..Failure::new(self.code, self.message) };
-        Outcome::Error { error: failure }
+        let (retry_at, new_key_id) = (self.retry_at, self.successor);
+        Outcome::Error { error: Failure { retry_at, new_key_id, ..Failure::new(self.code, self.message) } }
     }
 
     /// Whether another attempt may succeed.

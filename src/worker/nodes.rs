@@ -63,8 +63,8 @@ pub async fn call<T>(
 fn picked<T>(node: Party, reply: NodeReply, pick: impl FnOnce(NodeReply) -> Result<T, NodeReply>) -> Result<T, Failed> {
     match pick(reply) {
         Ok(answer) => Ok(answer),
-        Err(NodeReply::Refused { code, message, retry_at }) => {
-            Err(Failed { retry_at, ..Failed::new(code, format!("{node}: {message}")) })
+        Err(NodeReply::Refused { code, message, retry_at, successor }) => {
+            Err(Failed { retry_at, successor, ..Failed::new(code, format!("{node}: {message}")) })
         }
         Err(_) => Err(Failed::unexpected(node)),
     }

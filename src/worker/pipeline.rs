@@ -202,6 +202,9 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
             let outcome = PasswordJob::prepare(shared, job, schedule).await?.run(schedule).await?;
             Done { outcome, then: Then::Nothing, _guard: None }
         }
+        Payload::Recover { .. } | Payload::Refresh { .. } => {
+            return Err(Failed::new(ErrorCode::UnsupportedOperation, "not in this version").into());
+        }
         Payload::Order(state) => {
             let outcome = Outcome::ordered(order(shared, job, *state, schedule).await?);
             Done { outcome, then: Then::Nothing, _guard: None }
