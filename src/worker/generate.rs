@@ -2,15 +2,15 @@
 //! backend. What is returned is prepared, not committed: the worker stores the result first (design: prepare, result, commit).
 
 use super::failure::Failed;
+use super::hold::Held;
 use super::nodes::Session;
 use super::retry::{Schedule, Stop};
 use super::{Shared, commit};
-use crate::jobs::keyed_mutex::Guard;
 use crate::seal::{self, Binding, Secrets};
 use crate::vault::{Begun, DataKey, KeyBinding};
 use crate::wire::node::{KeyStatement, NodeReply, NodeRequest, SessionId};
 use crate::wire::{
-    Attestation, Attestations, Curve, ErrorCode, FIRST_EPOCH, Fixed, Job, KdfParams, KeyId, KeyResult, KeyState, Sealed,
+    Attestation, Attestations, Curve, ErrorCode, FIRST_EPOCH, Fixed, Job, KdfParams, KeyResult, KeyState, Sealed,
 };
 use data_encoding::HEXLOWER;
 use rand_core::OsRng;
@@ -23,8 +23,8 @@ pub struct Generated {
     pub key: KeyResult,
     /// encryptedShare and secretStore, sealed to the job's reply key.
     pub secrets: Sealed,
-    /// Holds the key in this process.
-    pub guard: Guard<KeyId>,
+    /// Holds the key until all of it is done.
+    pub guard: Held,
 }
 
 /// Generates a key.
@@ -45,7 +45,7 @@ pub async fn generate(
     shared.room_for(kdf, schedule).await?;
     let begun = shared.vault.begin(job.key_id, password, kdf, &mut rng).await.map_err(Failed::from)?;
     let data_key = DataKey::generate(&mut rng);
-    let guard = shared.hold(job.key_id, schedule).await?;
+    let guard = shared.hold(job, schedule).await?;
     let run = Run { shared, job, curve, blinded: begun.blinded_password(), data_key };
     let prepared = loop {
         match run.attempt(schedule, &mut rng).await {

@@ -12,6 +12,7 @@ mod commit;
 mod crypto;
 mod failure;
 mod generate;
+mod hold;
 mod nodes;
 mod orders;
 mod password;
@@ -27,7 +28,7 @@ use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
 use crate::jobs::bans::Bans;
-use crate::jobs::keyed_mutex::{Guard, KeyedMutex};
+use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::seal::WorkerKeys;
 use crate::vault::Vault;
 use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId};
@@ -83,20 +84,5 @@ impl Shared {
             schedule.leave(Failed::new(ErrorCode::Overloaded, "too many large key derivations wait")).await?;
         }
         Ok(())
-    }
-
-    /// Waits for the key's turn in this process.
-    ///
-    /// # Errors
-    /// The job goes away if too many wait for the key already; `KEY_BUSY` if the turn does not come in time.
-    async fn hold(&self, key: KeyId, schedule: &mut Schedule) -> Result<Guard<KeyId>, Stop> {
-        let busy = |why: String| Failed::new(ErrorCode::KeyBusy, why);
-        loop {
-            match tokio::time::timeout(schedule.left(), self.keys.lock(key)).await {
-                Ok(Ok(guard)) => return Ok(guard),
-                Ok(Err(full)) => schedule.leave(busy(full.to_string())).await?,
-                Err(_) => return Err(busy("other jobs of this key took all the time".to_owned()).into()),
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::failure::Failed;
 use super::generate::generate;
+use super::hold::Held;
 use super::orders::order;
 use super::password::PasswordJob;
 use super::public_key::public_key;
@@ -14,12 +15,11 @@ use super::{Shared, commit};
 use crate::clock::now_ms;
 use crate::jobs::attempts::{Attempt, POISON};
 use crate::jobs::consumer::Delivery;
-use crate::jobs::keyed_mutex::Guard;
 use crate::jobs::once::Unavailable;
 use crate::jobs::results::{self, Stored};
 use crate::wire::{
-    Address, ErrorCode, Event, EventOutcome, Fixed, Job, JobError, JobHeaders, JobResult, KeyId, Outcome, Payload,
-    VERSION, subject,
+    Address, ErrorCode, Event, EventOutcome, Fixed, Job, JobError, JobHeaders, JobResult, Outcome, Payload, VERSION,
+    subject,
 };
 use data_encoding::HEXLOWER;
 use futures::FutureExt;
@@ -42,7 +42,7 @@ struct Done {
     outcome: Outcome,
     then: Then,
     /// Holds the key until all of it is done.
-    _guard: Option<Guard<KeyId>>,
+    _guard: Option<Held>,
 }
 
 enum Then {

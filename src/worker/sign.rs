@@ -2,14 +2,14 @@
 //! good, or the job's time is over.
 
 use super::failure::Failed;
+use super::hold::Held;
 use super::nodes::Session;
 use super::retry::{Schedule, Stop, call_deadline};
 use super::{Shared, commit};
 use crate::jobs::bans::Ban;
-use crate::jobs::keyed_mutex::Guard;
 use crate::vault::{Begun, KeyBinding, LockedShare, VaultError};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
-use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Method, SignInput, SignatureResult};
+use crate::wire::{Curve, ErrorCode, Fixed, Job, Method, SignInput, SignatureResult};
 use data_encoding::HEXLOWER;
 use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub struct Signed {
     pub result: SignatureResult,
     /// Node 1's session; to be closed beside storing the result, while the key is still held.
     pub closing: Closing,
-    /// Holds the key in this process.
-    pub guard: Guard<KeyId>,
+    /// Holds the key until all of it is done.
+    pub guard: Held,
 }
 
 /// An open session at node 1 and how it ended.
@@ -65,7 +65,7 @@ enum Reached {
 /// [`Stop`].
 pub async fn sign(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut Schedule) -> Result<Signed, Stop> {
     let mut client = unseal(shared, job, input, schedule).await?;
-    let guard = shared.hold(job.key_id, schedule).await?;
+    let guard = shared.hold(job, schedule).await?;
     let mut commits = 0;
     loop {
         // With the key in hand, and each time: a job that waited here, or for its next attempt, must not give a party that was
