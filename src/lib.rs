@@ -6,6 +6,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod fault;
 pub mod jobs;
 pub mod logging;
 pub mod node;

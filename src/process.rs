@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[must_use]
 pub fn run(work: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     crate::logging::init();
+    crate::fault::warn();
     match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -57,7 +57,7 @@ impl Settings {
             .ignore_empty(true)
             .source(Some(env.into_iter().collect()));
         settings.add("the environment", source);
-        for key in FOREIGN {
+        for key in FOREIGN.iter().chain(crate::fault::SETTINGS) {
             settings.values.remove(*key);
         }
         settings

@@ -5,6 +5,8 @@
 //! A delivery that is dropped unsettled, because its worker died or panicked, comes back after `ack_wait`.
 
 use super::attempts;
+use crate::fault;
+use crate::wire::subject;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use async_nats::jetstream::{AckKind, Context, Message, message::Acker};
@@ -111,7 +113,10 @@ impl Delivery {
     /// [`NotSettled`] if no confirmation came; the job may be delivered again, and then finds its result.
     pub async fn acknowledge(self) -> Result<(), NotSettled> {
         self.receipt.in_progress.abort();
-        self.receipt.acker.double_ack().await.map_err(|error| NotSettled(error.to_string()))
+        self.receipt.acker.double_ack().await.map_err(|error| NotSettled(error.to_string()))?;
+        let (op, key) = subject::split_job(&self.subject).unwrap_or_default();
+        fault::step("acknowledged", op, key);
+        Ok(())
     }
 
     /// Gives the job back to the queue, to be delivered again after `delay`, to any worker.

@@ -5,6 +5,7 @@ use super::material::{Material, PasswordKeys};
 use super::store::Attempt;
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, curve_id, session_id};
 use crate::clock::now_ms;
+use crate::fault;
 use crate::vault::OprfKey;
 use crate::wire::node::{KeyStatement, NodeReply, SessionId};
 use crate::wire::{Attestation, Curve, ErrorCode, FIRST_EPOCH, Fixed, InitiatorId, JobId, Op, Payload, SignedJob};
@@ -106,6 +107,7 @@ impl Node {
         });
         let (oprf, evaluation, keygen, own) = step.await??;
         self.audit.note(self.about("generate", busy.about(), "opened", None));
+        fault::step("session", Op::Generate.as_str(), job.key_id);
         let session = busy.id();
         busy.park(Stage::Generate(Box::new(GenerateStage {
             initiator: job.initiator,
@@ -178,7 +180,10 @@ impl Node {
                 let max_keys = self.max_keys(&stage.initiator);
                 let material = Material { share: Arc::new(share), password: keys };
                 self.preparations.remember(&attempt, caller.channel);
+                let (op, key_id) = (fault::made_by(attempt.source_key_id, attempt.epoch), attempt.key_id);
+                fault::step("preparing", op, key_id);
                 self.store.stage(attempt, material.to_bytes(), max_keys).await?;
+                fault::step("prepared", op, key_id);
                 self.audit.append(self.about("generate", &about, "prepared", None)).await?;
                 statement
             }

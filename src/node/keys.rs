@@ -9,6 +9,7 @@ use super::generate::{attestation, statement};
 use super::store::Attempt;
 use super::{Answer, Caller, Node, Refusal};
 use crate::clock::now_ms;
+use crate::fault;
 use crate::node::audit::Event;
 use crate::wire::node::NodeReply;
 use crate::wire::{Decision, DecisionKind, ErrorCode, FIRST_EPOCH, Fixed, KeyId, Op, SignedJob};
@@ -71,7 +72,10 @@ impl Node {
                 "node 1's signed commit of this attempt"
             }));
         }
+        let op = fault::made_by(attempt.source_key_id, attempt.epoch);
+        fault::step("committing", op, key_id);
         let attempt = self.store.commit(key_id, transcript).await?;
+        fault::step("committed", op, key_id);
         self.audit.append(self.about_attempt("commit", key_id, transcript, Some(&attempt), "committed")).await?;
         Ok(NodeReply::Committed { signature: Fixed(decision.sign(&self.identity)) })
     }

@@ -6,6 +6,7 @@ use super::sessions::Busy;
 use super::store::{BurnedSession, GuessLimits, GuessOutcome, Store, StoreError};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, session_id};
 use crate::clock::now_ms;
+use crate::fault;
 use crate::wire::node::{NodeReply, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Op, Payload, SignInput};
 use rand_core::OsRng;
@@ -97,7 +98,9 @@ impl Node {
     pub(super) async fn charge(&self, job: &Job, blinded: [u8; 32]) -> Result<(), Refusal> {
         let limits = GuessLimits { attempts: self.limits.password_attempts, lockout: self.limits.password_lockout };
         let charged = self.store.charge(gate::ledger_entry(job), job.key_id, blinded, limits, now_ms()).await;
-        charged.map_err(|error| self.refuse(job, error.into()))
+        charged.map_err(|error| self.refuse(job, error.into()))?;
+        fault::step("charged", job.op().as_str(), job.key_id);
+        Ok(())
     }
 
     pub(super) async fn sign_open(&self, caller: Caller, open: SignOpen) -> Answer {
@@ -158,6 +161,7 @@ impl Node {
             self.audit.note(self.about("sign", &about, "withdrawn", Some("the session was not burned")));
             return Err(error.into());
         }
+        fault::step("burned", "sign", about.key_id);
         let (m3, sent) = self.pool.run(move || burn.release()).await?.map_err(aborted)?;
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::Released(sent)));

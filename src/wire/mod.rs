@@ -28,3 +28,5 @@ pub use result::{
 };
 pub(crate) use statement::signing_bytes;
 pub use statement::{Attestation, Decision, DecisionKind, FIRST_EPOCH, StateStatement};
+#[cfg(feature = "faults")]
+pub(crate) use strict::{Json, parse as parse_strict};

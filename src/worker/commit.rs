@@ -6,6 +6,7 @@ use super::failure::Failed;
 use super::nodes;
 use super::retry::call_deadline;
 use crate::channel::NodeChannel;
+use crate::fault;
 use crate::jobs::results;
 use crate::wire::node::{NodeReply, NodeRequest};
 use crate::wire::{ErrorCode, Fixed, JobResult, KeyId, KeyResult, Outcome};
@@ -18,7 +19,10 @@ pub async fn commit(shared: &Shared, key: &KeyResult) -> Result<(), Failed> {
     let request =
         |evidence: Fixed<64>| NodeRequest::Commit { key_id: key.key_id, transcript: key.transcript.0, evidence };
     let committed = nodes::call(&shared.node1, call_deadline(), request(key.attestations.node2), decision).await?;
+    let op = fault::made_by(key.source_key_id, key.epoch);
+    fault::step("decided", op, key.key_id);
     nodes::call(&shared.node2, call_deadline(), request(committed), decision).await?;
+    fault::step("followed", op, key.key_id);
     Ok(())
 }
 

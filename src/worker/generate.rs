@@ -6,6 +6,7 @@ use super::hold::Held;
 use super::nodes::Session;
 use super::retry::{Schedule, Stop};
 use super::{Shared, commit};
+use crate::fault;
 use crate::seal::{self, Binding, Secrets};
 use crate::vault::{Begun, DataKey, KeyBinding};
 use crate::wire::node::{KeyStatement, NodeReply, NodeRequest, SessionId};
@@ -95,6 +96,7 @@ impl Run<'_> {
             self.open(&node1, contribution, Some(self.blinded), schedule.call_deadline()),
             self.open(&node2, contribution, None, schedule.call_deadline())
         )?;
+        self.reach("session");
         let evaluation = opened1.evaluation.ok_or_else(|| Failed::unexpected(Party::Node1))?;
         let (mut reply1, mut reply2) = (opened1.contribution.to_vec(), opened2.contribution.to_vec());
         let mut round = 0_u8;
@@ -113,13 +115,20 @@ impl Run<'_> {
             }
         };
         let attested2 = self.prepare(&node2, opened2.session, Party::Node2, &share, schedule.call_deadline()).await?;
-        match self.prepare(&node1, opened1.session, Party::Node1, &share, schedule.call_deadline()).await {
+        self.reach("prepared-node2");
+        let attested1 = self.prepare(&node1, opened1.session, Party::Node1, &share, schedule.call_deadline()).await;
+        self.reach("prepared-node1");
+        match attested1 {
             Ok(node1) => Ok(Prepared { share, evaluation, attestations: Attestations { node1, node2: attested2 } }),
             Err(failed) => {
                 commit::discard(self.shared, self.job.key_id, share.transcript());
                 Err(failed)
             }
         }
+    }
+
+    fn reach(&self, step: &str) {
+        fault::step(step, self.job.op().as_str(), self.job.key_id);
     }
 
     async fn open(

@@ -2,6 +2,7 @@
 
 use super::failure::Failed;
 use crate::channel::{Link, NodeChannel};
+use crate::fault;
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest};
 use std::sync::Arc;
 use trefoil_protocol::Party;
@@ -39,7 +40,7 @@ impl Session {
         request: NodeRequest,
         pick: impl FnOnce(NodeReply) -> Result<T, NodeReply>,
     ) -> Result<T, Failed> {
-        let call = Call { version: NODE_VERSION, deadline, request };
+        let call = Call { version: NODE_VERSION, deadline, request: fault::forwarded(request) };
         let reply = self.link.call(&call).await.map_err(|error| Failed::channel(self.node, error))?;
         picked(self.node, reply, pick)
     }
@@ -55,7 +56,7 @@ pub async fn call<T>(
     request: NodeRequest,
     pick: impl FnOnce(NodeReply) -> Result<T, NodeReply>,
 ) -> Result<T, Failed> {
-    let call = Call { version: NODE_VERSION, deadline, request };
+    let call = Call { version: NODE_VERSION, deadline, request: fault::forwarded(request) };
     let reply = channel.call(&call).await.map_err(|error| Failed::channel(channel.node(), error))?;
     picked(channel.node(), reply, pick)
 }

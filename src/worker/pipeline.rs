@@ -13,6 +13,7 @@ use super::retry::{Schedule, Stop, call_deadline};
 use super::sign::{Closing, sign};
 use super::{Shared, commit};
 use crate::clock::now_ms;
+use crate::fault;
 use crate::jobs::attempts::{Attempt, POISON};
 use crate::jobs::consumer::Delivery;
 use crate::jobs::once::Unavailable;
@@ -151,6 +152,7 @@ async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavaila
         return Ok(End::Acknowledge);
     }
     publish_event(shared, job, EventOutcome::Started, None, started).await;
+    fault::step("taken", job.op().as_str(), job.key_id);
     let done = if crashes >= POISON {
         Failed::new(ErrorCode::PoisonJob, format!("{crashes} workers ended while they worked on this job")).into()
     } else {
@@ -219,6 +221,7 @@ async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Res
         Then::Close(closing) => futures::join!(store(shared, &result), closing.send(call_deadline())).0?,
         Then::Nothing | Then::Commit => store(shared, &result).await?,
     };
+    fault::step("result-stored", job.op().as_str(), job.key_id);
     match stored {
         Stored::Ours => Ok(committed(shared, job, &result, started).await),
         Stored::Earlier(earlier) => {

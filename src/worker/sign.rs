@@ -6,6 +6,7 @@ use super::hold::Held;
 use super::nodes::Session;
 use super::retry::{Schedule, Stop, call_deadline};
 use super::{Shared, commit};
+use crate::fault;
 use crate::jobs::bans::Ban;
 use crate::vault::{Begun, KeyBinding, LockedShare, VaultError};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
@@ -200,6 +201,7 @@ impl ClientParty {
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
         let open = OpenSession { shared, job, node1, id, epoch: self.locked.binding().epoch };
+        fault::step("session", "sign", job.key_id);
         let share = match self.open_share(shared, evaluation).await {
             Ok(share) => share,
             Err(failed) => return Err(open.give_up(failed).await),
@@ -262,6 +264,7 @@ impl ClientParty {
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
         let open = OpenSession { shared, job, node1, id, epoch: self.locked.binding().epoch };
+        fault::step("session", "sign", job.key_id);
         let share = match self.open_share(shared, evaluation).await {
             Ok(share) => share,
             Err(failed) => return Err(open.give_up(failed).await),
