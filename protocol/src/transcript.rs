@@ -77,6 +77,8 @@ tags! {
     RVOLE_MU = "rvole/mu";
     /// Session id of a signing.
     SIGN_SID = "sign/sid";
+    /// Session id of one item of a batch.
+    SIGN_BATCH_SID = "sign/batch-sid";
     /// Short name of a session and message number.
     SIGN_TAG = "sign/tag";
     /// Running transcript of a signing.

@@ -1,7 +1,7 @@
 //! The client's side of a signing.
 
 use super::messages::{M1, M2_LEN, M3};
-use super::session::{Request, Session, extend};
+use super::session::{Item, Request, Session, extend};
 use super::share_of_signature::{Bob, Nonce, multiply, partial};
 use super::{Signature, message_scalar, r_x};
 use crate::curve::{Group, Secp256k1};
@@ -27,6 +27,7 @@ const fn refuse(check: &'static str) -> Abort {
 pub struct Client {
     share: Arc<KeyShare>,
     request: Request,
+    item: Option<Item>,
     contribution: [u8; 32],
 }
 
@@ -52,7 +53,15 @@ impl Client {
         if share.party() != Party::Client {
             return Err(Abort::InvalidInput("not the client's share"));
         }
-        Ok(Self { share, request, contribution })
+        Ok(Self { share, request, item: None, contribution })
+    }
+
+    /// The same for an item of a batch. The batch has one contribution; node 1's is the item's own.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn of_batch(share: Arc<KeyShare>, request: Request, item: Item, contribution: [u8; 32]) -> Result<Self> {
+        Ok(Self { item: Some(item), ..Self::new(share, request, contribution)? })
     }
 
     /// The same for a client whose share is open from the start; draws the contribution, which travels in `open`.
@@ -81,13 +90,14 @@ impl Client {
         if message.ot_id != self.share.ot_id() {
             return Err(refuse("ot_id"));
         }
-        let session = Session::new(self.share, self.request, &self.contribution, &message.contribution)?;
+        let session = Session::new(self.share, self.request, self.item, &self.contribution, &message.contribution)?;
         if message.tag != session.tag(1, &session.sid) {
             return Err(refuse("session"));
         }
         let (sid, ot) = (session.sid, session.share.ot()?);
         let extension = &message.extension;
-        let id = ExtensionId { sid: &sid, direction: Direction::Node1Receives, item: 0, nonce: extension.nonce };
+        let id =
+            ExtensionId { sid: &sid, direction: Direction::Node1Receives, item: session.item, nonce: extension.nonce };
         let rows = extension.check(ot.sender(), &id, &sid)?;
 
         let transcript = extend(&sid, m1);
@@ -97,7 +107,8 @@ impl Client {
         let mut out = Vec::with_capacity(M2_LEN);
         out.extend_from_slice(&session.tag(2, &transcript));
         out.extend_from_slice(&Secp256k1::encode_point(&nonce.point));
-        let bob = Bob::open(ot.receiver(), &sid, Direction::ClientReceives, &transcript, &mut out, &mut rng);
+        let named = (&sid, Direction::ClientReceives, session.item);
+        let bob = Bob::open(ot.receiver(), named, &transcript, &mut out, &mut rng);
         let c = multiply(&rows, &id, &nonce, key.expose(), &transcript, &mut out, &mut rng);
         out.extend_from_slice(&bob.psi(&nonce));
         let transcript = extend(&transcript, &out);

@@ -8,6 +8,7 @@
 //! Signature
 //! ```
 
+pub mod batch;
 pub mod client;
 mod messages;
 pub mod node1;
@@ -15,7 +16,7 @@ mod session;
 mod share_of_signature;
 
 pub use messages::{M1_LEN, M2_LEN, M3_LEN};
-pub use session::Request;
+pub use session::{Item, Request};
 
 use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};

@@ -2,7 +2,7 @@
 
 use super::client::commit;
 use super::messages::{M1_LEN, M2, M3_LEN};
-use super::session::{Request, Session, extend};
+use super::session::{Item, Request, Session, extend};
 use super::share_of_signature::{Bob, Nonce, multiply, partial};
 use super::{Signature, message_scalar, r_x};
 use crate::curve::{Group, Secp256k1};
@@ -65,12 +65,36 @@ impl Node1 {
         client_contribution: &[u8; 32],
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<(Self, Vec<u8>)> {
+        Self::begin(share, request, None, client_contribution, rng)
+    }
+
+    /// The same for an item of a batch: everything but the client's contribution is the item's own.
+    ///
+    /// # Errors
+    /// As [`Node1::open`].
+    pub fn open_of_batch(
+        share: Arc<KeyShare>,
+        request: Request,
+        item: Item,
+        client_contribution: &[u8; 32],
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<(Self, Vec<u8>)> {
+        Self::begin(share, request, Some(item), client_contribution, rng)
+    }
+
+    fn begin(
+        share: Arc<KeyShare>,
+        request: Request,
+        item: Option<Item>,
+        client_contribution: &[u8; 32],
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<(Self, Vec<u8>)> {
         if share.party() != Party::Node1 {
             return Err(Abort::InvalidInput("not node 1's share"));
         }
         let mut contribution = [0; 32];
         rng.fill_bytes(&mut contribution);
-        let session = Session::new(share, request, client_contribution, &contribution)?;
+        let session = Session::new(share, request, item, client_contribution, &contribution)?;
         let (sid, ot) = (session.sid, session.share.ot()?);
         let mut rng = session.rng(rng, &sid)?;
         let nonce = Nonce::new(&mut rng);
@@ -83,7 +107,8 @@ impl Node1 {
         out.extend_from_slice(&session.share.ot_id());
         out.extend_from_slice(&session.tag(1, &sid));
         out.extend_from_slice(&commit(&sid, &Secp256k1::encode_point(&nonce.point), &salt));
-        let bob = Bob::open(ot.receiver(), &sid, Direction::Node1Receives, &sid, &mut out, &mut rng);
+        let named = (&sid, Direction::Node1Receives, session.item);
+        let bob = Bob::open(ot.receiver(), named, &sid, &mut out, &mut rng);
         let transcript = extend(&sid, &out);
         Ok((Self { session, transcript, nonce, salt, bob }, out))
     }
@@ -107,8 +132,12 @@ impl Node1 {
         }
         let (r_x, _) = r_x(&(nonce.point + message.nonce_point)).ok_or(refuse("nonce_point"))?;
         let extension = &message.extension;
-        let id =
-            ExtensionId { sid: &session.sid, direction: Direction::ClientReceives, item: 0, nonce: extension.nonce };
+        let id = ExtensionId {
+            sid: &session.sid,
+            direction: Direction::ClientReceives,
+            item: session.item,
+            nonce: extension.nonce,
+        };
         let rows = extension.check(session.share.ot()?.sender(), &id, &transcript)?;
         let d = bob.receive(
             &session.sid,
@@ -143,8 +172,12 @@ impl Burn {
         out.extend_from_slice(&session.tag(3, &transcript));
         out.extend_from_slice(&Secp256k1::encode_point(&nonce.point));
         out.extend_from_slice(&salt);
-        let id =
-            ExtensionId { sid: &session.sid, direction: Direction::ClientReceives, item: 0, nonce: extension_nonce };
+        let id = ExtensionId {
+            sid: &session.sid,
+            direction: Direction::ClientReceives,
+            item: session.item,
+            nonce: extension_nonce,
+        };
         let c = multiply(&rows, &id, &nonce, key.expose(), &transcript, &mut out, &mut rng);
         out.extend_from_slice(&bob.psi(&nonce));
         let m = message_scalar(&session.request.digest);

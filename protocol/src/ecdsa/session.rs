@@ -2,7 +2,7 @@
 
 use crate::curve::{Group, Secp256k1};
 use crate::derive::{DerivationPath, DerivedKey, derive_public};
-use crate::error::Result;
+use crate::error::{Abort, Result};
 use crate::party::Party;
 use crate::rng::SessionRng;
 use crate::secret::Secret;
@@ -25,35 +25,70 @@ pub struct Request {
     pub path: DerivationPath,
 }
 
+/// Which item of a batch a signing is: enters its session id, so that no two items of a job have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    index: u16,
+    count: u16,
+}
+
+impl Item {
+    /// Most items of a batch.
+    pub const MAX: u16 = 128;
+
+    /// Item `index`, from 0, of `count`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an item that a batch of 1 to 128 does not have.
+    pub fn new(index: u16, count: u16) -> Result<Self> {
+        if index < count && count <= Self::MAX {
+            Ok(Self { index, count })
+        } else {
+            Err(Abort::InvalidInput("no such item of a batch"))
+        }
+    }
+}
+
 /// A session both sides agree on: the same on each, or every message is refused harmlessly by its tag.
 pub(super) struct Session {
     pub(super) request: Request,
     pub(super) share: Arc<KeyShare>,
     pub(super) derived: DerivedKey,
     pub(super) sid: [u8; 32],
+    /// Index in a batch, 0 outside of one.
+    pub(super) item: u16,
 }
 
 impl Session {
-    pub(super) fn new(share: Arc<KeyShare>, request: Request, client: &[u8; 32], node1: &[u8; 32]) -> Result<Self> {
+    pub(super) fn new(
+        share: Arc<KeyShare>,
+        request: Request,
+        item: Option<Item>,
+        client: &[u8; 32],
+        node1: &[u8; 32],
+    ) -> Result<Self> {
         let derived = derive_public(&share.public_key(), &share.chain_code(), &request.path)?;
-        let sid = hash(
-            Tag::SIGN_SID,
-            &[
-                &PROTOCOL_REVISION.to_be_bytes(),
-                &request.channel_hash,
-                client,
-                node1,
-                &share.key_id(),
-                &share.epoch().to_be_bytes(),
-                &share.ot_id(),
-                &share.transcript(),
-                &derived.public_key,
-                &request.path.to_bytes(),
-                &request.digest,
-                &request.job_digest,
-            ],
-        );
-        Ok(Self { request, share, derived, sid })
+        let (revision, key_id, epoch) = (PROTOCOL_REVISION.to_be_bytes(), share.key_id(), share.epoch().to_be_bytes());
+        let (ot_id, transcript, path) = (share.ot_id(), share.transcript(), request.path.to_bytes());
+        let of_batch = item.map(|item| [item.index.to_be_bytes(), item.count.to_be_bytes()]);
+        let mut fields: Vec<&[u8]> = vec![
+            &revision,
+            &request.channel_hash,
+            client,
+            node1,
+            &key_id,
+            &epoch,
+            &ot_id,
+            &transcript,
+            &derived.public_key,
+            &path,
+            &request.digest,
+            &request.job_digest,
+        ];
+        fields.extend(of_batch.iter().flatten().map(<[u8; 2]>::as_slice));
+        let tag = if item.is_some() { Tag::SIGN_BATCH_SID } else { Tag::SIGN_SID };
+        let sid = hash(tag, &fields);
+        Ok(Self { request, share, derived, sid, item: item.map_or(0, |item| item.index) })
     }
 
     /// The tag that message `number` carries: names the session and all messages before this one, so that parties which saw

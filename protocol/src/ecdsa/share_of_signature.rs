@@ -32,21 +32,21 @@ pub(super) struct Bob {
     rows: ReceiverRows,
     chi: Secret<Scalar>,
     direction: Direction,
+    item: u16,
 }
 
 impl Bob {
     /// Appends nonce, U, x and t to the message so far.
     pub(super) fn open(
         seeds: &ReceiverSeeds,
-        sid: &[u8; 32],
-        direction: Direction,
+        (sid, direction, item): (&[u8; 32], Direction, u16),
         transcript: &[u8; 32],
         message: &mut Vec<u8>,
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Self {
-        let (nonce, rows) = ReceiverExtension::append(seeds, sid, direction, transcript, message, rng);
+        let (nonce, rows) = ReceiverExtension::append(seeds, (sid, direction, item), transcript, message, rng);
         let chi = rvole::bob_input(&rows);
-        Self { nonce, rows, chi, direction }
+        Self { nonce, rows, chi, direction, item }
     }
 
     /// ψ = φ - χ, which gives the peer our mask without giving it away.
@@ -64,7 +64,7 @@ impl Bob {
         peer_point: &ProjectivePoint,
         peer_key: &ProjectivePoint,
     ) -> Result<Products> {
-        let id = ExtensionId { sid, direction: self.direction, item: 0, nonce: self.nonce };
+        let id = ExtensionId { sid, direction: self.direction, item: self.item, nonce: self.nonce };
         let products = rvole::bob(&self.rows, &id, transcript, answer)?;
         let culprit = self.direction.sender();
         let ([gamma_u, gamma_v], [d_u, d_v]) = (gammas, &products.0);
@@ -115,3 +115,7 @@ pub(super) fn partial(
     let v = Zeroizing::new(*key * *mask + c_v + d_v);
     PartialSignature { u: *nonce.r.expose() * *mask + c_u + d_u, w: *message * *nonce.phi.expose() + *r_x * *v }
 }
+
+#[cfg(test)]
+#[path = "extraction.rs"]
+mod extraction;

@@ -190,15 +190,14 @@ impl ReceiverExtension {
     /// Extends and proves, appending nonce, U, x and t to the message so far; returns the nonce and the rows.
     pub(crate) fn append(
         seeds: &ReceiverSeeds,
-        sid: &[u8; 32],
-        direction: Direction,
+        (sid, direction, item): (&[u8; 32], Direction, u16),
         transcript: &[u8; 32],
         message: &mut Vec<u8>,
         rng: &mut (impl RngCore + CryptoRng),
     ) -> ([u8; 16], ReceiverRows) {
         let mut nonce = [0; 16];
         rng.fill_bytes(&mut nonce);
-        let id = ExtensionId { sid, direction, item: 0, nonce };
+        let id = ExtensionId { sid, direction, item, nonce };
         let (extension, u) = Self::new(seeds, &id, rng);
         message.extend_from_slice(&nonce);
         message.extend_from_slice(&u);

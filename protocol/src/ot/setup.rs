@@ -69,7 +69,7 @@ impl<'a> Trial<'a> {
     fn extend(&self, seeds: &ReceiverSeeds, rng: &mut (impl RngCore + CryptoRng)) -> (OpenTrial, Vec<u8>) {
         let mut message = Vec::with_capacity(EXTENSION_LEN);
         let (nonce, rows) =
-            ReceiverExtension::append(seeds, self.sid, self.direction, &self.transcript, &mut message, rng);
+            ReceiverExtension::append(seeds, (self.sid, self.direction, 0), &self.transcript, &mut message, rng);
         (OpenTrial { nonce, rows, transcript: self.after(&message) }, message)
     }
 
