@@ -28,7 +28,7 @@ fn decisions(log: &[serde_json::Value], decision: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ecdsa_key_from_generation_to_signature() {
-    let cluster = Cluster::start().await;
+    let mut cluster = Cluster::start().await;
     let key = cluster.generate("g1", Curve::Secp256k1).await;
     assert_eq!(key.statement1.public_key, key.share.public_key());
     assert_eq!(key.statement1.transcript, key.statement2.transcript);
@@ -57,6 +57,8 @@ async fn an_ecdsa_key_from_generation_to_signature() {
         let identity = if one { &cluster.node1.identity } else { &cluster.node2.identity };
         assert!(decision.verify(identity, &committed.0), "{role} proves its commit");
     }
+    // What is only noted is on disk at the latest when the node has ended.
+    cluster.drain_node(Party::Node1).await;
     let log = audit_of(&cluster, Party::Node1);
     assert_eq!((decisions(&log, "prepared"), decisions(&log, "released"), decisions(&log, "closed")), (1, 1, 1));
     assert!(log.iter().all(|entry| entry["reason"].is_null()), "{log:#?}");

@@ -5,13 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use trefoil::node::store::{
-    Attempt, BurnedSession, GuessLimits, GuessOutcome, KeyState, LedgerEntry, RedbStore, Store, StoreError,
+    Attempt, BurnedSession, GuessLimits, GuessOutcome, KeyState, LedgerEntry, Order, RedbStore, Store, StoreError,
 };
 use trefoil::wire::{Curve, ErrorCode, Fixed, InitiatorId, KeyId, Op};
 use trefoil_protocol::{Party, Secret};
 use zeroize::Zeroizing;
 
 const KEY: KeyId = KeyId([7; 16]);
+const NEW: KeyId = KeyId([8; 16]);
 const CANARY: &[u8] = b"this is the secret share of node 1";
 const LIMITS: GuessLimits = GuessLimits { attempts: 3, lockout: Duration::from_secs(60) };
 
@@ -30,6 +31,7 @@ fn attempt(transcript: u8) -> Attempt {
         job_digest: [1; 32],
         key_id: KEY,
         source_key_id: None,
+        source_transcript: None,
         epoch: 0,
         curve: Curve::Ed25519,
         public_key: vec![5; 32],
@@ -37,6 +39,20 @@ fn attempt(transcript: u8) -> Attempt {
         transcript: [transcript; 32],
         signature: Fixed([8; 64]),
     }
+}
+
+/// Made from the shares `source` of [`KEY`], under another id.
+fn recovery(transcript: u8, source: u8) -> Attempt {
+    Attempt { key_id: NEW, source_key_id: Some(KEY), ..refresh(transcript, source) }
+}
+
+/// Made from the shares `source` of [`KEY`], under its own id, each by a job of its own.
+fn refresh(transcript: u8, source: u8) -> Attempt {
+    Attempt { job_digest: [transcript; 32], source_transcript: Some([source; 32]), epoch: 1, ..attempt(transcript) }
+}
+
+fn order(key_id: KeyId, to: KeyState, issued_at: u64) -> Order {
+    Order { job: job(&format!("order-{issued_at}"), 1), key_id, to, issued_at }
 }
 
 fn job(id: &str, digest: u8) -> LedgerEntry {
@@ -58,6 +74,7 @@ fn secret(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
 fn refused<T>(result: Result<T, StoreError>) -> ErrorCode {
     match result {
         Err(StoreError::Refused(code)) => code,
+        Err(StoreError::Replaced { .. }) => ErrorCode::KeyRetired,
         Err(StoreError::LockedOut { .. }) => ErrorCode::TooManyAttempts,
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("was not refused"),
@@ -106,6 +123,11 @@ async fn attempts_are_told_apart_and_one_is_committed() {
     assert_eq!(refused(store.stage(attempt(5), secret(b"late"), None).await), ErrorCode::JobIdReused);
     assert!(store.material(KEY, [1; 32]).is_err(), "the other attempts are destroyed");
     assert!(store.prepared(KEY).unwrap().is_empty());
+    // The key's id is its job's; what another job prepares is none of it, however long ago the ledger forgot the first.
+    let stranger = Attempt { key_id: NEW, ..attempt(1) };
+    store.stage(stranger.clone(), secret(b"first"), None).await.unwrap();
+    let stranger = Attempt { job_digest: [2; 32], transcript: [2; 32], ..stranger };
+    assert_eq!(refused(store.stage(stranger, secret(b"second"), None).await), ErrorCode::JobIdReused);
 }
 
 #[tokio::test]
@@ -127,12 +149,14 @@ async fn a_retired_shares_data_key_is_gone() {
     let store = open(folder.path()).unwrap();
     store.stage(attempt(1), secret(CANARY), None).await.unwrap();
     store.commit(KEY, [1; 32]).await.unwrap();
+    store.stage(recovery(2, 1), secret(b"the new share"), None).await.unwrap();
     let old_database = fs::read(&database).unwrap();
     let old_slots = fs::read(&slots).unwrap();
-    store.transition(KEY, KeyState::Retired).await.unwrap();
+    store.commit(NEW, [2; 32]).await.unwrap();
     assert!(store.material(KEY, [1; 32]).is_err());
+    assert_eq!(*store.material(NEW, [2; 32]).unwrap(), b"the new share");
     assert_eq!(store.key(KEY).unwrap().unwrap().state, KeyState::Retired);
-    assert_eq!(refused(store.transition(KEY, KeyState::Active).await), ErrorCode::KeyRetired);
+    assert_eq!(store.order(order(KEY, KeyState::Active, 1)).await, Err(StoreError::Replaced { successor: NEW }));
     drop(store);
     let new_slots = fs::read(&slots).unwrap();
     assert_ne!(old_slots[64..128], [0; 64]);
@@ -155,8 +179,8 @@ async fn a_lock_replaces_the_secret_bytes_and_their_key() {
     store.stage(attempt(1), secret(CANARY), None).await.unwrap();
     store.commit(KEY, [1; 32]).await.unwrap();
     let before = fs::read(folder.path().join("slots")).unwrap();
-    store.lock(KEY, secret(b"without ot")).await.unwrap();
-    store.lock(KEY, secret(b"a second lock changes nothing")).await.unwrap();
+    store.lock(KEY, [1; 32], secret(b"without ot")).await.unwrap();
+    store.lock(KEY, [1; 32], secret(b"a second lock changes nothing")).await.unwrap();
     let after = fs::read(folder.path().join("slots")).unwrap();
     assert_eq!(after[64..128], [0; 64]);
     assert_ne!(before[64..128], [0; 64]);
@@ -164,9 +188,9 @@ async fn a_lock_replaces_the_secret_bytes_and_their_key() {
     let store = open(folder.path()).unwrap();
     assert_eq!(store.key(KEY).unwrap().unwrap().state, KeyState::Locked);
     assert_eq!(*store.material(KEY, [1; 32]).unwrap(), b"without ot");
-    let charge = store.charge(job("a", 1), KEY, element(), LIMITS, 0).await;
+    let charge = store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, 0).await;
     assert_eq!(refused(charge), ErrorCode::KeyLocked);
-    let burn = BurnedSession { session: [1; 16], key_id: KEY, job_digest: [1; 32], time: 1 };
+    let burn = BurnedSession { session: [1; 16], key_id: KEY, transcript: [1; 32], job_digest: [1; 32], time: 1 };
     assert_eq!(refused(store.burn(burn).await), ErrorCode::KeyLocked, "a session cannot outlive the lock");
 }
 
@@ -292,32 +316,44 @@ async fn guesses_are_counted_over_restarts_and_given_back() {
     store.commit(KEY, [1; 32]).await.unwrap();
     let mut now = 1_000;
     for _ in 0..20 {
-        store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
-        let burn = BurnedSession { session: [1; 16], key_id: KEY, job_digest: [1; 32], time: now };
+        store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();
+        let burn = BurnedSession { session: [1; 16], key_id: KEY, transcript: [1; 32], job_digest: [1; 32], time: now };
         store.burn(burn).await.unwrap();
         now += 1;
     }
     for _ in 0..3 {
-        store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
+        store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();
         store.settle(KEY, GuessOutcome::Wrong, now).await.unwrap();
         drop(store);
         store = open(folder.path()).unwrap();
     }
-    assert_eq!(refused(store.charge(job("a", 1), KEY, element(), LIMITS, now).await), ErrorCode::TooManyAttempts);
+    assert_eq!(
+        refused(store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await),
+        ErrorCode::TooManyAttempts
+    );
     now += 60_000;
-    store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
+    store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();
     store.settle(KEY, GuessOutcome::Wrong, now).await.unwrap();
-    assert_eq!(refused(store.charge(job("a", 1), KEY, element(), LIMITS, now).await), ErrorCode::TooManyAttempts);
+    assert_eq!(
+        refused(store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await),
+        ErrorCode::TooManyAttempts
+    );
     now += 60_000;
-    store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
+    store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();
     store.settle(KEY, GuessOutcome::Right, now).await.unwrap();
     // Attempts that nobody reports on, as a compromised worker would leave them, have a bound of their own.
     for _ in 0..30 {
-        store.charge(job("a", 1), KEY, element(), LIMITS, now).await.unwrap();
+        store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();
     }
-    assert_eq!(refused(store.charge(job("a", 1), KEY, element(), LIMITS, now).await), ErrorCode::TooManyAttempts);
+    assert_eq!(
+        refused(store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await),
+        ErrorCode::TooManyAttempts
+    );
     // Another body under the same job id is not charged at all.
-    assert_eq!(refused(store.charge(job("a", 2), KEY, element(), LIMITS, now).await), ErrorCode::JobIdReused);
+    assert_eq!(
+        refused(store.charge(job("a", 2), (KEY, [1; 32]), element(), LIMITS, now).await),
+        ErrorCode::JobIdReused
+    );
 }
 
 #[tokio::test]
@@ -328,7 +364,7 @@ async fn the_same_question_is_charged_once() {
     store.commit(KEY, [1; 32]).await.unwrap();
     // Lost answers: the same job with the same blinded password, again and again, over a restart.
     for round in 0..100 {
-        store.charge(job("a", 1), KEY, [1; 32], LIMITS, 1_000 + round).await.unwrap();
+        store.charge(job("a", 1), (KEY, [1; 32]), [1; 32], LIMITS, 1_000 + round).await.unwrap();
         if round == 50 {
             drop(store);
             store = open(folder.path()).unwrap();
@@ -336,17 +372,26 @@ async fn the_same_question_is_charged_once() {
     }
     // Another password of the same job, and the same one of another job, are guesses of their own.
     for other in 1..15 {
-        store.charge(job("a", 1), KEY, [100 + other; 32], LIMITS, 2_000).await.unwrap();
-        store.charge(job(&format!("b{other}"), 1), KEY, [1; 32], LIMITS, 2_000).await.unwrap();
+        store.charge(job("a", 1), (KEY, [1; 32]), [100 + other; 32], LIMITS, 2_000).await.unwrap();
+        store.charge(job(&format!("b{other}"), 1), (KEY, [1; 32]), [1; 32], LIMITS, 2_000).await.unwrap();
     }
-    store.charge(job("c", 1), KEY, [2; 32], LIMITS, 2_000).await.unwrap();
-    assert_eq!(refused(store.charge(job("d", 1), KEY, [2; 32], LIMITS, 2_000).await), ErrorCode::TooManyAttempts);
+    store.charge(job("c", 1), (KEY, [1; 32]), [2; 32], LIMITS, 2_000).await.unwrap();
+    assert_eq!(
+        refused(store.charge(job("d", 1), (KEY, [1; 32]), [2; 32], LIMITS, 2_000).await),
+        ErrorCode::TooManyAttempts
+    );
     // What was charged before the lockout may still be asked again.
-    store.charge(job("c", 1), KEY, [2; 32], LIMITS, 2_000).await.unwrap();
-    assert_eq!(refused(store.charge(job("c", 1), KEY, [3; 32], LIMITS, 2_000).await), ErrorCode::TooManyAttempts);
+    store.charge(job("c", 1), (KEY, [1; 32]), [2; 32], LIMITS, 2_000).await.unwrap();
+    assert_eq!(
+        refused(store.charge(job("c", 1), (KEY, [1; 32]), [3; 32], LIMITS, 2_000).await),
+        ErrorCode::TooManyAttempts
+    );
     // And it is forgotten with the job.
     store.prune(10_000 + 3_600_001).await.unwrap();
-    assert_eq!(refused(store.charge(job("c", 1), KEY, [2; 32], LIMITS, 2_000).await), ErrorCode::TooManyAttempts);
+    assert_eq!(
+        refused(store.charge(job("c", 1), (KEY, [1; 32]), [2; 32], LIMITS, 2_000).await),
+        ErrorCode::TooManyAttempts
+    );
 }
 
 #[tokio::test]
@@ -411,23 +456,32 @@ async fn keys_are_counted_by_owner_until_they_end() {
     store.stage(of(2, 1), secret(CANARY), Some(2)).await.unwrap();
     assert_eq!(refused(store.stage(of(3, 1), secret(CANARY), Some(2)).await), ErrorCode::NotPermitted);
     assert!(room(2, 0), "what is there already adds nothing");
-    // A key that replaces another one is not held back, and another owner is not counted.
-    let source_key_id = Some(KeyId([1; 16]));
-    store.stage(Attempt { source_key_id, ..of(4, 1) }, secret(CANARY), Some(2)).await.unwrap();
+    // Another owner is not counted.
     let other = nkeys::KeyPair::new_user().public_key().parse().unwrap();
     assert!(store.has_room(&other, KeyId([3; 16]), 1).unwrap());
-    assert!(!room(3, 3) && room(3, 4));
     // Discarding one of two attempts keeps the key, the last one ends it; and so does its destruction, but no lock.
     store.discard(KeyId([1; 16]), [1; 32]).await.unwrap();
-    assert!(!room(3, 3));
-    store.discard(KeyId([1; 16]), [2; 32]).await.unwrap();
-    assert!(room(3, 3) && !room(3, 2));
-    store.commit(KeyId([2; 16]), [1; 32]).await.unwrap();
-    store.lock(KeyId([2; 16]), secret(b"kept")).await.unwrap();
     assert!(!room(3, 2));
-    store.transition(KeyId([2; 16]), KeyState::Destroyed).await.unwrap();
+    store.discard(KeyId([1; 16]), [2; 32]).await.unwrap();
     assert!(room(3, 2) && !room(3, 1));
+    store.commit(KeyId([2; 16]), [1; 32]).await.unwrap();
+    store.lock(KeyId([2; 16]), [1; 32], secret(b"kept")).await.unwrap();
+    assert!(!room(3, 1));
+    // A key that takes the place of another one is not held back, and counts once it has that place, instead of the other.
+    let replacement = |key: u8, transcript: u8| Attempt {
+        source_key_id: Some(KeyId([2; 16])),
+        source_transcript: Some([1; 32]),
+        ..of(key, transcript)
+    };
+    store.stage(replacement(4, 1), secret(CANARY), Some(1)).await.unwrap();
+    store.stage(replacement(5, 1), secret(CANARY), Some(0)).await.unwrap();
+    assert!(room(3, 2) && !room(3, 1) && !room(4, 1));
+    store.discard(KeyId([5; 16]), [1; 32]).await.unwrap();
+    store.commit(KeyId([4; 16]), [1; 32]).await.unwrap();
+    assert!(room(3, 2) && !room(3, 1) && room(4, 1) && !room(2, 1));
     drop(store);
     let store = open(folder.path()).unwrap();
     assert!(!store.has_room(&initiator(), KeyId([3; 16]), 1).unwrap(), "also after a restart");
+    store.order(order(KeyId([4; 16]), KeyState::Destroyed, 1)).await.unwrap();
+    assert!(store.has_room(&initiator(), KeyId([3; 16]), 1).unwrap());
 }

@@ -3,7 +3,7 @@
 use super::output::{Failure, Output};
 use crate::config::{NodeConfig, Settings, keys};
 use crate::node::drill::{self, Drilled};
-use crate::node::store::{self, Attempt, StoppedStore, StoreError};
+use crate::node::store::{self, Attempt, Fate, StoppedStore, StoreError};
 use crate::policy::{Grant, Policy};
 use crate::wire::subject;
 use clap::Subcommand;
@@ -79,7 +79,7 @@ fn about(directory: &Path, error: &StoreError) -> Failure {
 fn pending(directory: &Path, output: &Output) -> Result<(), Failure> {
     let store = StoppedStore::open(directory).map_err(|error| about(directory, &error))?;
     let mut prepared = Vec::new();
-    let listed = store.for_each(|stored| prepared.extend(stored.state.is_none().then_some(stored.attempt)));
+    let listed = store.for_each(|stored| prepared.extend((stored.fate == Fate::Prepared).then_some(stored.attempt)));
     listed.map_err(|error| about(directory, &error))?;
     let mut lines = vec![("prepared", prepared.len().to_string())];
     for attempt in &prepared {

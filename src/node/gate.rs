@@ -4,7 +4,7 @@ use super::Refusal;
 use super::store::{Attempt, KeyRecord, LedgerEntry, Store};
 use crate::auth::TimePolicy;
 use crate::policy::{Policy, Rates};
-use crate::wire::{ErrorCode, Job, KeyId, Op, SignedJob, subject};
+use crate::wire::{ErrorCode, Job, Op, SignedJob, subject};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// The node's policy, its rates, and its clock rules.
@@ -17,7 +17,7 @@ pub struct Gate {
 pub enum Found {
     /// Committed.
     Committed(Box<KeyRecord>),
-    /// Prepared only; the result of its generation, which holds the evidence to commit it, is on this subject.
+    /// Prepared only; the result of the job that made it, which holds the evidence to commit it, is on this subject.
     Prepared(String),
 }
 
@@ -98,7 +98,28 @@ pub fn find_key(store: &dyn Store, job: &Job) -> Result<Found, Refusal> {
     let prepared = store.prepared(job.key_id)?;
     let attempt = prepared.first().ok_or(ErrorCode::UnknownKey)?;
     owned(attempt)?;
-    Ok(Found::Prepared(subject::result(&attempt.initiator, &attempt.job_id)))
+    Ok(Found::Prepared(result_of(attempt)))
+}
+
+/// The same where the client's share with this transcript hash is to be used: it may be prepared to take the place of the
+/// committed one.
+///
+/// # Errors
+/// As [`find_key`].
+pub fn find_share(store: &dyn Store, job: &Job, transcript: [u8; 32]) -> Result<Found, Refusal> {
+    let found = find_key(store, job)?;
+    if matches!(&found, Found::Committed(key) if key.attempt.transcript != transcript) {
+        let prepared = store.prepared(job.key_id)?;
+        if let Some(attempt) = prepared.iter().find(|attempt| attempt.transcript == transcript) {
+            return Ok(Found::Prepared(result_of(attempt)));
+        }
+    }
+    Ok(found)
+}
+
+/// Where the result is, or will be, of the job that made an attempt.
+pub fn result_of(attempt: &Attempt) -> String {
+    subject::result(&attempt.initiator, &attempt.job_id)
 }
 
 /// A job's entry in the ledger.
@@ -110,12 +131,4 @@ pub fn ledger_entry(job: &Job) -> LedgerEntry {
         op: job.op(),
         expires_at: job.expires_at,
     }
-}
-
-/// A key that a worker names outside of any job.
-pub fn find_attempt(store: &dyn Store, id: KeyId, transcript: [u8; 32]) -> Result<Option<Attempt>, Refusal> {
-    if let Some(key) = store.key(id)? {
-        return Ok(Some(key.attempt).filter(|attempt| attempt.transcript == transcript));
-    }
-    Ok(store.prepared(id)?.into_iter().find(|attempt| attempt.transcript == transcript))
 }

@@ -1,29 +1,60 @@
-//! Key generation at a node: open, five rounds, prepare.
+//! Making shares at a node, of a new key or for an old one (generate, recover, refresh): open, five rounds, prepare.
 
-use super::gate;
+use super::gate::{self, Found};
 use super::material::{Material, PasswordKeys};
+use super::sessions::{About, Claim};
 use super::store::Attempt;
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, curve_id, session_id};
 use crate::clock::now_ms;
 use crate::fault;
 use crate::vault::OprfKey;
 use crate::wire::node::{KeyStatement, NodeReply, SessionId};
-use crate::wire::{Attestation, Curve, ErrorCode, FIRST_EPOCH, Fixed, InitiatorId, JobId, Op, Payload, SignedJob};
+use crate::wire::{Attestation, Curve, ErrorCode, FIRST_EPOCH, Fixed, InitiatorId, Job, JobId, KeyId, Op, SignedJob};
 use ed25519_dalek::VerifyingKey;
 use rand_core::OsRng;
 use std::sync::Arc;
 use trefoil_protocol::keygen::{Context, NodeKeygen};
 use trefoil_protocol::{Abort, KeyShare, Party};
 
-/// What a generation has reached.
+const OPERATIONS: &[Op] = &[Op::Generate, Op::Recover, Op::Refresh];
+
+/// What a run has reached.
 pub struct GenerateStage {
-    initiator: InitiatorId,
-    job_id: JobId,
-    curve: Curve,
+    order: Order,
     /// The client's contribution, as it was opened with; the first round must bring the same.
     contribution: [u8; 32],
     oprf: Option<OprfKey>,
     progress: Progress,
+}
+
+/// Whose job makes which shares.
+struct Order {
+    initiator: InitiatorId,
+    job_id: JobId,
+    op: Op,
+    curve: Curve,
+    source: Option<Source>,
+}
+
+/// The shares that a recovery or refresh starts from.
+#[derive(Clone, Copy)]
+struct Source {
+    key_id: KeyId,
+    epoch: u32,
+    transcript: [u8; 32],
+}
+
+impl Source {
+    const fn of(attempt: &Attempt) -> Self {
+        Self { key_id: attempt.key_id, epoch: attempt.epoch, transcript: attempt.transcript }
+    }
+}
+
+/// What a job may start with.
+enum Start {
+    From(Option<Source>),
+    /// The source is to be committed first: the subject of its job's result.
+    NotCommitted(String),
 }
 
 enum Progress {
@@ -38,6 +69,11 @@ const FINISHED: u8 = 6;
 impl GenerateStage {
     pub const fn is_unfinished(&self) -> bool {
         matches!(self.progress, Progress::Running(_))
+    }
+
+    /// Is this the run that prepared the attempt?
+    pub fn prepared(&self, transcript: &[u8; 32]) -> bool {
+        matches!(&self.progress, Progress::Staged(statement) if statement.transcript == *transcript)
     }
 
     const fn round(&self) -> Option<u8> {
@@ -60,38 +96,34 @@ impl Node {
         contribution: [u8; 32],
         blinded_password: Option<[u8; 32]>,
     ) -> Answer {
-        let job = self.gate.admit(signed, Op::Generate, now_ms());
+        let job = self.gate.admit_any(signed, OPERATIONS, now_ms());
         let job = job.map_err(|(job, refusal)| match job {
             Some(job) => self.refuse(&job, refusal),
             None => refusal,
         })?;
-        let Payload::Generate { curve, .. } = job.payload else { return Err(ErrorCode::MalformedJob.into()) };
+        let Some((curve, key_id)) = job.curve().zip(job.made_key()) else { return Err(ErrorCode::MalformedJob.into()) };
         if blinded_password.is_some() != (self.role == Party::Node1) {
             return Err(Refusal::new(ErrorCode::ProtocolAbort, "node 1, and only it, takes a blinded password"));
         }
-        if self.store.key(job.key_id)?.is_some() {
-            return Err(self.refuse(&job, Refusal::new(ErrorCode::JobIdReused, "the key exists already")));
-        }
-        if let Some(max_keys) = self.max_keys(&job.initiator)
-            && !self.store.has_room(&job.initiator, job.key_id, max_keys)?
-        {
-            let message = format!("this initiator may have {max_keys} keys, and has them");
-            return Err(self.refuse(&job, Refusal::new(ErrorCode::NotPermitted, message)));
-        }
-        let busy = self.sessions.begin(session_id(), about_job(&job, caller.channel), None)?;
+        let source = match self.may_start(&job, key_id).map_err(|refusal| self.refuse(&job, refusal))? {
+            Start::From(source) => source,
+            Start::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+        };
+        let about = About { share: source.map(|source| source.transcript), ..about_job(&job, caller.channel) };
+        // Where two workers could hold one node each, neither would get on: so one node says whose turn it is.
+        let claim = match source {
+            Some(_) if self.role == Party::Node1 => Claim::Resharing,
+            _ => Claim::Nothing,
+        };
+        let busy = self.sessions.begin(session_id(), about, claim)?;
         let admitted = self.store.admit(gate::ledger_entry(&job)).await;
         admitted.map_err(|error| self.refuse(&job, error.into()))?;
         let own = self.identity.verifying_key();
         let (node1, node2) = if self.role == Party::Node1 { (own, self.peer) } else { (self.peer, own) };
-        let context = Context {
-            curve: curve_id(curve),
-            key_id: job.key_id.0,
-            epoch: FIRST_EPOCH,
-            job_digest: job.digest,
-            node1,
-            node2,
-        };
-        let (role, identity) = (self.role, self.identity.clone());
+        let epoch = source.map_or(Some(FIRST_EPOCH), |source| source.epoch.checked_add(1));
+        let epoch = epoch.ok_or_else(|| Refusal::internal("the key has no epoch left"))?;
+        let context = Context { curve: curve_id(curve), key_id: key_id.0, epoch, job_digest: job.digest, node1, node2 };
+        let (role, identity, store, op) = (self.role, self.identity.clone(), Arc::clone(&self.store), job.op());
         let step = self.pool.run(move || {
             let (oprf, evaluation) = match blinded_password {
                 Some(blinded) => {
@@ -102,22 +134,49 @@ impl Node {
                 }
                 None => (None, None),
             };
-            let (keygen, own) = NodeKeygen::start(&context, role, &identity, &mut OsRng).map_err(aborted)?;
+            let old = source.map(|source| Self::material(store.as_ref(), source.key_id, source.transcript));
+            let (keygen, own) = match old.transpose()? {
+                None => NodeKeygen::start(&context, role, &identity, &mut OsRng),
+                Some(old) if op == Op::Recover => NodeKeygen::recover(&context, &old.share, &identity, &mut OsRng),
+                Some(old) => NodeKeygen::refresh(&context, &old.share, &identity, &mut OsRng),
+            }
+            .map_err(aborted)?;
             Ok::<_, Refusal>((oprf, evaluation, keygen, own))
         });
         let (oprf, evaluation, keygen, own) = step.await??;
-        self.audit.note(self.about("generate", busy.about(), "opened", None));
-        fault::step("session", Op::Generate.as_str(), job.key_id);
+        self.audit.note(self.about(op.as_str(), busy.about(), "opened", None));
+        fault::step("session", op.as_str(), job.key_id);
         let session = busy.id();
         busy.park(Stage::Generate(Box::new(GenerateStage {
-            initiator: job.initiator,
-            job_id: job.job_id,
-            curve,
+            order: Order { initiator: job.initiator, job_id: job.job_id, op, curve, source },
             contribution,
             oprf,
             progress: Progress::Running(Box::new(keygen)),
         })));
         Ok(NodeReply::GenerateOpened { session, contribution: own, evaluation })
+    }
+
+    /// Whether the job may have shares made, and of which; changes nothing.
+    fn may_start(&self, job: &Job, key_id: KeyId) -> Result<Start, Refusal> {
+        let source = match job.op() {
+            Op::Generate => None,
+            _ => match self.origin(job)? {
+                Found::Committed(key) => Some(Source::of(&key.attempt)),
+                Found::Prepared(result_subject) => return Ok(Start::NotCommitted(result_subject)),
+            },
+        };
+        if job.op() != Op::Refresh && self.store.key(key_id)?.is_some() {
+            return Err(Refusal::new(ErrorCode::JobIdReused, "the key exists already"));
+        }
+        // A key that takes the place of another one does not add to their number.
+        if source.is_none()
+            && let Some(max_keys) = self.max_keys(&job.initiator)
+            && !self.store.has_room(&job.initiator, key_id, max_keys)?
+        {
+            let message = format!("this initiator may have {max_keys} keys, and has them");
+            return Err(Refusal::new(ErrorCode::NotPermitted, message));
+        }
+        Ok(Start::From(source))
     }
 
     pub(super) async fn generate_round(
@@ -145,7 +204,7 @@ impl Node {
                 Ok(NodeReply::GenerateRound { payload: reply })
             }
             Err(abort) => {
-                self.audit.note(self.about("generate", busy.about(), "refused", Some(abort.check())));
+                self.audit.note(self.about(stage.order.op.as_str(), busy.about(), "refused", Some(abort.check())));
                 Err(aborted(abort))
             }
         }
@@ -174,17 +233,21 @@ impl Node {
             Progress::Running(keygen) => {
                 let share = keygen.finish().map_err(aborted)?;
                 let about = Arc::clone(busy.about());
-                let attempt = self.attest(&stage.initiator, &stage.job_id, stage.curve, about.job_digest, &share);
+                let attempt = self.attest(&stage.order, about.job_digest, &share);
                 let statement = statement(&attempt);
                 let keys = stage.oprf.take().zip(prover).map(|(oprf, prover)| PasswordKeys { oprf, prover });
-                let max_keys = self.max_keys(&stage.initiator);
+                let max_keys = self.max_keys(&stage.order.initiator);
                 let material = Material { share: Arc::new(share), password: keys };
                 self.preparations.remember(&attempt, caller.channel);
-                let (op, key_id) = (fault::made_by(attempt.source_key_id, attempt.epoch), attempt.key_id);
+                let (op, key_id) = (stage.order.op.as_str(), attempt.key_id);
                 fault::step("preparing", op, key_id);
-                self.store.stage(attempt, material.to_bytes(), max_keys).await?;
+                if let Err(error) = self.store.stage(attempt, material.to_bytes(), max_keys).await {
+                    let refusal = Refusal::from(error);
+                    self.audit.note(self.about(op, &about, "refused", Some(refusal.code.as_str())));
+                    return Err(refusal);
+                }
                 fault::step("prepared", op, key_id);
-                self.audit.append(self.about("generate", &about, "prepared", None)).await?;
+                self.audit.append(self.about(op, &about, "prepared", None)).await?;
                 statement
             }
         };
@@ -199,22 +262,17 @@ impl Node {
     }
 
     /// The attempt's public side with this node's attestation.
-    fn attest(
-        &self,
-        initiator: &InitiatorId,
-        job_id: &JobId,
-        curve: Curve,
-        job_digest: [u8; 32],
-        share: &KeyShare,
-    ) -> Attempt {
+    fn attest(&self, order: &Order, job_digest: [u8; 32], share: &KeyShare) -> Attempt {
+        let key_id = KeyId(share.key_id());
         let mut attempt = Attempt {
-            initiator: initiator.clone(),
-            job_id: job_id.clone(),
+            initiator: order.initiator.clone(),
+            job_id: order.job_id.clone(),
             job_digest,
-            key_id: crate::wire::KeyId(share.key_id()),
-            source_key_id: None,
+            key_id,
+            source_key_id: order.source.map(|source| source.key_id).filter(|source| *source != key_id),
+            source_transcript: order.source.map(|source| source.transcript),
             epoch: share.epoch(),
-            curve,
+            curve: order.curve,
             public_key: share.public_key(),
             chain_code: share.chain_code(),
             transcript: share.transcript(),

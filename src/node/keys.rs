@@ -7,7 +7,7 @@
 use super::gate::{self, Found};
 use super::generate::{attestation, statement};
 use super::store::Attempt;
-use super::{Answer, Caller, Node, Refusal};
+use super::{Answer, Caller, Node, Refusal, Stage};
 use crate::clock::now_ms;
 use crate::fault;
 use crate::node::audit::Event;
@@ -59,7 +59,7 @@ fn no_evidence(what: &str) -> Refusal {
 
 impl Node {
     pub(super) async fn commit(&self, key_id: KeyId, transcript: [u8; 32], evidence: [u8; 64]) -> Answer {
-        let attempt = gate::find_attempt(self.store.as_ref(), key_id, transcript)?.ok_or(ErrorCode::UnknownKey)?;
+        let attempt = self.store.attempt(key_id, transcript)?.ok_or(ErrorCode::UnknownKey)?;
         let decision = Decision { kind: DecisionKind::Committed, key_id, epoch: attempt.epoch, transcript };
         let proven = match self.role {
             Party::Node1 => attestation(&attempt).verify(&self.peer, &evidence),
@@ -74,8 +74,20 @@ impl Node {
         }
         let op = fault::made_by(attempt.source_key_id, attempt.epoch);
         fault::step("committing", op, key_id);
-        let attempt = self.store.commit(key_id, transcript).await?;
+        if let Err(error) = self.store.commit(key_id, transcript).await {
+            let refusal = Refusal::from(error);
+            let reason = Some(refusal.code.as_str().to_owned());
+            let event = self.about_attempt("commit", key_id, transcript, Some(&attempt), "refused");
+            self.audit.note(Event { reason, ..event });
+            return Err(refusal);
+        }
         fault::step("committed", op, key_id);
+        if let Some((source, share)) = attempt.source() {
+            self.sessions.end_share(source, share);
+            let decision = if source == key_id { "replaced" } else { "retired" };
+            let event = self.about_attempt("commit", source, share, Some(&attempt), decision);
+            self.audit.append(Event { reason: Some(format!("by {key_id}")), ..event }).await?;
+        }
         self.audit.append(self.about_attempt("commit", key_id, transcript, Some(&attempt), "committed")).await?;
         Ok(NodeReply::Committed { signature: Fixed(decision.sign(&self.identity)) })
     }
@@ -87,7 +99,7 @@ impl Node {
         transcript: [u8; 32],
         evidence: Option<[u8; 64]>,
     ) -> Answer {
-        let attempt = gate::find_attempt(self.store.as_ref(), key_id, transcript)?;
+        let attempt = self.store.attempt(key_id, transcript)?;
         let prepared = self.preparations.epoch(key_id, transcript, &caller.channel);
         let epoch = attempt.as_ref().map(|attempt| attempt.epoch).or(prepared).unwrap_or(FIRST_EPOCH);
         let decision = Decision { kind: DecisionKind::Aborted, key_id, epoch, transcript };
@@ -103,6 +115,7 @@ impl Node {
             });
         }
         self.store.discard(key_id, transcript).await?;
+        self.sessions.end_state(|stage| matches!(stage, Stage::Generate(stage) if stage.prepared(&transcript)));
         self.audit.append(self.about_attempt("discard", key_id, transcript, attempt.as_ref(), "aborted")).await?;
         Ok(NodeReply::Aborted { signature: Fixed(decision.sign(&self.identity)) })
     }
@@ -118,7 +131,7 @@ impl Node {
         match gate::find_key(self.store.as_ref(), &job).map_err(|refusal| self.refuse(&job, refusal))? {
             Found::Committed(key) => {
                 // Nobody should pay to a key that does not sign.
-                key.state.usable().map_err(|code| self.refuse(&job, code.into()))?;
+                key.usable().map_err(|error| self.refuse(&job, error.into()))?;
                 let Attempt { key_id, epoch, transcript, .. } = key.attempt;
                 let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
                 let committed = Fixed(decision.sign(&self.identity));

@@ -1,7 +1,7 @@
 //! A node: holds one share of every key, checks every job itself, and never trusts the worker that relays it.
 //!
-//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `password`, `generate`, `orders` or `keys`, which check the job
-//! (`gate`), use `sessions` in memory, the [`store`] and the [`audit`] log, and compute on the `pool`.
+//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `password`, `generate`, `reshare`, `orders` or `keys`, which
+//! check the job (`gate`), use `sessions` in memory, the [`store`] and the [`audit`] log, and compute on the `pool`.
 
 pub mod audit;
 pub mod drill;
@@ -12,6 +12,7 @@ mod material;
 mod orders;
 mod password;
 mod pool;
+mod reshare;
 mod server;
 mod sessions;
 mod sign;
@@ -23,7 +24,7 @@ use crate::clock::now_ms;
 use crate::config::NodeLimits;
 use crate::policy::{Policy, PolicyError};
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest, SessionId};
-use crate::wire::{ErrorCode, InitiatorId, Job, KeyId};
+use crate::wire::{ErrorCode, InitiatorId, Job, KeyId, Op};
 use audit::{AuditLog, Event};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use material::Material;
@@ -82,6 +83,10 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Refused(code) => code.into(),
+            StoreError::Replaced { successor } => {
+                let message = format!("key {successor} has taken its place");
+                Self { successor: Some(successor), ..Self::new(ErrorCode::KeyRetired, message) }
+            }
             StoreError::LockedOut { until } => {
                 let seconds = until.saturating_sub(now_ms()).div_ceil(1_000);
                 let message = format!("too many password attempts; the next one is let in after {seconds} s");
@@ -213,7 +218,7 @@ impl Node {
             NodeRequest::SignClose { session, outcome } => self.sign_close(caller, session, outcome).await,
             NodeRequest::PasswordOpen(open) => self.password_open(caller, open).await,
             NodeRequest::PasswordClose { session, outcome } => self.password_close(caller, session, outcome).await,
-            NodeRequest::Source { .. } => Err(ErrorCode::UnsupportedOperation.into()),
+            NodeRequest::Source { job } => self.source(&job).await,
             NodeRequest::GenerateOpen { job, contribution, blinded_password } => {
                 self.generate_open(caller, &job, contribution, blinded_password).await
             }
@@ -357,6 +362,8 @@ fn about_job(job: &Job, channel: [u8; 32]) -> About {
     About {
         channel,
         key_id: job.key_id,
+        share: None,
+        despite_lock: matches!(job.op(), Op::Recover | Op::Refresh),
         job_digest: job.digest,
         expires_at: job.expires_at,
         initiator: job.initiator.to_string(),

@@ -3,6 +3,7 @@
 
 use super::gate::{self, Found};
 use super::material::Material;
+use super::sessions::{About, Claim};
 use super::sign::{evaluate, shown};
 use super::store::GuessOutcome;
 use super::{Answer, Caller, Node, Refusal, Stage, about_job, session_id};
@@ -14,7 +15,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use std::sync::Arc;
 use trefoil_protocol::Party;
 
-const OPERATIONS: &[Op] = &[Op::ValidatePassword, Op::ValidateShare, Op::ChangePassword];
+const OPERATIONS: &[Op] = &[Op::ValidatePassword, Op::ValidateShare, Op::ChangePassword, Op::Refresh];
 
 /// An evaluation is out; its outcome is awaited.
 pub struct PasswordStage {
@@ -35,17 +36,20 @@ impl Node {
         })?;
         let refused = |refusal: Refusal| self.refuse(&job, refusal);
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
-        let key = match gate::find_key(self.store.as_ref(), &job).map_err(refused)? {
+        let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {
             Found::Committed(key) => key,
             Found::Prepared(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
         };
-        key.state.usable().map_err(|code| refused(code.into()))?;
+        // Whoever wants new shares proves the old password first, and a locked key waits for new shares.
+        let usable = if job.op() == Op::Refresh { key.replaceable() } else { key.usable() };
+        usable.map_err(|error| refused(error.into()))?;
         let attempt = key.attempt;
         if open.epoch != attempt.epoch || open.transcript != attempt.transcript {
             return Err(refused(ErrorCode::StaleShare.into()));
         }
         // No slot: nothing here can disturb a signing session of the same key.
-        let busy = self.sessions.begin(session_id(), about_job(&job, caller.channel), None)?;
+        let about = About { share: Some(attempt.transcript), ..about_job(&job, caller.channel) };
+        let busy = self.sessions.begin(session_id(), about, Claim::Nothing)?;
         let (store, key_id, transcript) = (Arc::clone(&self.store), attempt.key_id, attempt.transcript);
         let blinded = open.blinded_password;
         let (material, evaluation) = self
@@ -56,7 +60,7 @@ impl Node {
                 Ok::<_, Refusal>((material, evaluation))
             })
             .await??;
-        self.charge(&job, blinded).await?;
+        self.charge(&job, transcript, blinded).await?;
         self.audit.append(self.about(job.op().as_str(), busy.about(), "opened", None)).await?;
         let session = busy.id();
         busy.park(Stage::Password(Box::new(PasswordStage { op: job.op(), material })));

@@ -1,4 +1,4 @@
-//! Sessions in memory: named, bound to their channel, ended by time, and one signing session per key.
+//! Sessions in memory: named, bound to their channel, ended by time; one signing session per key, and one that makes new shares of it.
 //!
 //! A session is *busy* while a request works on it; then nothing takes it and nothing preempts it. So at most one check that can
 //! lock a key runs at a time, and the lock is durable before the next session of the key can begin.
@@ -15,8 +15,12 @@ use std::time::{Duration, Instant};
 pub struct About {
     /// Handshake hash of the channel on which it was opened; it continues on that one only.
     pub channel: [u8; 32],
-    /// The key.
+    /// The key that the job names.
     pub key_id: KeyId,
+    /// Transcript hash of that key's share, where the session uses it: it ends with the share.
+    pub share: Option<[u8; 32]>,
+    /// Whether a failed check does not keep it from beginning, because it mends that.
+    pub despite_lock: bool,
     /// SHA-256 of the job's body.
     pub job_digest: [u8; 32],
     /// The job's expiry, unix milliseconds.
@@ -34,7 +38,37 @@ struct Entry<S> {
     until: Instant,
 }
 
-/// The one signing slot of a key.
+/// What a session claims of its key.
+#[derive(Debug, Clone, Copy)]
+pub enum Claim {
+    /// Nothing: there may be others beside it.
+    Nothing,
+    /// The signing slot. The lease token is the worker's word.
+    Signing {
+        /// Stream sequence of the lease.
+        token: u64,
+    },
+    /// The slot for making new shares: of two such jobs, one would work in vain.
+    Resharing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Signing,
+    Resharing,
+}
+
+impl Claim {
+    const fn slot(self) -> Option<(Kind, u64)> {
+        match self {
+            Self::Nothing => None,
+            Self::Signing { token } => Some((Kind::Signing, token)),
+            Self::Resharing => Some((Kind::Resharing, 0)),
+        }
+    }
+}
+
+/// A slot that is taken.
 struct Slot {
     session: SessionId,
     job_digest: [u8; 32],
@@ -43,9 +77,9 @@ struct Slot {
 
 struct Tables<S> {
     sessions: HashMap<SessionId, Entry<S>>,
-    slots: HashMap<KeyId, Slot>,
-    /// Keys whose lock was begun: they stay shut even if the disk refuses to record it.
-    blocked: HashSet<KeyId>,
+    slots: HashMap<(KeyId, Kind), Slot>,
+    /// Keys whose lock was begun, and which shares it shuts: they stay shut even if the disk refuses to record it.
+    blocked: HashSet<(KeyId, [u8; 32])>,
 }
 
 /// All sessions of a node. `S` is what a session has reached.
@@ -81,8 +115,18 @@ impl<S> Tables<S> {
     }
 
     fn free(&mut self, key: &KeyId, id: &SessionId) {
-        if self.slots.get(key).is_some_and(|slot| slot.session == *id) {
-            self.slots.remove(key);
+        for kind in [Kind::Signing, Kind::Resharing] {
+            if self.slots.get(&(*key, kind)).is_some_and(|slot| slot.session == *id) {
+                self.slots.remove(&(*key, kind));
+            }
+        }
+    }
+
+    fn end_where(&mut self, is_over: impl Fn(&Entry<S>, &S) -> bool) {
+        let over = |entry: &Entry<S>| entry.state.as_ref().is_some_and(|state| is_over(entry, state));
+        let ids: Vec<_> = self.sessions.iter().filter(|(_, entry)| over(entry)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.remove(&id);
         }
     }
 }
@@ -95,18 +139,20 @@ impl<S> Sessions<S> {
         Self { tables: Arc::new(Mutex::new(tables)), max, ttl }
     }
 
-    /// A new, busy session, holding the key's signing slot where `token` is given: the same job or a higher token takes it from
-    /// an idle session, which ends. The token is remembered no longer than the session.
+    /// A new, busy session, holding the slot that it claims: the same job, or for signing a higher token, takes it from an
+    /// idle session, which ends. The token is remembered no longer than the session.
     ///
     /// # Errors
     /// `KEY_BUSY`; `KEY_LOCKED`; `OVERLOADED`.
-    pub fn begin(&self, id: SessionId, about: About, token: Option<u64>) -> Result<Busy<S>, Refusal> {
+    pub fn begin(&self, id: SessionId, about: About, claim: Claim) -> Result<Busy<S>, Refusal> {
         let mut tables = lock(&self.tables);
-        if tables.blocked.contains(&about.key_id) {
+        let shut = about.share.is_some_and(|share| tables.blocked.contains(&(about.key_id, share)));
+        if shut && !about.despite_lock {
             return Err(ErrorCode::KeyLocked.into());
         }
-        if let Some(token) = token
-            && let Some(slot) = tables.slots.get(&about.key_id)
+        let claimed = claim.slot().map(|(kind, token)| ((about.key_id, kind), token));
+        if let Some((name, token)) = claimed
+            && let Some(slot) = tables.slots.get(&name)
         {
             let holder = tables.sessions.get(&slot.session);
             let idle = holder.is_none_or(|entry| entry.state.is_some());
@@ -120,8 +166,8 @@ impl<S> Sessions<S> {
         if tables.sessions.len() >= self.max {
             return Err(Refusal::new(ErrorCode::Overloaded, "too many sessions"));
         }
-        if let Some(token) = token {
-            tables.slots.insert(about.key_id, Slot { session: id, job_digest: about.job_digest, token });
+        if let Some((name, token)) = claimed {
+            tables.slots.insert(name, Slot { session: id, job_digest: about.job_digest, token });
         }
         let about = Arc::new(about);
         let entry = Entry { about: Arc::clone(&about), state: None, until: Instant::now() + self.ttl };
@@ -150,39 +196,31 @@ impl<S> Sessions<S> {
         Ok((Busy { tables: Arc::clone(&self.tables), ttl: self.ttl, id, about, parked: false }, state))
     }
 
-    /// Ends every idle session of a key and lets none begin any more.
-    pub fn block(&self, key: KeyId) {
-        lock(&self.tables).blocked.insert(key);
+    /// Ends every idle session of a key, and lets none begin any more that uses this share of it.
+    pub fn block(&self, key: KeyId, share: [u8; 32]) {
+        lock(&self.tables).blocked.insert((key, share));
         self.end(key);
     }
 
     /// Ends every idle session of a key. What a busy one does is for the store to decide.
     pub fn end(&self, key: KeyId) {
-        let mut tables = lock(&self.tables);
-        let ids: Vec<_> = tables
-            .sessions
-            .iter()
-            .filter(|(_, entry)| entry.about.key_id == key && entry.state.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            tables.remove(&id);
-        }
+        lock(&self.tables).end_where(|entry, _| entry.about.key_id == key);
+    }
+
+    /// Ends every idle session that uses this share of a key.
+    pub fn end_share(&self, key: KeyId, share: [u8; 32]) {
+        lock(&self.tables).end_where(|entry, _| entry.about.key_id == key && entry.about.share == Some(share));
+    }
+
+    /// Ends every idle session in such a state.
+    pub fn end_state(&self, is_over: impl Fn(&S) -> bool) {
+        lock(&self.tables).end_where(|_, state| is_over(state));
     }
 
     /// Ends every idle session whose time is over.
     pub fn sweep(&self) {
-        let mut tables = lock(&self.tables);
         let now = Instant::now();
-        let ids: Vec<_> = tables
-            .sessions
-            .iter()
-            .filter(|(_, entry)| entry.until < now && entry.state.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            tables.remove(&id);
-        }
+        lock(&self.tables).end_where(|entry, _| entry.until < now);
     }
 
     /// Sessions that are busy, or idle in a state that `counts`.
@@ -204,7 +242,7 @@ impl<S> Busy<S> {
         &self.about
     }
 
-    /// Lets the key's next signing session begin, while this one goes on.
+    /// Lets the key's next session of this kind begin, while this one goes on.
     pub fn free_slot(&self) {
         lock(&self.tables).free(&self.about.key_id, &self.id);
     }

@@ -2,7 +2,7 @@
 
 use super::gate::{self, Found};
 use super::material::Material;
-use super::sessions::Busy;
+use super::sessions::{About, Busy, Claim};
 use super::store::{BurnedSession, GuessLimits, GuessOutcome, Store, StoreError};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, session_id};
 use crate::clock::now_ms;
@@ -70,13 +70,13 @@ impl Node {
             return Err(ErrorCode::MalformedJob.into());
         };
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
-        let key = match gate::find_key(self.store.as_ref(), &job).map_err(refused)? {
+        let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {
             Found::Committed(key) => key,
             Found::Prepared(result_subject) => {
                 return Ok(Entry::NotCommitted(result_subject));
             }
         };
-        key.state.usable().map_err(|code| refused(code.into()))?;
+        key.usable().map_err(|error| refused(error.into()))?;
         let attempt = key.attempt;
         if attempt.curve != input.curve() || attempt.curve != curve {
             return Err(refused(ErrorCode::CurveMismatch.into()));
@@ -84,8 +84,8 @@ impl Node {
         if open.epoch != attempt.epoch || open.transcript != attempt.transcript {
             return Err(refused(ErrorCode::StaleShare.into()));
         }
-        let about = about_job(&job, caller.channel);
-        let busy = self.sessions.begin(session_id(), about, Some(open.lease_token))?;
+        let about = About { share: Some(attempt.transcript), ..about_job(&job, caller.channel) };
+        let busy = self.sessions.begin(session_id(), about, Claim::Signing { token: open.lease_token })?;
         let (store, key_id, transcript) = (Arc::clone(&self.store), attempt.key_id, attempt.transcript);
         let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
         if open.ot_id != material.share.ot_id() {
@@ -94,10 +94,12 @@ impl Node {
         Ok(Entry::Admitted(Box::new(Admitted { job, input, material: Arc::new(material), busy })))
     }
 
-    /// Charges the password attempt; nothing leaves before this is durable. Call after everything else that may refuse.
-    pub(super) async fn charge(&self, job: &Job, blinded: [u8; 32]) -> Result<(), Refusal> {
+    /// Charges the password attempt at the key's share with this transcript hash; nothing leaves before this is durable. Call
+    /// after everything else that may refuse.
+    pub(super) async fn charge(&self, job: &Job, transcript: [u8; 32], blinded: [u8; 32]) -> Result<(), Refusal> {
         let limits = GuessLimits { attempts: self.limits.password_attempts, lockout: self.limits.password_lockout };
-        let charged = self.store.charge(gate::ledger_entry(job), job.key_id, blinded, limits, now_ms()).await;
+        let key = (job.key_id, transcript);
+        let charged = self.store.charge(gate::ledger_entry(job), key, blinded, limits, now_ms()).await;
         charged.map_err(|error| self.refuse(job, error.into()))?;
         fault::step("charged", job.op().as_str(), job.key_id);
         Ok(())
@@ -120,7 +122,7 @@ impl Node {
             Ok::<_, Refusal>((node1, m1, evaluation))
         });
         let (node1, m1, evaluation) = step.await??;
-        self.charge(&job, blinded).await?;
+        self.charge(&job, open.transcript, blinded).await?;
         self.audit.note(self.about("sign", busy.about(), "opened", None));
         let session = busy.id();
         busy.park(Stage::Sign(SignStage::Opened { node1: Box::new(node1), material }));
@@ -153,7 +155,13 @@ impl Node {
             }
         };
         // Burned and logged, both durably, before m3 exists.
-        let burned = BurnedSession { session, key_id: about.key_id, job_digest: about.job_digest, time: now_ms() };
+        let burned = BurnedSession {
+            session,
+            key_id: about.key_id,
+            transcript: material.share.transcript(),
+            job_digest: about.job_digest,
+            time: now_ms(),
+        };
         let (burned, logged) =
             tokio::join!(self.store.burn(burned), self.audit.append(self.about("sign", &about, "released", None)));
         logged?;
@@ -184,7 +192,7 @@ impl Node {
             Ok::<_, Refusal>((own, z1, sent, evaluation))
         });
         let (commitments, share, sent, evaluation) = step.await??;
-        self.charge(&job, blinded).await?;
+        self.charge(&job, open.transcript, blinded).await?;
         // The nonces are gone already; the entry is durable before the share leaves.
         self.audit.append(self.about("sign", busy.about(), "released", None)).await?;
         let session = busy.id();
@@ -219,7 +227,11 @@ impl Node {
                 let key = self.store.key(about.key_id)?.ok_or(ErrorCode::UnknownKey)?;
                 let (store, key_id, transcript) = (Arc::clone(&self.store), about.key_id, key.attempt.transcript);
                 if key.state.is_end() {
-                    return Err(key.state.usable().err().unwrap_or(ErrorCode::Internal).into());
+                    return Err(key.usable().err().map_or_else(|| ErrorCode::Internal.into(), Refusal::from));
+                }
+                // The share that it was about was replaced, and its OT state erased.
+                if about.share != Some(transcript) {
+                    return Err(ErrorCode::StaleShare.into());
                 }
                 let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
                 self.lock(&busy, &material, &shown(&check)).await?;
@@ -240,14 +252,16 @@ impl Node {
     async fn lock(&self, busy: &Busy<Stage>, material: &Material, check: &str) -> Result<(), Refusal> {
         let about = busy.about();
         tracing::error!(key = %about.key_id, check, "a check failed: the key is locked");
-        self.sessions.block(about.key_id);
-        if let Err(error) = self.store.lock(about.key_id, material.to_bytes_without_ot()).await {
+        let transcript = material.share.transcript();
+        self.sessions.block(about.key_id, transcript);
+        if let Err(error) = self.store.lock(about.key_id, transcript, material.to_bytes_without_ot()).await {
             // The key is blocked in memory; the disk must learn of it before a restart forgets.
-            let (store, key_id, kept) = (Arc::clone(&self.store), about.key_id, material.to_bytes_without_ot());
+            let (store, key, kept) =
+                (Arc::clone(&self.store), (about.key_id, transcript), material.to_bytes_without_ot());
             let unstored = Arc::clone(&self.unstored_locks);
             unstored.fetch_add(1, Ordering::AcqRel);
             tokio::spawn(async move {
-                lock_until_stored(store, key_id, kept).await;
+                lock_until_stored(store, key, kept).await;
                 unstored.fetch_sub(1, Ordering::AcqRel);
             });
             return Err(error.into());
@@ -257,10 +271,10 @@ impl Node {
     }
 }
 
-/// Repeats a lock that the store failed to write, until it is written or the key is gone.
-async fn lock_until_stored(store: Arc<dyn Store>, key_id: KeyId, kept: Zeroizing<Vec<u8>>) {
+/// Repeats a lock that the store failed to write, until it is written or the share is gone.
+async fn lock_until_stored(store: Arc<dyn Store>, (key_id, share): (KeyId, [u8; 32]), kept: Zeroizing<Vec<u8>>) {
     while let Err(error @ (StoreError::Failed(_) | StoreError::Refused(ErrorCode::Overloaded))) =
-        store.lock(key_id, kept.clone()).await
+        store.lock(key_id, share, kept.clone()).await
     {
         tracing::error!(key = %key_id, %error, "the lock of a key is not durable yet: do not restart, mend the disk");
         tokio::time::sleep(LOCK_RETRY).await;

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod reshare;
 pub mod signer;
 
 use crate::support::NatsServer;
@@ -92,6 +93,39 @@ pub struct Key {
 impl Key {
     pub fn id(&self) -> KeyId {
         KeyId(self.share.key_id())
+    }
+}
+
+/// A run after its rounds: every party has its share, and none has stored it.
+pub struct Dealt {
+    pub share: Arc<KeyShare>,
+    pub job: SignedJob,
+    pub job_id: String,
+    links: [Arc<Link>; 2],
+    sessions: [SessionId; 2],
+}
+
+impl Dealt {
+    /// Has one node store its share.
+    pub async fn prepare_at(&self, role: Party) -> NodeReply {
+        let index = usize::from(role == Party::Node2);
+        let prover = (index == 0).then(|| prover().verifying_key().to_bytes());
+        let request = NodeRequest::GeneratePrepare { session: self.sessions[index], prover };
+        self.links[index].call(&call(request)).await.unwrap()
+    }
+
+    /// Has both nodes store their shares, node 2 first.
+    pub async fn prepare(self) -> Key {
+        let mut statements = Vec::new();
+        for role in [Party::Node2, Party::Node2, Party::Node1, Party::Node1] {
+            match self.prepare_at(role).await {
+                NodeReply::Prepared(statement) => statements.push(statement),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(statements[0], statements[1], "asked twice, the answer is the same");
+        let Self { share, job, job_id, .. } = self;
+        Key { share, statement1: statements[2].clone(), statement2: statements[0].clone(), job, job_id }
     }
 }
 
@@ -237,30 +271,44 @@ impl Cluster {
 
     /// The same for a given job: each run is another attempt.
     pub async fn generate_by(&self, job: SignedJob, job_id: &str, curve: Curve) -> Key {
-        let key_id = self.key_id(job_id);
-        let context = Context {
+        let context = self.context(curve, self.key_id(job_id), FIRST_EPOCH, &job);
+        let client = ClientKeygen::start(&context, &mut OsRng);
+        self.deal(job, job_id, self.key_id(job_id), client).await.prepare().await
+    }
+
+    pub fn context(&self, curve: Curve, key_id: KeyId, epoch: u32, job: &SignedJob) -> Context {
+        Context {
             curve: curve.into(),
             key_id: key_id.0,
-            epoch: FIRST_EPOCH,
-            job_digest: digest(&job),
+            epoch,
+            job_digest: digest(job),
             node1: self.node1.identity,
             node2: self.node2.identity,
-        };
+        }
+    }
+
+    /// Opens a run at both nodes and goes through its rounds; nothing is stored yet.
+    pub async fn deal(
+        &self,
+        job: SignedJob,
+        job_id: &str,
+        key_id: KeyId,
+        (mut client, contribution): (ClientKeygen, [u8; 32]),
+    ) -> Dealt {
         let links = [link(&self.to1).await, link(&self.to2).await];
-        let (mut client, contribution) = ClientKeygen::start(&context, &mut OsRng);
-        let mut sessions = Vec::new();
+        let mut sessions = [[0; 16]; 2];
         let mut replies = Vec::new();
         for (index, link) in links.iter().enumerate() {
             let blinded_password = (index == 0).then(|| blinded(key_id).element());
             let request = NodeRequest::GenerateOpen { job: job.clone(), contribution, blinded_password };
-            let NodeReply::GenerateOpened { session, contribution, evaluation } =
-                link.call(&call(request)).await.unwrap()
-            else {
-                panic!("not opened")
-            };
-            assert_eq!(evaluation.is_some(), index == 0);
-            sessions.push(session);
-            replies.push(contribution.to_vec());
+            match link.call(&call(request)).await.unwrap() {
+                NodeReply::GenerateOpened { session, contribution, evaluation } => {
+                    assert_eq!(evaluation.is_some(), index == 0);
+                    sessions[index] = session;
+                    replies.push(contribution.to_vec());
+                }
+                other => panic!("not opened: {other:?}"),
+            }
         }
         let mut round = 0;
         let share = loop {
@@ -279,24 +327,7 @@ impl Cluster {
                 }
             }
         };
-        let mut statements = Vec::new();
-        for (index, (link, session)) in links.iter().zip(sessions).enumerate() {
-            let prover = (index == 0).then(|| prover().verifying_key().to_bytes());
-            for _ in 0..2 {
-                match link.call(&call(NodeRequest::GeneratePrepare { session, prover })).await.unwrap() {
-                    NodeReply::Prepared(statement) => statements.push(statement),
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-        assert_eq!(statements[0], statements[1], "asked twice, the answer is the same");
-        Key {
-            share: Arc::new(share),
-            statement1: statements[0].clone(),
-            statement2: statements[2].clone(),
-            job,
-            job_id: job_id.to_owned(),
-        }
+        Dealt { share: Arc::new(share), job, job_id: job_id.to_owned(), links, sessions }
     }
 
     /// Commits at node 1, then at node 2.

@@ -4,195 +4,34 @@
 //! overwriting one slot destroys a share for good: a copy-on-write database cannot overwrite. All writes go through one
 //! thread, which commits many of them at once (`writer`); each caller waits for its own to be durable.
 
+mod attempts;
+mod guesses;
+mod ledger;
 mod open;
 mod redb_store;
 mod rekey;
 mod rows;
 mod seal;
 mod slots;
+mod staging;
 mod stopped;
+mod types;
 mod writer;
 
 pub use redb_store::RedbStore;
 pub use rekey::rekey;
 pub use stopped::{Shares, StoppedStore, Stored};
+pub use types::{
+    Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Order, StoreError,
+};
 
 use super::audit::Head;
-use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Op};
+use crate::wire::{InitiatorId, KeyId};
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
-use std::time::Duration;
 use zeroize::Zeroizing;
-
-/// Why the store did not do what was asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The state of the key or job forbids it; nothing was written.
-    #[error("refused: {0}")]
-    Refused(ErrorCode),
-    /// Too many wrong passwords; nothing was written.
-    #[error("too many password attempts")]
-    LockedOut {
-        /// When the next attempt is let in, unix milliseconds.
-        until: u64,
-    },
-    /// The disk or the database failed; nothing was acknowledged.
-    #[error("storage failed: {0}")]
-    Failed(String),
-    /// A record does not decrypt or parse: altered, or its data key is gone.
-    #[error("corrupt: {0}")]
-    Corrupt(&'static str),
-    /// The files do not belong together, or not to this node or master key.
-    #[error("{0}")]
-    Mismatch(&'static str),
-}
 
 /// The outcome of a write, once it is durable.
 pub type Written<T> = BoxFuture<'static, Result<T, StoreError>>;
-
-/// A prepared or committed share's public side: what the node attested, and its attestation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// The key's owner.
-    pub initiator: InitiatorId,
-    /// The job that made it.
-    pub job_id: JobId,
-    /// SHA-256 of that job's body.
-    pub job_digest: [u8; 32],
-    /// The key.
-    pub key_id: KeyId,
-    /// The key that it replaces, if it does.
-    pub source_key_id: Option<KeyId>,
-    /// Generation of the key's shares.
-    pub epoch: u32,
-    /// The key's curve.
-    pub curve: Curve,
-    /// 33 or 32 bytes.
-    pub public_key: Vec<u8>,
-    /// BIP-32 chain code.
-    pub chain_code: [u8; 32],
-    /// Transcript hash T, which tells attempts apart.
-    pub transcript: [u8; 32],
-    /// This node's attestation of all that.
-    pub signature: Fixed<64>,
-}
-
-/// State of a committed key. A key without a state is at most prepared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KeyState {
-    /// Signs.
-    Active,
-    /// Replaced by another; the share is gone.
-    Retired,
-    /// Stopped by its owner.
-    Frozen,
-    /// A check failed; the OT state is gone, the share is kept for recovery.
-    Locked,
-    /// The share is gone.
-    Destroyed,
-}
-
-/// A committed key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyRecord {
-    /// Its state.
-    pub state: KeyState,
-    /// The committed attempt.
-    pub attempt: Attempt,
-}
-
-impl KeyState {
-    /// What a job gets to hear about a key in this state.
-    ///
-    /// # Errors
-    /// The code for every state but `Active`.
-    pub const fn usable(self) -> Result<(), ErrorCode> {
-        match self {
-            Self::Active => Ok(()),
-            Self::Retired => Err(ErrorCode::KeyRetired),
-            Self::Frozen => Err(ErrorCode::KeyFrozen),
-            Self::Locked => Err(ErrorCode::KeyLocked),
-            Self::Destroyed => Err(ErrorCode::KeyDestroyed),
-        }
-    }
-
-    /// May a key go from this state to that one?
-    #[must_use]
-    pub const fn may_become(self, to: Self) -> bool {
-        matches!(
-            (self, to),
-            (Self::Active, Self::Retired | Self::Frozen | Self::Locked | Self::Destroyed)
-                | (Self::Frozen, Self::Active | Self::Retired | Self::Locked | Self::Destroyed)
-                | (Self::Locked, Self::Retired | Self::Destroyed)
-        )
-    }
-
-    /// Is the share gone in this state?
-    #[must_use]
-    pub const fn is_end(self) -> bool {
-        matches!(self, Self::Retired | Self::Destroyed)
-    }
-}
-
-/// A job for the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LedgerEntry {
-    /// Who signed it.
-    pub initiator: InitiatorId,
-    /// Its id.
-    pub job_id: JobId,
-    /// SHA-256 of its body.
-    pub digest: [u8; 32],
-    /// What it asks for.
-    pub op: Op,
-    /// Unix milliseconds; the entry is kept for an hour longer.
-    pub expires_at: u64,
-}
-
-/// An owner's order about a key.
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// The job.
-    pub job: LedgerEntry,
-    /// The key.
-    pub key_id: KeyId,
-    /// The state that it is to be in.
-    pub to: KeyState,
-    /// When the job was issued, unix milliseconds.
-    pub issued_at: u64,
-}
-
-/// Bounds of password guessing at one key.
-#[derive(Debug, Clone, Copy)]
-pub struct GuessLimits {
-    /// Consecutive wrong passwords before a lockout. Attempts whose end nobody reported, as after a crash, count against ten
-    /// times as many.
-    pub attempts: u32,
-    /// How long the lockout lasts.
-    pub lockout: Duration,
-}
-
-/// How a charged password attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuessOutcome {
-    /// The client proved that it opened its share: all counts start anew.
-    Right,
-    /// The worker reported a wrong password.
-    Wrong,
-}
-
-/// A session that can never be used again.
-#[derive(Debug, Clone, Copy)]
-pub struct BurnedSession {
-    /// The session.
-    pub session: [u8; 16],
-    /// Its key.
-    pub key_id: KeyId,
-    /// Its job.
-    pub job_digest: [u8; 32],
-    /// Unix milliseconds.
-    pub time: u64,
-}
 
 /// A node's durable state. Reads see what is committed; writes complete when they are durable.
 pub trait Store: Send + Sync + 'static {
@@ -202,11 +41,23 @@ pub trait Store: Send + Sync + 'static {
     /// `Failed`, `Corrupt`.
     fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError>;
 
-    /// The prepared attempts of a key that is not committed.
+    /// The attempts of a key that are prepared, and neither committed nor superseded.
     ///
     /// # Errors
     /// `Failed`, `Corrupt`.
     fn prepared(&self, id: KeyId) -> Result<Vec<Attempt>, StoreError>;
+
+    /// The attempts that are prepared from a key's shares, to take their place: under the key's id or under others.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    fn replacements(&self, source: KeyId) -> Result<Vec<Attempt>, StoreError>;
+
+    /// An attempt, whatever became of it; `None` if it was never here, or was dropped.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    fn attempt(&self, id: KeyId, transcript: [u8; 32]) -> Result<Option<Attempt>, StoreError>;
 
     /// The secret bytes of an attempt, decrypted.
     ///
@@ -226,12 +77,20 @@ pub trait Store: Send + Sync + 'static {
     /// `JOB_ID_REUSED`; `Failed`.
     fn check_ledger(&self, job: &LedgerEntry) -> Result<(), StoreError>;
 
-    /// Enters a job into the ledger and charges a password attempt at `now` (unix milliseconds), in one commit. The same job with
-    /// the same `blinded` password is charged once: its answer tells nothing new, so whoever asks again guesses nothing.
+    /// Enters a job into the ledger and charges a password attempt at a `key`'s id and share, named by its transcript hash, at
+    /// `now` (unix milliseconds), in one commit. The same job with the same `blinded` password is charged once: its answer tells
+    /// nothing new, so whoever asks again guesses nothing. A refresh may be charged for at a locked key.
     ///
     /// # Errors
-    /// `JOB_ID_REUSED`, the code of the key's state, `LockedOut`.
-    fn charge(&self, job: LedgerEntry, key: KeyId, blinded: [u8; 32], limits: GuessLimits, now: u64) -> Written<()>;
+    /// `JOB_ID_REUSED`, the code of the key's state, `STALE_SHARE`, `LockedOut`.
+    fn charge(
+        &self,
+        job: LedgerEntry,
+        key: (KeyId, [u8; 32]),
+        blinded: [u8; 32],
+        limits: GuessLimits,
+        now: u64,
+    ) -> Written<()>;
 
     /// Ends a charged attempt.
     fn settle(&self, key: KeyId, outcome: GuessOutcome, now: u64) -> Written<()>;
@@ -239,7 +98,7 @@ pub trait Store: Send + Sync + 'static {
     /// Burns a session, and settles its password attempt as right.
     ///
     /// # Errors
-    /// The code of the key's state, where it changed since the session was opened.
+    /// The code of the key's state, or `STALE_SHARE`, where that changed since the session was opened.
     fn burn(&self, session: BurnedSession) -> Written<()>;
 
     /// Whether an owner may have this key: has it already, or has fewer than so many. Keys that are only prepared count, keys
@@ -249,40 +108,40 @@ pub trait Store: Send + Sync + 'static {
     /// `Failed`.
     fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError>;
 
-    /// Stages an attempt with its secret bytes, if its owner then has no more than `max_keys`.
+    /// Stages an attempt with its secret bytes: a new key, if its owner then has no more than `max_keys`, or new shares for a key
+    /// that is committed with the shares that the attempt was made from.
     ///
     /// # Errors
-    /// `JOB_ID_REUSED` if the key is committed already or the attempt was discarded; `OVERLOADED` with 64 attempts prepared;
-    /// `NOT_PERMITTED` for a key too many.
+    /// `JOB_ID_REUSED` if another attempt of a new key is committed, or is another job's, or this one was discarded;
+    /// `OVERLOADED` with 64 attempts of the job prepared; `NOT_PERMITTED` for a key too many; the code of the source's state;
+    /// `JOB_SUPERSEDED` if the source has other shares now.
     fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()>;
 
-    /// Makes a prepared attempt the key, and destroys the key's other attempts. Again for the same attempt is fine.
+    /// Makes a prepared attempt the key. Of what it replaces, and of all other attempts to replace that or to be this key, the
+    /// data keys are destroyed; a recovery retires its source; a locked key signs again, a frozen one stays frozen. All of it
+    /// is one commit. Again for what was committed once is fine, whatever took its place since.
     ///
     /// # Errors
-    /// `UNKNOWN_KEY` if there is no such attempt.
+    /// `UNKNOWN_KEY` if there is no such attempt; `JOB_SUPERSEDED` if the shares that it was made from were replaced by others, or
+    /// destroyed.
     fn commit(&self, id: KeyId, transcript: [u8; 32]) -> Written<Attempt>;
 
     /// Destroys a prepared attempt, or keeps one that is not there from being prepared later.
     ///
     /// # Errors
-    /// `JOB_ID_REUSED` if it is committed.
+    /// `JOB_ID_REUSED` if it is or was committed.
     fn discard(&self, id: KeyId, transcript: [u8; 32]) -> Written<()>;
 
-    /// Locks a key for good. `kept` replaces its secret bytes (the share without OT state) under a new data key, and the old
-    /// data key is destroyed.
+    /// Locks a key for good. `kept` replaces the secret bytes of the share that is named by its transcript (the share without OT
+    /// state) under a new data key, and the old data key is destroyed.
     ///
     /// # Errors
-    /// The code of a state that cannot be locked; a key that is locked already is fine.
-    fn lock(&self, id: KeyId, kept: Zeroizing<Vec<u8>>) -> Written<()>;
-
-    /// Moves a key to another state; its data key is destroyed where the share ends.
-    ///
-    /// # Errors
-    /// The code of a state that may not become `to`.
-    fn transition(&self, id: KeyId, to: KeyState) -> Written<()>;
+    /// The code of a state that cannot be locked; a key that is locked already is fine. `STALE_SHARE` if the share is not the key's
+    /// any more: its OT state is gone already.
+    fn lock(&self, id: KeyId, transcript: [u8; 32], kept: Zeroizing<Vec<u8>>) -> Written<()>;
 
     /// Enters the job into the ledger and carries out its order, in one commit; the key's last order again is fine, and changes
-    /// nothing.
+    /// nothing. Where the share ends, its data key is destroyed, and those of all attempts to replace it.
     ///
     /// # Errors
     /// `JOB_ID_REUSED`; `JOB_SUPERSEDED` unless it was issued after the key's last order; `UNKNOWN_KEY`; the code of a state that

@@ -1,7 +1,8 @@
 //! Opening a data directory: database and slot file belong together, to this node, and to this master key.
 
 use super::rows::{
-    self, ATTEMPTS, BURNED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, ORDERS, OWNED, RECORDS,
+    self, ATTEMPTS, BURNED, CHARGED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, ORDERS, OWNED, RECORDS,
+    REPLACEMENTS,
 };
 use super::seal;
 use super::slots::SlotFile;
@@ -22,7 +23,7 @@ pub const SLOTS: &str = "slots";
 /// Memory for the database's pages, bytes; redb's own default is 1 GiB.
 const CACHE: usize = 128 << 20;
 /// Version of tables and rows.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// What the master key seals, to be recognised.
 pub const CHECK: &[u8] = b"trefoil master key check";
 
@@ -48,7 +49,6 @@ impl RedbStore {
         }
         let store_id = check_store(&db, party, &master)?;
         rekey::finish(&db, directory)?;
-        index_owners(&db)?;
         let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?, slots_generation(&db)?)?;
         Self::start(db, slots, party)
     }
@@ -90,8 +90,18 @@ pub fn check_store(
 ) -> Result<[u8; 32], StoreError> {
     let store_id = read_meta(db, "store-id")?.and_then(|id| <[u8; 32]>::try_from(id).ok());
     let store_id = store_id.ok_or(StoreError::Corrupt("the store's id"))?;
-    if read_meta(db, "format")?.as_deref() != Some(&[FORMAT]) {
-        return Err(StoreError::Mismatch("the store has another format version"));
+    match read_meta(db, "format")?.as_deref() {
+        Some(&[FORMAT]) => {}
+        Some(&[older]) if older < FORMAT => {
+            return Err(StoreError::Mismatch(
+                "the store was made by an older version of trefoil, whose format is no longer read",
+            ));
+        }
+        _ => {
+            return Err(StoreError::Mismatch(
+                "the store was made by a newer version of trefoil: it has another format",
+            ));
+        }
     }
     if read_meta(db, "party")?.as_deref() != Some(&[party.point()]) {
         return Err(StoreError::Mismatch("the store belongs to the other node"));
@@ -129,9 +139,12 @@ fn initialise(db: &Database, slots_path: &Path, party: Party, master: &Secret<[u
         tx.open_table(KEYS)?;
         tx.open_table(ATTEMPTS)?;
         tx.open_table(RECORDS)?;
+        tx.open_table(OWNED)?;
+        tx.open_table(REPLACEMENTS)?;
         tx.open_table(DISCARDED)?;
         tx.open_table(JOBS)?;
         tx.open_table(JOBS_BY_EXPIRY)?;
+        tx.open_table(CHARGED)?;
         tx.open_table(GUESSES)?;
         tx.open_table(BURNED)?;
         tx.open_table(ORDERS)?;
@@ -155,26 +168,6 @@ pub fn read_meta(db: &impl ReadableDatabase, name: &str) -> Result<Option<Vec<u8
 /// The anchored end of the audit log.
 pub fn read_head(db: &impl ReadableDatabase) -> Result<Option<Head>, StoreError> {
     read_meta(db, "audit-head")?.map(|bytes| rows::decode(&bytes)).transpose()
-}
-
-/// Fills the index of keys by owner where a store was made before there was one.
-fn index_owners(db: &Database) -> Result<(), StoreError> {
-    match db.begin_read()?.open_table(OWNED) {
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
-        Ok(_) => return Ok(()),
-    }
-    let tx = db.begin_write()?;
-    {
-        let (attempts, mut owned) = (tx.open_table(ATTEMPTS)?, tx.open_table(OWNED)?);
-        for entry in attempts.iter()? {
-            let row: rows::AttemptRow = rows::decode(entry?.1.value())?;
-            if row.slot != 0 {
-                owned.insert(rows::owned_key(&row.attempt.initiator, row.attempt.key_id).as_slice(), ())?;
-            }
-        }
-    }
-    Ok(tx.commit()?)
 }
 
 fn used_slots(db: &Database) -> Result<BTreeSet<u32>, StoreError> {

@@ -9,8 +9,8 @@
 //! Whoever opens the store next finishes 3 and 4, or only 4 where 2 was not reached.
 
 use super::StoreError;
+use super::attempts::binding;
 use super::open::{self, SLOTS, check_store, slots_generation};
-use super::redb_store::binding;
 use super::rows::{self, ATTEMPTS, AttemptRow, META};
 use super::seal;
 use super::slots::{SLOT, SlotReader};
@@ -43,7 +43,7 @@ pub fn rekey(directory: &Path, party: Party, old: Secret<[u8; 32]>, new: &Secret
     let mut slots = std::fs::read(&slots_path).map_err(io(&slots_path))?;
     let mut wrapped = 0;
     for entry in db.begin_read()?.open_table(ATTEMPTS)?.iter()? {
-        let AttemptRow { attempt, slot } = rows::decode(entry?.1.value())?;
+        let AttemptRow { attempt, slot, .. } = rows::decode(entry?.1.value())?;
         if slot == 0 {
             continue;
         }

@@ -1,8 +1,8 @@
 //! The tables and their rows (postcard).
 
-use super::{Attempt, KeyState, StoreError};
+use super::{Attempt, Fate, KeyState, StoreError};
 use crate::node::audit::Head;
-use crate::wire::{InitiatorId, JobId, KeyId};
+use crate::wire::{ErrorCode, InitiatorId, JobId, KeyId};
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 pub const KEYS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("keys");
 /// Key id ‖ transcript -> [`AttemptRow`].
 pub const ATTEMPTS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new("attempts");
-/// Owner ‖ key id of every key that has an attempt and has not ended.
+/// Owner ‖ key id of every key that has an attempt and has not ended; one that is to take another's place only once it has.
 pub const OWNED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("keys-by-owner");
 /// Key id ‖ transcript -> nonce ‖ encrypted share ‖ tag.
 pub const RECORDS: TableDefinition<'_, &[u8; 48], &[u8]> = TableDefinition::new("records");
+/// Source key id ‖ key id ‖ transcript of every attempt that is prepared from a key's committed shares.
+pub const REPLACEMENTS: TableDefinition<'_, &[u8; 64], ()> = TableDefinition::new("replacements");
 /// Key id ‖ transcript of attempts that are void.
 pub const DISCARDED: TableDefinition<'_, &[u8; 48], ()> = TableDefinition::new("discarded");
 /// Initiator ‖ job id -> [`JobRow`].
@@ -37,12 +39,44 @@ pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub struct KeyRow {
     pub state: KeyState,
     pub transcript: [u8; 32],
+    /// The key that took this one's place.
+    pub successor: Option<KeyId>,
 }
 
-/// An attempt and where its data key is. Slot 0, the file's header, stands for "destroyed".
+impl KeyRow {
+    /// Whether the key signs with the share of this transcript; whoever began with another one has to stop.
+    ///
+    /// # Errors
+    /// The state's refusal; `STALE_SHARE`.
+    pub fn usable(&self, transcript: [u8; 32]) -> Result<(), StoreError> {
+        self.state.usable().map_err(|code| self.refusal(code))?;
+        self.is_of(transcript)
+    }
+
+    /// Whether the share of this transcript is the key's, and can be replaced.
+    ///
+    /// # Errors
+    /// As [`KeyRow::usable`].
+    pub fn replaceable(&self, transcript: [u8; 32]) -> Result<(), StoreError> {
+        self.state.replaceable().map_err(|code| self.refusal(code))?;
+        self.is_of(transcript)
+    }
+
+    /// Why a state forbids something.
+    pub const fn refusal(&self, code: ErrorCode) -> StoreError {
+        StoreError::by_state(code, self.successor)
+    }
+
+    fn is_of(&self, transcript: [u8; 32]) -> Result<(), StoreError> {
+        if self.transcript == transcript { Ok(()) } else { Err(StoreError::Refused(ErrorCode::StaleShare)) }
+    }
+}
+
+/// An attempt, what became of it, and where its data key is. Slot 0, the file's header, stands for "destroyed".
 #[derive(Serialize, Deserialize)]
 pub struct AttemptRow {
     pub attempt: Attempt,
+    pub fate: Fate,
     pub slot: u32,
 }
 
@@ -86,6 +120,15 @@ pub fn attempt_key(id: KeyId, transcript: [u8; 32]) -> [u8; 48] {
     let (left, right) = key.split_at_mut(16);
     left.copy_from_slice(&id.0);
     right.copy_from_slice(&transcript);
+    key
+}
+
+/// Source key id ‖ key id ‖ transcript.
+pub fn replacement_key(source: KeyId, id: KeyId, transcript: [u8; 32]) -> [u8; 64] {
+    let mut key = [0; 64];
+    let (left, right) = key.split_at_mut(16);
+    left.copy_from_slice(&source.0);
+    right.copy_from_slice(&attempt_key(id, transcript));
     key
 }
 

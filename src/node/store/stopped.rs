@@ -1,12 +1,12 @@
 //! The store of a node that does not run, or a whole copy of one: read without changing a byte, so that looking at a backup
 //! cannot spoil it.
 
+use super::attempts::read_material;
 use super::open::{DATABASE, SLOTS, check_store, read_head, slots_generation};
-use super::redb_store::read_material;
 use super::rekey::is_unfinished;
 use super::rows::{self, ATTEMPTS, AttemptRow, KEYS, KeyRow};
 use super::slots::SlotReader;
-use super::{Attempt, KeyState, StoreError};
+use super::{Attempt, Fate, KeyState, StoreError};
 use crate::node::audit::Head;
 use redb::{DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable};
 use std::path::{Path, PathBuf};
@@ -24,9 +24,11 @@ pub struct StoppedStore {
 pub struct Stored {
     /// Its public side.
     pub attempt: Attempt,
-    /// The key's state if this attempt is the key; `None` if it is only prepared.
+    /// What became of it.
+    pub fate: Fate,
+    /// The key's state if this attempt is the key.
     pub state: Option<KeyState>,
-    /// Whether the share is there; of ended keys it is not.
+    /// Whether the share is there; of ended keys and replaced attempts it is not.
     pub held: bool,
 }
 
@@ -71,10 +73,10 @@ impl StoppedStore {
         let tx = self.db.begin_read()?;
         let keys = tx.open_table(KEYS)?;
         for entry in tx.open_table(ATTEMPTS)?.iter()? {
-            let AttemptRow { attempt, slot } = rows::decode(entry?.1.value())?;
+            let AttemptRow { attempt, fate, slot } = rows::decode(entry?.1.value())?;
             let key: Option<KeyRow> = rows::get(&keys, &attempt.key_id.0)?;
             let state = key.filter(|key| key.transcript == attempt.transcript).map(|key| key.state);
-            see(Stored { attempt, state, held: slot != 0 });
+            see(Stored { attempt, fate, state, held: slot != 0 });
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ impl Writer {
         let (sender, receiver) = oneshot::channel();
         let apply: Apply = Box::new(move |batch| {
             let result = write(batch);
-            let broken = matches!(&result, Err(error) if !matches!(error, StoreError::Refused(_) | StoreError::LockedOut { .. }));
+            let broken = result.as_ref().is_err_and(|error| !error.is_refusal());
             let finish: Finish = Box::new(move |committed| {
                 // A caller that went away no longer wants to know.
                 let _ = sender.send(result.and_then(|value| committed.clone().map(|()| value)));

@@ -1,0 +1,59 @@
+//! What a recovery or a refresh starts from: the committed shares of the key that the job names. The rounds are those of `generate`.
+//!
+//! A recovery can take over a key, so its owner's word is not enough: each node asks for an authoriser's consent, too.
+
+use super::gate::{self, Found};
+use super::generate::statement;
+use super::store::Attempt;
+use super::{Answer, Node, Refusal};
+use crate::auth;
+use crate::clock::now_ms;
+use crate::wire::node::NodeReply;
+use crate::wire::{Base64, Decision, DecisionKind, ErrorCode, Fixed, Job, Op, SignedJob};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const OPERATIONS: &[Op] = &[Op::Recover, Op::Refresh];
+
+impl Node {
+    /// The key whose shares the job wants replaced, if it may; changes nothing.
+    pub(super) fn origin(&self, job: &Job) -> Result<Found, Refusal> {
+        if job.op() == Op::Recover && !auth::is_authorised(job, &self.authorisers) {
+            return Err(ErrorCode::NotAuthorised.into());
+        }
+        let found = gate::find_key(self.store.as_ref(), job)?;
+        if let Found::Committed(key) = &found {
+            key.replaceable()?;
+            if job.curve() != Some(key.attempt.curve) {
+                return Err(ErrorCode::CurveMismatch.into());
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn source(&self, signed: &SignedJob) -> Answer {
+        let job = self.gate.admit_any(signed, OPERATIONS, now_ms());
+        let job = job.map_err(|(job, refusal)| match job {
+            Some(job) => self.refuse(&job, refusal),
+            None => refusal,
+        })?;
+        let refused = |refusal: Refusal| self.refuse(&job, refusal);
+        // A question changes nothing, so its job is not entered into the ledger, only compared with it.
+        self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
+        let attempt = match self.origin(&job).map_err(refused)? {
+            Found::Committed(key) => key.attempt,
+            Found::Prepared(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+        };
+        let Attempt { key_id, epoch, transcript, .. } = attempt;
+        let prepared: BTreeSet<_> = self.store.replacements(key_id)?.iter().map(gate::result_of).collect();
+        let store = Arc::clone(&self.store);
+        let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
+        let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
+        Ok(NodeReply::Source {
+            statement: statement(&attempt),
+            verifying_shares: material.share.source().verifying_shares.map(Base64),
+            committed: Fixed(decision.sign(&self.identity)),
+            prepared: prepared.into_iter().collect(),
+        })
+    }
+}
