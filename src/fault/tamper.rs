@@ -228,3 +228,27 @@ fn text_of(job: &SignedJob, field: &str) -> Option<String> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, missing_docs)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_what_is_named_is_altered() {
+        let body = br#"{"version":1,"op":"sign","nested":{"list":[true,null,"x"],"number":-2},"last":"00"}"#;
+        assert_eq!(serde_json::to_vec(&parse_strict(body).unwrap()).unwrap(), body);
+        let job = SignedJob { body: body.to_vec(), signature: Fixed([1; 64]), authorisation: None };
+        let altered = alterations(&job);
+        let find = |what: &str| {
+            String::from_utf8(altered.iter().find(|one| one.what == what).unwrap().job.body.clone()).unwrap()
+        };
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert_eq!(find("op: another text"), text.replace("sign", "soan"));
+        assert_eq!(find("nested.list[0]: the opposite"), text.replace("true", "false"));
+        assert_eq!(find("nested.list[1]: left out"), text.replace("null,", ""));
+        assert_eq!(find("nested.number: another number"), text.replace("-2", "-1"));
+        assert_eq!(find("last: left out"), text.replace(r#","last":"00""#, ""));
+        assert_eq!(altered.iter().filter(|one| one.job.signature != job.signature).count(), 3);
+    }
+}

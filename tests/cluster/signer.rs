@@ -5,7 +5,7 @@
 use super::{Cluster, Key, call, digest, link};
 use std::sync::Arc;
 use trefoil::channel::Link;
-use trefoil::wire::node::{NodeReply, NodeRequest, SessionId, SignOutcome};
+use trefoil::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
 use trefoil::wire::{ErrorCode, Fixed, SignInput, SignedJob};
 use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::Request;
@@ -22,6 +22,11 @@ pub fn message_input(message: &[u8]) -> SignInput {
     SignInput::Ed25519 { message: message.to_vec() }
 }
 
+/// An OPRF input of some other password.
+pub fn other_element() -> [u8; 32] {
+    super::blinded(trefoil::wire::KeyId([0; 16])).element()
+}
+
 /// The client between m2 and m3.
 pub struct Midway {
     pub link: Arc<Link>,
@@ -32,16 +37,33 @@ pub struct Midway {
 
 /// Opens a session and computes m2, without sending it.
 pub async fn to_m2(cluster: &Cluster, key: &Key, job: &SignedJob, token: u64) -> Result<Midway, ErrorCode> {
+    to_m2_altered(cluster, key, job, token, |_| {}).await
+}
+
+/// The same by a worker that alters what it opens the session with.
+pub async fn to_m2_altered(
+    cluster: &Cluster,
+    key: &Key,
+    job: &SignedJob,
+    token: u64,
+    alter: impl FnOnce(&mut SignOpen),
+) -> Result<Midway, ErrorCode> {
     let link = link(&cluster.to1).await;
     let path = DerivationPath::parse("m").unwrap();
     let request = Request { channel_hash: link.hash(), job_digest: digest(job), digest: DIGEST, path };
     let contribution = [9; 32];
-    let open = NodeRequest::SignOpen(cluster.open(key, job, contribution, token));
-    match link.call(&call(open)).await.unwrap() {
+    let mut open = cluster.open(key, job, contribution, token);
+    alter(&mut open);
+    match link.call(&call(NodeRequest::SignOpen(open))).await.unwrap() {
         NodeReply::SignOpened { session, m1, .. } => {
             let client = Client::new(key.share.clone(), request, contribution).unwrap();
-            let (client, m2) = client.advance(&m1, &mut rand_core::OsRng).unwrap();
-            Ok(Midway { link, session, m2, client })
+            match client.advance(&m1, &mut rand_core::OsRng) {
+                Ok((client, m2)) => Ok(Midway { link, session, m2, client }),
+                Err(abort) => {
+                    assert!(!abort.is_ban(), "{abort}");
+                    Err(ErrorCode::ProtocolAbort)
+                }
+            }
         }
         NodeReply::Refused { code, .. } => Err(code),
         other => panic!("{other:?}"),
@@ -55,12 +77,21 @@ impl Midway {
 
     /// Finishes honestly; the signature is verified by the client itself.
     pub async fn finish(self) -> [u8; 64] {
-        let NodeReply::SignRound3 { m3 } = self.send(self.m2.clone()).await else { panic!("no m3") };
+        self.finished().await.unwrap()
+    }
+
+    /// The same, where node 1 may refuse.
+    pub async fn finished(self) -> Result<[u8; 64], ErrorCode> {
+        let m3 = match self.send(self.m2.clone()).await {
+            NodeReply::SignRound3 { m3 } => m3,
+            NodeReply::Refused { code, .. } => return Err(code),
+            other => panic!("{other:?}"),
+        };
         let signature = self.client.finish(&m3).unwrap();
         let outcome = SignOutcome::Signature(Fixed(signature.bytes));
         let close = NodeRequest::SignClose { session: self.session, outcome };
         assert!(matches!(self.link.call(&call(close)).await.unwrap(), NodeReply::Closed));
-        signature.bytes
+        Ok(signature.bytes)
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use trefoil::client::verify::NodeIdentities;
 use trefoil::client::{Backend, ClientConfig, NewKey, SignedRequest, SigningMaterial};
 use trefoil::config::Settings;
 use trefoil::seal::Secrets;
@@ -145,6 +146,15 @@ impl Deployment {
             process.env(key, value);
         }
         self.spawn(name, process, "ready");
+    }
+
+    /// What a backend pins of the nodes.
+    pub fn identities(&self) -> NodeIdentities {
+        let identity = |node: &NodeSeeds| {
+            let (_, public) = nkeys::from_public_key(&node.identity.public_key()).unwrap();
+            ed25519_dalek::VerifyingKey::from_bytes(&public).unwrap()
+        };
+        NodeIdentities { node1: identity(&self.nodes[0]), node2: identity(&self.nodes[1]) }
     }
 
     pub fn kill(&mut self, name: &str) {

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
 
 pub mod process;
+pub mod stored;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
