@@ -31,18 +31,48 @@ pub async fn commit(shared: &Shared, key: &KeyResult) -> Result<(), Failed> {
 /// # Errors
 /// As [`commit`]; `KEY_NOT_READY` if no such result is stored.
 pub async fn commit_stored(shared: &Shared, key_id: KeyId, subject: &str) -> Result<(), Failed> {
-    let not_ready = || Failed::new(ErrorCode::KeyNotReady, "the key's generation has no result yet");
-    if !subject.starts_with("mpc.result.") {
-        return Err(not_ready());
-    }
-    let stored = results::find_at(&shared.jetstream, subject).await?;
-    match stored.as_ref().and_then(generated) {
-        Some(key) if key.key_id == key_id => commit(shared, key).await,
-        _ => Err(not_ready()),
+    match stored(shared, subject).await?.filter(|key| key.key_id == key_id) {
+        Some(key) => commit(shared, &key).await,
+        None => Err(Failed::new(ErrorCode::KeyNotReady, "the job that makes the key has no result yet")),
     }
 }
 
-/// The key that a stored result says was generated.
+/// The key whose new shares the result on this subject holds, if there is one.
+///
+/// # Errors
+/// `OVERLOADED` if JetStream cannot be asked.
+pub async fn stored(shared: &Shared, subject: &str) -> Result<Option<KeyResult>, Failed> {
+    if !subject.starts_with("mpc.result.") {
+        return Ok(None);
+    }
+    let result = results::find_at(&shared.jetstream, subject).await?;
+    Ok(result.as_ref().and_then(generated).cloned())
+}
+
+/// Has node 2 follow node 1, whose signed commit of this attempt it has not heard of.
+///
+/// # Errors
+/// `NODE_UNAVAILABLE`: to be repeated. `PROTOCOL_ABORT` if node 2 cannot follow.
+pub async fn bring_forward(
+    shared: &Shared,
+    key_id: KeyId,
+    transcript: [u8; 32],
+    evidence: Fixed<64>,
+) -> Result<(), Failed> {
+    let request = NodeRequest::Commit { key_id, transcript, evidence };
+    let followed = nodes::call(&shared.node2, call_deadline(), request, decision).await;
+    followed.map_err(|failed| {
+        if failed.is_retryable() {
+            return failed;
+        }
+        let message = format!("node 2 does not hold the shares that node 1 committed: {failed}");
+        Failed::new(ErrorCode::ProtocolAbort, message)
+    })?;
+    tracing::info!(key = %key_id, "node 2 was behind node 1 and followed");
+    Ok(())
+}
+
+/// The key whose new shares a stored result holds.
 pub fn generated(result: &JobResult) -> Option<&KeyResult> {
     match &result.outcome {
         Outcome::Ok { key: Some(key), secrets: Some(_), .. } => Some(key),

@@ -1,34 +1,39 @@
-//! The client's side of key generation: run the DKG with both nodes, have both store their shares, seal the client's for the
-//! backend. What is returned is prepared, not committed: the worker stores the result first (design: prepare, result, commit).
+//! The client's side of making shares, in a key generation, a recovery or a refresh: run the rounds with both nodes, have both
+//! store their shares, seal the client's for the backend. What is returned is prepared, not committed: the worker stores the
+//! result first (design: prepare, result, commit).
 
 use super::failure::Failed;
 use super::hold::Held;
 use super::nodes::Session;
+use super::password::PasswordJob;
 use super::retry::{Schedule, Stop};
+use super::source;
 use super::{Shared, commit};
 use crate::fault;
 use crate::seal::{self, Binding, Secrets};
 use crate::vault::{Begun, DataKey, KeyBinding};
 use crate::wire::node::{KeyStatement, NodeReply, NodeRequest, SessionId};
 use crate::wire::{
-    Attestation, Attestations, Curve, ErrorCode, FIRST_EPOCH, Fixed, Job, KdfParams, KeyResult, KeyState, Sealed,
+    Attestation, Attestations, Curve, ErrorCode, FIRST_EPOCH, Fixed, Job, KdfParams, KeyId, KeyResult, KeyState, Op,
+    Sealed,
 };
 use data_encoding::HEXLOWER;
 use rand_core::OsRng;
 use trefoil_protocol::keygen::{ClientKeygen, Context, Next};
+use trefoil_protocol::reshare::Source;
 use trefoil_protocol::{CurveId, KeyShare, Party, SessionRng};
 
-/// A key that both nodes hold prepared.
+/// Shares that both nodes hold prepared.
 pub struct Generated {
     /// For the job's result.
     pub key: KeyResult,
     /// encryptedShare and secretStore, sealed to the job's reply key.
     pub secrets: Sealed,
-    /// Holds the key until all of it is done.
+    /// Holds the key that the job names until all of it is done: in a recovery the one that is replaced.
     pub guard: Held,
 }
 
-/// Generates a key.
+/// Makes the shares that a generate, recover or refresh job asks for.
 ///
 /// # Errors
 /// [`Stop`].
@@ -39,15 +44,25 @@ pub async fn generate(
     kdf: KdfParams,
     schedule: &mut Schedule,
 ) -> Result<Generated, Stop> {
+    let key_id = job.made_key().ok_or_else(|| Failed::new(ErrorCode::Internal, "the job makes no shares"))?;
     let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
-    let password =
-        secrets.password.ok_or_else(|| Failed::new(ErrorCode::SealBroken, "the sealed secrets lack a password"))?;
+    // Without a new password a refresh keeps the one that it has.
+    let password = secrets.new_password.filter(|_| job.op() == Op::Refresh).or(secrets.password);
+    let password = password.ok_or_else(|| Failed::new(ErrorCode::SealBroken, "the sealed secrets lack a password"))?;
     let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
+    let old = match job.op() {
+        Op::Refresh => Some(PasswordJob::prepare(shared, job, schedule).await?),
+        _ => None,
+    };
     shared.room_for(kdf, schedule).await?;
-    let begun = shared.vault.begin(job.key_id, password, kdf, &mut rng).await.map_err(Failed::from)?;
+    let begun = shared.vault.begin(key_id, password, kdf, &mut rng).await.map_err(Failed::from)?;
     let data_key = DataKey::generate(&mut rng);
     let guard = shared.hold(job, schedule).await?;
-    let run = Run { shared, job, curve, blinded: begun.blinded_password(), data_key };
+    let old = match old {
+        Some(old) => Some(old.open_share(schedule).await?),
+        None => None,
+    };
+    let run = Run { shared, job, key_id, curve, old, blinded: begun.blinded_password(), data_key };
     let prepared = loop {
         match run.attempt(schedule, &mut rng).await {
             Ok(prepared) => break prepared,
@@ -55,7 +70,9 @@ pub async fn generate(
         }
     };
     let key = run.result(&prepared);
-    let secrets = run.seal_share(begun, &prepared, rng).await?;
+    let transcript = prepared.share.transcript();
+    let secrets = run.seal_share(begun, &prepared, rng).await;
+    let secrets = secrets.inspect_err(|_| commit::discard(shared, key_id, transcript))?;
     Ok(Generated { key, secrets, guard })
 }
 
@@ -63,10 +80,24 @@ pub async fn generate(
 struct Run<'a> {
     shared: &'a Shared,
     job: &'a Job,
+    /// The key whose shares are made.
+    key_id: KeyId,
     curve: Curve,
+    /// refresh: the client's share.
+    old: Option<KeyShare>,
     blinded: [u8; 32],
     /// Will encrypt the share of the one attempt that succeeds.
     data_key: DataKey,
+}
+
+/// What the new shares are made from.
+enum Origin<'a> {
+    /// Nothing: it is a new key.
+    New,
+    /// The nodes' shares; of the client's, only what both nodes say.
+    Recover(Source),
+    /// All three shares.
+    Refresh(&'a KeyShare),
 }
 
 /// One attempt that both nodes have stored.
@@ -77,21 +108,55 @@ struct Prepared {
 }
 
 impl Run<'_> {
-    /// One attempt: open, five rounds with both nodes side by side, prepare at node 2, then at node 1.
+    /// One attempt at new shares, from what the nodes hold now.
     async fn attempt(&self, schedule: &Schedule, rng: &mut SessionRng) -> Result<Prepared, Failed> {
+        let (epoch, origin) = match (self.job.op(), &self.old) {
+            (Op::Generate, _) => (Some(FIRST_EPOCH), Origin::New),
+            (_, old) => {
+                let source = source::agreed(self.shared, self.job, self.curve, schedule).await?;
+                let next = source.epoch.checked_add(1);
+                match old {
+                    Some(share) => {
+                        source::is_of(&source, share)?;
+                        (next, Origin::Refresh(share))
+                    }
+                    None => (next, Origin::Recover(source)),
+                }
+            }
+        };
         let context = Context {
             curve: CurveId::from(self.curve),
-            key_id: self.job.key_id.0,
-            epoch: FIRST_EPOCH,
+            key_id: self.key_id.0,
+            epoch: epoch.ok_or_else(|| Failed::new(ErrorCode::Internal, "the key has had all its epochs"))?,
             job_digest: self.job.digest,
             node1: self.shared.nodes.node1,
             node2: self.shared.nodes.node2,
         };
+        let ran = self.run(&context, &origin, schedule, rng).await;
+        // A recovery takes the key as it is: where that changed while it ran, it begins again.
+        ran.map_err(|failed| match (failed.code, origin) {
+            (ErrorCode::StaleShare, Origin::Recover(_)) => Failed { code: ErrorCode::KeyBusy, ..failed },
+            _ => failed,
+        })
+    }
+
+    /// Open, five rounds with both nodes side by side, prepare at node 2, then at node 1.
+    async fn run(
+        &self,
+        context: &Context,
+        origin: &Origin<'_>,
+        schedule: &Schedule,
+        rng: &mut SessionRng,
+    ) -> Result<Prepared, Failed> {
         let (node1, node2) = futures::try_join!(
             Session::begin(&self.shared.node1, schedule.call_deadline()),
             Session::begin(&self.shared.node2, schedule.call_deadline())
         )?;
-        let (mut client, contribution) = ClientKeygen::start(&context, rng);
+        let (mut client, contribution) = match origin {
+            Origin::New => ClientKeygen::start(context, rng),
+            Origin::Recover(source) => ClientKeygen::recover(context, source, rng)?,
+            Origin::Refresh(share) => ClientKeygen::refresh(context, share, rng)?,
+        };
         let (opened1, opened2) = futures::try_join!(
             self.open(&node1, contribution, Some(self.blinded), schedule.call_deadline()),
             self.open(&node2, contribution, None, schedule.call_deadline())
@@ -121,7 +186,7 @@ impl Run<'_> {
         match attested1 {
             Ok(node1) => Ok(Prepared { share, evaluation, attestations: Attestations { node1, node2: attested2 } }),
             Err(failed) => {
-                commit::discard(self.shared, self.job.key_id, share.transcript());
+                commit::discard(self.shared, self.key_id, share.transcript());
                 Err(failed)
             }
         }
@@ -171,8 +236,8 @@ impl Run<'_> {
         let statement = Attestation {
             initiator: self.job.initiator.clone(),
             job_digest: self.job.digest,
-            key_id: self.job.key_id,
-            source_key_id: None,
+            key_id: self.key_id,
+            source_key_id: self.source_key_id(),
             epoch: share.epoch(),
             curve: self.curve,
             public_key: share.public_key(),
@@ -183,15 +248,20 @@ impl Run<'_> {
         if statement.verify(identity, &said.signature.0) {
             Ok(said.signature)
         } else {
-            Err(Failed::new(ErrorCode::ProtocolAbort, format!("{party} attested another key than was generated")))
+            Err(Failed::new(ErrorCode::ProtocolAbort, format!("{party} attested another key than was made")))
         }
+    }
+
+    /// recover: the key that is replaced.
+    fn source_key_id(&self) -> Option<KeyId> {
+        (self.job.op() == Op::Recover).then_some(self.job.key_id)
     }
 
     fn result(&self, prepared: &Prepared) -> KeyResult {
         let share = &prepared.share;
         KeyResult {
-            key_id: self.job.key_id,
-            source_key_id: None,
+            key_id: self.key_id,
+            source_key_id: self.source_key_id(),
             curve: self.curve,
             epoch: share.epoch(),
             public_key: HEXLOWER.encode(&share.public_key()),

@@ -2,8 +2,8 @@
 //! matters is in JetStream or at the nodes, and any number of workers share the work.
 //!
 //! The way of a job: [`service`] pulls it, [`pipeline`] checks it, finds or makes its result and stores it, [`sign`] and
-//! [`generate`] run the protocol with the nodes, [`commit`] finishes a generation,
-//! [`password`] validates and changes passwords, [`orders`] has the nodes freeze and destroy keys.
+//! [`generate`] run the protocol with the nodes, [`commit`] finishes what makes shares, [`source`] asks what a recovery or refresh
+//! begins with, [`password`] proves, validates and changes passwords, [`orders`] has the nodes freeze and destroy keys.
 
 #![allow(clippy::result_large_err, reason = "an answer of another kind is moved once, and never when all is well")]
 
@@ -21,6 +21,7 @@ mod public_key;
 mod retry;
 mod service;
 mod sign;
+mod source;
 
 pub use service::run;
 

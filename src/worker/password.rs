@@ -12,14 +12,14 @@ use crate::wire::node::{NodeReply, NodeRequest, PasswordOpen, PasswordOutcome, S
 use crate::wire::{ErrorCode, Fixed, Job, Outcome, Payload};
 use ed25519_dalek::Signer;
 use rand_core::OsRng;
-use trefoil_protocol::{Party, SessionRng};
+use trefoil_protocol::{KeyShare, Party, SessionRng};
 
 /// One job about a password, with the password stretched.
 pub struct PasswordJob<'a> {
     shared: &'a Shared,
     job: &'a Job,
     store: LockedStore,
-    /// `validate-share`.
+    /// `validate-share`, `refresh`.
     share: Option<LockedShare>,
     old: Begun,
     /// `change-password`.
@@ -44,7 +44,7 @@ impl<'a> PasswordJob<'a> {
         let (password, store) = secrets.password.zip(secrets.secret_store).ok_or_else(missing)?;
         let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
         let (store, share) = match &job.payload {
-            Payload::Validate { share: true, .. } => {
+            Payload::Validate { share: true, .. } | Payload::Refresh { .. } => {
                 let share = secrets.encrypted_share.ok_or_else(missing)?;
                 let locked = LockedShare::parse(job.key_id, &share, &store).map_err(Failed::from)?;
                 (locked.store().clone(), Some(locked))
@@ -78,7 +78,39 @@ impl<'a> PasswordJob<'a> {
         }
     }
 
+    /// The share, once the password has proven right: for a refresh.
+    ///
+    /// # Errors
+    /// [`Stop`].
+    pub async fn open_share(self, schedule: &mut Schedule) -> Result<KeyShare, Stop> {
+        let locked = self.share.clone().ok_or_else(|| Failed::new(ErrorCode::Internal, "there is no share to open"))?;
+        loop {
+            match self.unlock(schedule).await {
+                Ok((key, _)) => return Ok(self.read(key, locked).await?),
+                Err(failed) => schedule.pause(failed).await?,
+            }
+        }
+    }
+
     async fn attempt(&mut self, schedule: &Schedule) -> Result<Option<crate::wire::Sealed>, Failed> {
+        let (key, answered) = self.unlock(schedule).await?;
+        if let Some(locked) = self.share.clone() {
+            self.read(key, locked).await?;
+            return Ok(None);
+        }
+        match &self.new {
+            Some(new) => {
+                let evaluation = answered?.ok_or_else(|| Failed::unexpected(Party::Node1))?;
+                let store = new.wrap(self.store.binding(), &key, &evaluation, &mut self.rng)?;
+                self.seal(store).map(Some)
+            }
+            // The password is right, whether or not node 1 could be told.
+            None => Ok(None),
+        }
+    }
+
+    /// The data key, and what node 1 answered to the proof of it: the evaluation of a new password, if there is one.
+    async fn unlock(&self, schedule: &Schedule) -> Result<(DataKey, Result<Option<[u8; 32]>, Failed>), Failed> {
         let (session, evaluation) = self.open(schedule).await?;
         // Node 1 counted an attempt, so it hears how every one of them ended.
         let key = match self.old.unwrap_key(&self.store, &evaluation) {
@@ -97,20 +129,12 @@ impl<'a> PasswordJob<'a> {
         let next = self.new.as_ref().map(Begun::blinded_password);
         let proof = self.prove(&session, &key, next.as_ref())?;
         let answered = session.close(PasswordOutcome::Opened { proof, next }).await;
-        if let Some(locked) = self.share.clone() {
-            let read = move || key.open(&locked).map_err(Failed::from).and_then(|b| read_share(&b, locked.binding()));
-            self.shared.crypto.run(read).await??;
-            return Ok(None);
-        }
-        match &self.new {
-            Some(new) => {
-                let evaluation = answered?.ok_or_else(|| Failed::unexpected(Party::Node1))?;
-                let store = new.wrap(self.store.binding(), &key, &evaluation, &mut self.rng)?;
-                self.seal(store).map(Some)
-            }
-            // The password is right, whether or not node 1 could be told.
-            None => Ok(None),
-        }
+        Ok((key, answered))
+    }
+
+    async fn read(&self, key: DataKey, locked: LockedShare) -> Result<KeyShare, Failed> {
+        let read = move || key.open(&locked).map_err(Failed::from).and_then(|b| read_share(&b, locked.binding()));
+        self.shared.crypto.run(read).await?
     }
 
     /// Node 1's evaluation. A key that waits for its commit gets it first.

@@ -1,7 +1,7 @@
 //! One delivery of a job, from the queue to its stored result.
 //!
 //! parse and verify -> a result already? -> count crashes -> times -> work -> store the result by compare-and-set ->
-//! generate: commit at both nodes -> acknowledge -> event. Nothing here ends without a result or the job back in the queue.
+//! new shares: commit at both nodes -> acknowledge -> event. Nothing here ends without a result or the job back in the queue.
 
 use super::failure::Failed;
 use super::generate::generate;
@@ -181,7 +181,9 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
         schedule.leave(Failed::new(ErrorCode::KeyBusy, "too many jobs wait for this key")).await?;
     }
     Ok(match &job.payload {
-        Payload::Generate { curve, kdf, .. } => {
+        Payload::Generate { curve, kdf, .. }
+        | Payload::Recover { curve, kdf, .. }
+        | Payload::Refresh { curve, kdf, .. } => {
             let made = generate(shared, job, *curve, *kdf, schedule).await?;
             let outcome = Outcome::generated(made.key, made.secrets);
             Done { outcome, then: Then::Commit, _guard: Some(made.guard) }
@@ -203,9 +205,6 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
         Payload::Validate { .. } | Payload::ChangePassword { .. } => {
             let outcome = PasswordJob::prepare(shared, job, schedule).await?.run(schedule).await?;
             Done { outcome, then: Then::Nothing, _guard: None }
-        }
-        Payload::Recover { .. } | Payload::Refresh { .. } => {
-            return Err(Failed::new(ErrorCode::UnsupportedOperation, "not in this version").into());
         }
         Payload::Order(state) => {
             let outcome = Outcome::ordered(order(shared, job, *state, schedule).await?);
@@ -254,7 +253,7 @@ async fn store(shared: &Shared, result: &JobResult) -> Result<Stored, Unavailabl
     }
 }
 
-/// The job has a stored result. If it generated a key, both nodes commit it; then the job is done.
+/// The job has a stored result. If it made shares, both nodes commit them; then the job is done.
 async fn committed(shared: &Shared, job: &Job, result: &JobResult, started: Instant) -> End {
     match &result.outcome {
         Outcome::Ok { .. } => publish_event(shared, job, EventOutcome::Completed, None, started).await,
@@ -269,11 +268,16 @@ async fn committed(shared: &Shared, job: &Job, result: &JobResult, started: Inst
             publish_event(shared, job, EventOutcome::Committed, None, started).await;
             End::Acknowledge
         }
-        // The attempt was discarded, another one became the key, or its owner destroyed it: there is nothing left to commit.
+        // The attempt was discarded, another one became the key, its source went elsewhere, or its owner destroyed it: there is
+        // nothing left to commit.
         Err(failed)
             if matches!(
                 failed.code,
-                ErrorCode::UnknownKey | ErrorCode::JobIdReused | ErrorCode::KeyRetired | ErrorCode::KeyDestroyed
+                ErrorCode::UnknownKey
+                    | ErrorCode::JobIdReused
+                    | ErrorCode::JobSuperseded
+                    | ErrorCode::KeyRetired
+                    | ErrorCode::KeyDestroyed
             ) =>
         {
             tracing::error!(key = %key.key_id, %failed, "a node refused to commit");

@@ -14,24 +14,30 @@ enum Said {
     NotCommitted(String),
 }
 
-/// Asks both nodes, and puts their words together where they agree. A key that waits for its commit gets it first.
+/// How often unfinished business is finished before the nodes are asked once more.
+const MAX_STEPS: u32 = 3;
+
+/// Asks both nodes, and puts their words together where they agree. A key that waits for its commit, at both nodes or at node 2, gets
+/// it first.
 ///
 /// # Errors
 /// A node's refusal (`UNKNOWN_KEY`, …), `KEY_NOT_READY` while the generation has no result, `NODE_UNAVAILABLE`, or
 /// `PROTOCOL_ABORT` if the nodes disagree.
 pub async fn public_key(shared: &Shared, job: &Job, deadline: u64) -> Result<KeyResult, Failed> {
-    match ask_both(shared, job, deadline).await? {
-        (Said::Active(said1, commit1), Said::Active(said2, commit2)) => agreed(&said1, &said2, commit1, commit2),
-        (Said::NotCommitted(subject), _) | (_, Said::NotCommitted(subject)) => {
-            commit::commit_stored(shared, job.key_id, &subject).await?;
-            match ask_both(shared, job, deadline).await? {
-                (Said::Active(said1, commit1), Said::Active(said2, commit2)) => {
-                    agreed(&said1, &said2, commit1, commit2)
-                }
-                _ => Err(Failed::new(ErrorCode::KeyNotReady, "the key is not committed")),
+    for _ in 0..MAX_STEPS {
+        match ask_both(shared, job, deadline).await? {
+            (Said::Active(said1, commit1), Said::Active(said2, _)) if said1.epoch > said2.epoch => {
+                commit::bring_forward(shared, job.key_id, said1.transcript, commit1).await?;
+            }
+            (Said::Active(said1, commit1), Said::Active(said2, commit2)) => {
+                return agreed(&said1, &said2, commit1, commit2);
+            }
+            (Said::NotCommitted(subject), _) | (_, Said::NotCommitted(subject)) => {
+                commit::commit_stored(shared, job.key_id, &subject).await?;
             }
         }
     }
+    Err(Failed::new(ErrorCode::KeyNotReady, "the key is not committed"))
 }
 
 fn agreed(said1: &KeyStatement, said2: &KeyStatement, node1: Fixed<64>, node2: Fixed<64>) -> Result<KeyResult, Failed> {
