@@ -9,7 +9,7 @@ use deployment::{
 };
 use futures::StreamExt;
 use std::time::{Duration, Instant};
-use trefoil::client::{Backend, ClientError, NewKey, random_job_id};
+use trefoil::client::{Backend, ClientError, Making, NewKey, random_job_id};
 use trefoil::seal::Secrets;
 use trefoil::wire::{Curve, ErrorCode, KdfParams, Method, subject};
 
@@ -102,7 +102,7 @@ async fn killed_workers_and_nodes_leave_keys_that_work_and_one_result_each() {
             service.start_node(victim);
         }
         let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
-        let new = backend.new_key(&request, result).unwrap();
+        let new = backend.made(&request, Making::Generation, result).unwrap();
         backend.sign(&material(&new), Method::Default, &input, password()).await.unwrap();
         backend.committed(&new.key, PATIENCE).await.unwrap();
     }
@@ -202,7 +202,7 @@ async fn prepared_only(service: &mut Deployment, backend: &Backend) -> NewKey {
     trefoil::jobs::streams::provision(&jetstream, &Default::default()).await.unwrap();
     let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
     service.process("worker1").wait_for("the key waits for its commit");
-    backend.new_key(&request, result).unwrap()
+    backend.made(&request, Making::Generation, result).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

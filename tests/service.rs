@@ -14,7 +14,7 @@ use nkeys::{KeyPair, XKey};
 use rand_core::OsRng;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use trefoil::client::{ClientError, SignedRequest, SigningMaterial, random_job_id};
+use trefoil::client::{ClientError, Making, SignedRequest, SigningMaterial, random_job_id};
 use trefoil::seal::{Binding, Secrets, seal};
 use trefoil::vault::{DataKey, KdfPool, KeyBinding, OprfKey, Password, Vault};
 use trefoil::wire::{
@@ -402,7 +402,7 @@ async fn a_substituted_public_key_is_refused() {
     })
     .await;
     let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
-    let refused = backend.new_key(&request, result).unwrap_err();
+    let refused = backend.made(&request, Making::Generation, result).unwrap_err();
     assert!(matches!(refused, ClientError::Untrusted(_)), "{refused}");
     assert!(refused.to_string().contains("node 1 did not attest"), "{refused}");
 }

@@ -1,5 +1,6 @@
 //! `trefoil change-password`.
 
+use super::finish::{backup_of, refuse_backup, remove};
 use super::generate::KdfArguments;
 use super::keyfile::{Existing, KeyFile};
 use super::output::{Failure, Output};
@@ -26,12 +27,7 @@ pub struct Arguments {
 pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let kdf = arguments.kdf.read()?;
     let backup = backup_of(&arguments.key);
-    if backup.exists() {
-        let backup = backup.display();
-        return Err(Failure::usage(format!(
-            "{backup} exists, from a change that was not finished: see which file opens"
-        )));
-    }
+    refuse_backup(&arguments.key)?;
     let mut config = settings(config)?;
     let mut file = KeyFile::read(&arguments.key, &config.nodes)?;
     let material = file.material()?;
@@ -49,17 +45,11 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
         output.remark(&format!("the old key file is kept as {}", backup.display()));
         return Err(error.into());
     }
-    std::fs::remove_file(&backup).map_err(|error| Failure::usage(format!("{}: {error}", backup.display())))?;
+    remove(&backup)?;
     output.remark(
-        "copies of the old key file still open with the old password; only fresh shares (refresh) make them worthless",
+        "copies of the old key file still open with the old password; only fresh shares make them worthless: trefoil refresh",
     );
     let lines = [("key id", material.key_id.to_string()), ("key file", arguments.key.display().to_string())];
     output.answer(&lines, &json!({ "keyId": material.key_id, "keyFile": arguments.key, "changed": true }));
     Ok(())
-}
-
-fn backup_of(key: &Path) -> PathBuf {
-    let mut name = key.as_os_str().to_owned();
-    name.push(".bak");
-    PathBuf::from(name)
 }

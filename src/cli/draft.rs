@@ -3,8 +3,8 @@
 
 use super::keyfile::{Existing, write};
 use super::output::{Failure, Output};
-use crate::client::{ClientConfig, ClientError, SignedRequest};
-use crate::wire::{Fixed, InitiatorId, JobId, KeyId, SealKey, VERSION};
+use crate::client::{Backend, ClientConfig, ClientError, Making, OldKey, SignedRequest};
+use crate::wire::{Base64, Curve, Fixed, InitiatorId, JobId, KeyId, Op, SealKey, VERSION};
 use nkeys::XKey;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,10 @@ use zeroize::{Zeroize, Zeroizing};
 pub struct Draft {
     /// Always 1.
     version: u32,
-    /// The job that generates the key.
+    /// What the job does: generate, recover or refresh.
+    #[serde(default = "generate")]
+    op: Op,
+    /// The job that makes the shares.
     pub job_id: JobId,
     /// SHA-256 of its body.
     pub job_digest: Fixed<32>,
@@ -30,6 +33,28 @@ pub struct Draft {
     /// key file holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reply_seed: Option<String>,
+    /// recover, refresh: the key whose shares are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replaces: Option<Replaced>,
+}
+
+const fn generate() -> Op {
+    Op::Generate
+}
+
+/// A key whose shares are to be replaced, as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Replaced {
+    key_id: KeyId,
+    curve: Curve,
+    /// 33 or 32 bytes, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    public_key: Option<Base64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chain_code: Option<Fixed<32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<u32>,
 }
 
 impl Drop for Draft {
@@ -53,14 +78,12 @@ impl Draft {
     /// A draft for the key file `out`, on disk when this returns. There is one at a time.
     pub fn create(
         out: &Path,
-        initiator: &InitiatorId,
+        backend: &Backend,
         request: &SignedRequest,
-        reply_key: SealKey,
+        replaces: Option<&OldKey>,
         reply_seed: Option<Zeroizing<String>>,
     ) -> Result<Kept, Failure> {
-        let mut path = out.as_os_str().to_owned();
-        path.push(".draft");
-        let path = PathBuf::from(path);
+        let path = draft_of(out);
         if path.exists() {
             let there = path.display();
             return Err(Failure::usage(format!(
@@ -69,25 +92,36 @@ impl Draft {
         }
         let draft = Self {
             version: VERSION,
+            op: request.op,
             job_id: request.job_id.clone(),
             job_digest: Fixed(request.digest),
-            initiator: initiator.clone(),
+            initiator: backend.jobs().initiator().clone(),
             expires_at: request.expires_at,
-            reply_key,
+            reply_key: backend.reply_key()?,
             reply_seed: reply_seed.map(|seed| seed.as_str().to_owned()),
+            replaces: replaces.map(|key| Replaced {
+                key_id: key.key_id,
+                curve: key.curve,
+                public_key: key.public_key.clone().map(Base64),
+                chain_code: key.chain_code.map(Fixed),
+                epoch: key.epoch,
+            }),
         };
         let text = serde_json::to_vec_pretty(&draft).map_err(|error| Failure::usage(error.to_string()))?;
         write(&path, &Zeroizing::new(text), Existing::Refuse)?;
-        Ok(Kept { path })
+        Ok(Kept { path, op: request.op })
     }
 
-    /// Reads a draft, and makes these settings those of its job.
-    pub fn read(path: &Path, config: &mut ClientConfig) -> Result<(Self, Kept), Failure> {
+    /// Reads a draft of this operation, and makes these settings those of its job.
+    pub fn read(path: &Path, op: Op, config: &mut ClientConfig) -> Result<(Self, Kept), Failure> {
         let wrong = |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
         let text = Zeroizing::new(std::fs::read(path).map_err(|error| wrong(&error))?);
         let draft: Self = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
         if draft.version != VERSION {
             return Err(wrong(&"not a draft of version 1"));
+        }
+        if draft.op != op {
+            return Err(wrong(&format_args!("`trefoil {}` finishes it", draft.op)));
         }
         if config.initiator.public_key() != draft.initiator.to_string() {
             return Err(wrong(&format_args!(
@@ -102,18 +136,43 @@ impl Draft {
         if !fits {
             return Err(wrong(&format_args!("its result opens with {}; configure that reply_seed", draft.reply_key)));
         }
-        Ok((draft, Kept { path: path.to_owned() }))
+        Ok((draft, Kept { path: path.to_owned(), op }))
     }
 
-    /// The key that the job generates.
-    pub fn key_id(&self) -> KeyId {
-        KeyId::derive(&self.initiator, &self.job_id)
+    /// The key whose shares the job replaces.
+    pub fn replaces(&self) -> Option<OldKey> {
+        let Replaced { key_id, curve, public_key, chain_code, epoch } = self.replaces.as_ref()?;
+        Some(OldKey {
+            key_id: *key_id,
+            curve: *curve,
+            public_key: public_key.as_ref().map(|Base64(bytes)| bytes.clone()),
+            chain_code: chain_code.map(|Fixed(bytes)| bytes),
+            epoch: *epoch,
+        })
     }
+
+    /// What the job makes.
+    pub fn making<'a>(&self, replaces: Option<&'a OldKey>) -> Result<Making<'a>, Failure> {
+        match (self.op, replaces) {
+            (Op::Recover, Some(old)) => Ok(Making::Recovery(old)),
+            (Op::Refresh, Some(old)) => Ok(Making::Refresh(old)),
+            (Op::Generate, None) => Ok(Making::Generation),
+            _ => Err(Failure::usage("the draft does not say what its job replaces")),
+        }
+    }
+}
+
+/// Where the draft of a key file is.
+pub fn draft_of(out: &Path) -> PathBuf {
+    let mut path = out.as_os_str().to_owned();
+    path.push(".draft");
+    PathBuf::from(path)
 }
 
 /// A draft on disk. It stays until [`Kept::remove`].
 pub struct Kept {
     path: PathBuf,
+    op: Op,
 }
 
 impl Kept {
@@ -134,9 +193,9 @@ impl Kept {
         if let Failure::Client(ClientError::Busy | ClientError::Job(_)) = failure {
             return self.remove(output);
         }
-        let path = self.path.display();
-        output.remark(&format!(
-            "the key may exist; its result is kept for a while: trefoil generate --resume {path} fetches it"
-        ));
+        let (op, path) = (self.op, self.path.display());
+        let may =
+            if op == Op::Generate { "the key may exist" } else { "the new share may exist, and replace the old one" };
+        output.remark(&format!("{may}; its result is kept for a while: trefoil {op} --resume {path} fetches it"));
     }
 }

@@ -1,23 +1,16 @@
 //! `trefoil generate`.
 
-use super::draft::{Draft, Kept, own_reply_key};
-use super::keyfile::{Existing, KeyFile};
-use super::output::{Failure, Output, merged};
+use super::draft::{Draft, own_reply_key};
+use super::finish::{self, Finish, Target, refuse_existing};
+use super::output::{Failure, Output};
 use super::{connect, password, settings};
-use crate::client::{Backend, ClientError, NewKey};
-use crate::clock::now_ms;
-use crate::wire::{Curve, Fixed, InitiatorId, KdfParams, KeyResult, KeyState};
+use crate::client::Making;
+use crate::wire::{Curve, Fixed, InitiatorId, KdfParams, KeyResult, KeyState, Op};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How long a stored result is looked for after the job's expiry.
-const FETCH: Duration = Duration::from_secs(5);
-/// How long the nodes' commits are awaited after the key is there.
-const COMMIT: Duration = Duration::from_secs(30);
+use std::time::Instant;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -44,9 +37,9 @@ pub struct Arguments {
 /// How a new password becomes a key.
 #[derive(Args)]
 pub struct KdfArguments {
-    /// How the password becomes a key; hkdf is for 32 random bytes as hex or base64
-    #[arg(long, value_enum, default_value = "argon2id")]
-    kdf: Kdf,
+    /// How the password becomes a key; hkdf is for 32 random bytes as hex or base64 [default: argon2id]
+    #[arg(long, value_enum)]
+    kdf: Option<Kdf>,
     /// argon2id: memory in KiB [default: 19456]
     #[arg(long, value_name = "KIB")]
     memory_kib: Option<u32>,
@@ -62,8 +55,13 @@ enum Kdf {
 }
 
 impl KdfArguments {
+    /// Whether any of them was named.
+    pub const fn is_given(&self) -> bool {
+        self.kdf.is_some() || self.memory_kib.is_some() || self.passes.is_some()
+    }
+
     pub fn read(&self) -> Result<KdfParams, Failure> {
-        let kdf = match (self.kdf, self.memory_kib, self.passes) {
+        let kdf = match (self.kdf.unwrap_or(Kdf::Argon2id), self.memory_kib, self.passes) {
             (Kdf::Argon2id, memory, passes) => {
                 KdfParams::Argon2id { memory_kib: memory.unwrap_or(19_456), passes: passes.unwrap_or(2) }
             }
@@ -80,7 +78,7 @@ impl KdfArguments {
 
 pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     match (&arguments.resume, arguments.curve, &arguments.out) {
-        (Some(draft), _, out) => resume(config, draft, out.as_deref(), output).await,
+        (Some(draft), _, out) => finish::resume(config, draft, Op::Generate, out.as_deref(), output).await,
         (None, Some(curve), Some(out)) => generate(config, curve, out, arguments, output).await,
         _ => Err(Failure::usage("name --curve and --out, or a draft to --resume")),
     }
@@ -102,83 +100,10 @@ async fn generate(
     let backend = connect(config, output).await?;
     let request = backend.generation(curve, kdf, password)?;
     // Before the job: once it is published, its result is the only copy of the share, and must be found again.
-    let draft = Draft::create(out, backend.jobs().initiator(), &request, backend.reply_key()?, reply_seed)?;
-    let work = async { backend.new_key(&request, backend.run(&request).await?) };
+    let draft = Draft::create(out, &backend, &request, None, reply_seed)?;
+    let work = async { backend.made(&request, Making::Generation, backend.run(&request).await?) };
     let new = output.patiently("generating the key", work).await;
-    finish(&backend, new, out, &draft, started, output).await
-}
-
-/// Fetches the result of a job whose draft was kept.
-async fn resume(config: Option<&Path>, draft: &Path, out: Option<&Path>, output: &Output) -> Result<(), Failure> {
-    let mut config = settings(config)?;
-    let (draft, kept) = Draft::read(draft, &mut config)?;
-    let out = out.map(Path::to_owned).or_else(|| kept.target());
-    let out =
-        out.ok_or_else(|| Failure::usage("the draft's name does not end in .draft: name the key file with --out"))?;
-    if let Ok(file) = KeyFile::read(&out, &config.nodes)
-        && file.key_id() == draft.key_id()
-    {
-        kept.remove(output);
-        output.remark("the key file was complete already");
-        output.answer(&lines(&file.key), &merged(shown(&file.initiator, &file.key), json!({ "keyFile": out })));
-        return Ok(());
-    }
-    refuse_existing(&out)?;
-    let started = Instant::now();
-    let backend = connect(config, output).await?;
-    let left = Duration::from_millis(draft.expires_at.saturating_sub(now_ms())) + FETCH;
-    let work = async {
-        let result = backend.result_of(&draft.job_id, draft.job_digest.0, left).await?;
-        backend.generated(&draft.job_id, draft.job_digest.0, result)
-    };
-    let new = output.patiently("fetching the result", work).await;
-    finish(&backend, new, &out, &kept, started, output).await
-}
-
-fn refuse_existing(out: &Path) -> Result<(), Failure> {
-    // Not `exists`, which takes what cannot be looked at for absent.
-    match out.symlink_metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::usage(format!("{}: {error}", out.display()))),
-        Ok(_) => Err(Failure::usage(format!("{} exists; it is not overwritten", out.display()))),
-    }
-}
-
-/// Puts a new key on disk and waits for the commits.
-async fn finish(
-    backend: &Backend,
-    new: Result<NewKey, ClientError>,
-    out: &Path,
-    draft: &Kept,
-    started: Instant,
-    output: &Output,
-) -> Result<(), Failure> {
-    let stored = new.map_err(Failure::from).and_then(|new| {
-        let key = new.key.clone();
-        let file = KeyFile::new(backend.jobs().initiator().clone(), new);
-        // On disk before anybody is told: this share exists nowhere else.
-        file.write(out, Existing::Refuse)?;
-        Ok((key, file))
-    });
-    let (key, mut file) = stored.inspect_err(|failure| draft.after(failure, output))?;
-    draft.remove(output);
-    let generated = started.elapsed();
-    match output.patiently("waiting for both nodes to commit", backend.committed(&key, COMMIT)).await {
-        Ok(committed) => {
-            file.commit(&committed);
-            file.write(out, Existing::Replace)?;
-        }
-        Err(untrusted @ ClientError::Untrusted(_)) => return Err(untrusted.into()),
-        Err(error) => {
-            output.remark(&format!("the key is prepared and not yet committed ({error}); its first use will"))
-        }
-    }
-    let more = json!({ "keyFile": out, "milliseconds": generated.as_millis() });
-    let object = merged(shown(&file.initiator, &file.key), more);
-    let mut lines = lines(&file.key);
-    lines.push(("key file", out.display().to_string()));
-    output.answer(&lines, &object);
-    Ok(())
+    Finish { backend: &backend, target: Target::New(out), draft: &draft, started, output }.run(new).await
 }
 
 /// A key for people.

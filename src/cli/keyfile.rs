@@ -46,9 +46,14 @@ impl KeyFile {
     /// Reads a key file and checks its attestations.
     pub fn read(path: &Path, nodes: &NodeIdentities) -> Result<Self, Failure> {
         let file = Self::read_unchecked(path)?;
-        let generated_by = file.key.generated_by.map_or([0; 32], |Fixed(digest)| digest);
-        attested_key(nodes, &file.initiator, file.key.key_id, generated_by, &file.key)?;
+        file.attested(nodes)?;
         Ok(file)
+    }
+
+    /// The key as both nodes attest it.
+    pub fn attested(&self, nodes: &NodeIdentities) -> Result<AttestedKey, Failure> {
+        let generated_by = self.key.generated_by.map_or([0; 32], |Fixed(digest)| digest);
+        Ok(attested_key(nodes, &self.initiator, self.key.key_id, generated_by, &self.key)?)
     }
 
     /// Reads a key file; for uses that need no trust in it.
@@ -104,7 +109,7 @@ impl KeyFile {
 pub fn as_result(key: &AttestedKey) -> KeyResult {
     KeyResult {
         key_id: key.key_id,
-        source_key_id: None,
+        source_key_id: key.source_key_id,
         curve: key.curve,
         epoch: key.epoch,
         public_key: HEXLOWER.encode(&key.public_key),

@@ -7,15 +7,19 @@
 mod audit;
 mod change_password;
 mod draft;
+mod finish;
 mod generate;
 mod identity;
 mod input;
+mod jobfile;
 mod keyfile;
 mod node;
 mod orders;
 mod output;
 mod password;
 mod public_key;
+mod recover;
+mod refresh;
 mod sign;
 mod validate;
 mod verify;
@@ -60,6 +64,10 @@ enum Command {
     Validate(validate::Arguments),
     /// Put a key file under another password
     ChangePassword(change_password::Arguments),
+    /// Replace a lost share or a forgotten password, with a recovery authoriser's consent; the key stays, its id is new
+    Recover(recover::Arguments),
+    /// Make new shares of a key, and every copy of the old ones worthless
+    Refresh(refresh::Arguments),
     /// Stop a key: it signs nothing until it is unfrozen
     Freeze(orders::Target),
     /// Let a frozen key sign again
@@ -67,7 +75,7 @@ enum Command {
     /// End a key for good, with a recovery authoriser's consent
     Destroy(orders::Destroy),
     /// Consent to a job file as a recovery authoriser
-    Authorise(orders::Authorise),
+    Authorise(jobfile::Authorise),
     /// Check a signature, offline
     Verify(verify::Arguments),
     /// Check and read a node's audit log
@@ -102,10 +110,12 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::PublicKey(arguments) => public_key::run(config, &arguments, output).await,
         Command::Validate(arguments) => validate::run(config, &arguments, output).await,
         Command::ChangePassword(arguments) => change_password::run(config, &arguments, output).await,
+        Command::Recover(arguments) => recover::run(config, &arguments, output).await,
+        Command::Refresh(arguments) => refresh::run(config, &arguments, output).await,
         Command::Freeze(target) => orders::run(config, &target, OrderedState::Frozen, output).await,
         Command::Unfreeze(target) => orders::run(config, &target, OrderedState::Active, output).await,
         Command::Destroy(arguments) => orders::destroy(config, &arguments, output).await,
-        Command::Authorise(arguments) => orders::authorise(&arguments, output),
+        Command::Authorise(arguments) => jobfile::authorise(&arguments, output),
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
         Command::Node(command) => node::run(config, &command, output),

@@ -1,7 +1,7 @@
 //! A backend: publishes jobs, awaits their results, and returns only what it has verified.
 
 use super::config::ClientConfig;
-use super::job::{BuildError, JobBuilder, SignedRequest, random_job_id};
+use super::job::{BuildError, JobBuilder, SignedRequest};
 use super::results::Results;
 use super::verify::{self, AttestedKey, NodeIdentities, Untrusted};
 use crate::clock::now_ms;
@@ -10,7 +10,7 @@ use crate::seal::{self, Binding, Secrets};
 use crate::vault::{LockedShare, Password};
 use crate::wire::subject::{self, JOBS_STREAM};
 use crate::wire::{
-    Curve, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, OrderedState, Outcome, SealKey, SignInput,
+    Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, OrderedState, Outcome, SealKey, SignInput,
     SignatureResult, StateResult,
 };
 use async_nats::HeaderMap;
@@ -19,7 +19,6 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::{self, Context, ErrorCode as JetStreamCode, message::PublishMessage};
 use nkeys::{KeyPair, XKey};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// After a job's expiry its result is awaited this much longer: clocks differ.
 const GRACE: Duration = Duration::from_secs(5);
@@ -34,7 +33,7 @@ const FULL: JetStreamCode = JetStreamCode(10_077);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The job ended in an error.
-    #[error("{}: {} {}", .0.code, .0.message, .0.action)]
+    #[error("{}: {} {}{}", .0.code, .0.message, .0.action, .0.new_key_id.map(|id| format!(" It is {id}.")).unwrap_or_default())]
     Job(Failure),
     /// A result came that must not be believed.
     #[error("refused a result: {0}")]
@@ -70,17 +69,6 @@ impl From<Unavailable> for ClientError {
     }
 }
 
-/// A generated key: what the backend keeps.
-#[derive(Debug, Clone)]
-pub struct NewKey {
-    /// The attested public part.
-    pub key: AttestedKey,
-    /// Opaque.
-    pub encrypted_share: Vec<u8>,
-    /// Opaque.
-    pub secret_store: Vec<u8>,
-}
-
 /// What is needed to sign with a key, besides the password.
 #[derive(Debug, Clone)]
 pub struct SigningMaterial {
@@ -100,10 +88,10 @@ pub struct SigningMaterial {
 pub struct Backend {
     nats: async_nats::Client,
     jetstream: Context,
-    jobs: JobBuilder,
-    nodes: NodeIdentities,
-    reply: XKey,
-    lifetime: Duration,
+    pub(super) jobs: JobBuilder,
+    pub(super) nodes: NodeIdentities,
+    pub(super) reply: XKey,
+    pub(super) lifetime: Duration,
     results: Results,
 }
 
@@ -128,69 +116,16 @@ impl Backend {
         Ok(Self { nats, jetstream, jobs, nodes: config.nodes, reply, lifetime: config.lifetime, results })
     }
 
+    /// How long a job lives, by the settings.
+    #[must_use]
+    pub const fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     /// Builds this initiator's jobs; for callers that publish themselves.
     #[must_use]
     pub const fn jobs(&self) -> &JobBuilder {
         &self.jobs
-    }
-
-    /// Generates a key and verifies both nodes' attestations. The key is prepared; [`Backend::committed`] waits for the rest.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn generate(&self, curve: Curve, kdf: KdfParams, password: Password) -> Result<NewKey, ClientError> {
-        let request = self.generation(curve, kdf, password)?;
-        let result = self.run(&request).await?;
-        self.new_key(&request, result)
-    }
-
-    /// The job of [`Backend::generate`], for callers that keep its id and digest before they [`run`](Backend::run) it, so that
-    /// no crash can lose its result.
-    ///
-    /// # Errors
-    /// [`ClientError::Build`].
-    pub fn generation(&self, curve: Curve, kdf: KdfParams, password: Password) -> Result<SignedRequest, ClientError> {
-        let secrets = Secrets { password: Some(password), ..Secrets::default() };
-        Ok(self.jobs.generate(random_job_id(), curve, kdf, &secrets, &self.reply_key()?, self.lifetime)?)
-    }
-
-    /// Verifies the result of a generate job and opens its secrets.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub fn new_key(&self, request: &SignedRequest, result: JobResult) -> Result<NewKey, ClientError> {
-        self.generated(&request.job_id, request.digest, result)
-    }
-
-    /// [`Backend::new_key`] for a job of which only the id and the digest were kept. The reply key must be the job's.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub fn generated(&self, job_id: &JobId, digest: [u8; 32], result: JobResult) -> Result<NewKey, ClientError> {
-        let (key, sealed) = match result.outcome {
-            Outcome::Ok { key: Some(key), secrets: Some(sealed), .. } => (key, sealed),
-            Outcome::Ok { .. } => return Err(Untrusted::WrongShape.into()),
-            Outcome::Error { error } => return Err(ClientError::Job(error)),
-        };
-        let initiator = self.jobs.initiator();
-        let key_id = KeyId::derive(initiator, job_id);
-        let key = verify::attested_key(&self.nodes, initiator, key_id, digest, &key)?;
-        if key.generated_by != digest {
-            return Err(Untrusted::OtherKey.into());
-        }
-        let binding = Binding { job_id: job_id.clone(), key_id, initiator: initiator.clone() };
-        let broken = |error: String| Untrusted::SealBroken(error);
-        let secrets = seal::open(&self.reply, &binding, &sealed).map_err(|error| broken(error.to_string()))?;
-        let (Some(encrypted_share), Some(secret_store)) = (secrets.encrypted_share, secrets.secret_store) else {
-            return Err(broken("encryptedShare or secretStore is missing".to_owned()).into());
-        };
-        let locked = LockedShare::parse(key.key_id, &encrypted_share, &secret_store)
-            .map_err(|error| broken(error.to_string()))?;
-        let share = locked.binding();
-        if share.epoch != key.epoch || share.transcript != key.transcript || Curve::from(share.curve) != key.curve {
-            return Err(broken("the share is not of the attested key".to_owned()).into());
-        }
-        Ok(NewKey { key, encrypted_share, secret_store })
     }
 
     /// Signs, and verifies the signature under the attested public key (or its child along the input's path).
@@ -331,28 +266,6 @@ impl Backend {
             }
             Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
             Outcome::Error { error } => Err(ClientError::Job(error)),
-        }
-    }
-
-    /// Waits until both nodes say that this very attempt at the key is committed.
-    ///
-    /// # Errors
-    /// [`ClientError::Timeout`] after `patience`; [`ClientError::Untrusted`] if the nodes committed another attempt.
-    pub async fn committed(&self, key: &AttestedKey, patience: Duration) -> Result<AttestedKey, ClientError> {
-        let until = Instant::now() + patience;
-        loop {
-            match self.public_key(key.key_id).await {
-                Ok(found) if found.state == KeyState::Active => {
-                    return if found.transcript == key.transcript && found.public_key == key.public_key {
-                        Ok(found)
-                    } else {
-                        Err(Untrusted::OtherKey.into())
-                    };
-                }
-                Err(untrusted @ ClientError::Untrusted(_)) => return Err(untrusted),
-                _ if Instant::now() >= until => return Err(ClientError::Timeout),
-                _ => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
         }
     }
 

@@ -5,8 +5,8 @@ use crate::clock::now_ms;
 use crate::seal::{Binding, SealError, Secrets, seal};
 use crate::wire::{
     Address, ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, Job, JobError, JobHeaders, JobId,
-    KdfParams, KeyId, Method, Op, OrderBody, OrderedState, PublicKeyBody, SealKey, SignBody, SignInput, VERSION,
-    ValidateBody, subject,
+    KdfParams, KeyId, Method, Op, OrderBody, OrderedState, PublicKeyBody, SealKey, Sealed, SignBody, SignInput,
+    VERSION, ValidateBody, subject,
 };
 use async_nats::HeaderMap;
 use nkeys::KeyPair;
@@ -108,6 +108,42 @@ impl JobBuilder {
         self.build(Op::Generate, job_id, key_id, GenerateBody::new(curve, kdf, sealed), reply, lifetime)
     }
 
+    /// A job that gives a key new shares under a new id. `secrets` holds the new password. [`SignedRequest::authorise`] must
+    /// follow.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn recover(
+        &self,
+        key_id: KeyId,
+        curve: Curve,
+        kdf: KdfParams,
+        secrets: &Secrets,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let (job_id, sealed) = self.sealed(key_id, secrets)?;
+        self.build(Op::Recover, job_id, key_id, GenerateBody::new(curve, kdf, sealed), reply, lifetime)
+    }
+
+    /// A job that gives a key new shares under its own id. `secrets` holds password, encryptedShare, secretStore, and the new
+    /// password if there is to be another.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn refresh(
+        &self,
+        key_id: KeyId,
+        curve: Curve,
+        kdf: KdfParams,
+        secrets: &Secrets,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let (job_id, sealed) = self.sealed(key_id, secrets)?;
+        self.build(Op::Refresh, job_id, key_id, GenerateBody::new(curve, kdf, sealed), reply, lifetime)
+    }
+
     /// A job that signs. `secrets` holds password, encryptedShare and secretStore.
     ///
     /// # Errors
@@ -121,8 +157,7 @@ impl JobBuilder {
         reply: &SealKey,
         lifetime: Duration,
     ) -> Result<SignedRequest, BuildError> {
-        let job_id = random_job_id();
-        let sealed = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        let (job_id, sealed) = self.sealed(key_id, secrets)?;
         self.build(Op::Sign, job_id, key_id, SignBody::new(method, input, sealed), reply, lifetime)
     }
 
@@ -147,8 +182,7 @@ impl JobBuilder {
         lifetime: Duration,
     ) -> Result<SignedRequest, BuildError> {
         let op = if share { Op::ValidateShare } else { Op::ValidatePassword };
-        let job_id = random_job_id();
-        let secrets = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        let (job_id, secrets) = self.sealed(key_id, secrets)?;
         self.build(op, job_id, key_id, ValidateBody { secrets }, reply, lifetime)
     }
 
@@ -164,8 +198,7 @@ impl JobBuilder {
         reply: &SealKey,
         lifetime: Duration,
     ) -> Result<SignedRequest, BuildError> {
-        let job_id = random_job_id();
-        let secrets = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        let (job_id, secrets) = self.sealed(key_id, secrets)?;
         let payload = ChangePasswordBody { kdf: kdf.to_body(), secrets };
         self.build(Op::ChangePassword, job_id, key_id, payload, reply, lifetime)
     }
@@ -208,6 +241,13 @@ impl JobBuilder {
         let digest = Sha256::digest(&signed.body).into();
         let subject = subject::job(op, &key_id);
         Ok(SignedRequest { subject, headers, body: signed.body, digest, op, job_id, key_id, expires_at })
+    }
+
+    /// A new job's id, and its secrets sealed for it.
+    fn sealed(&self, key_id: KeyId, secrets: &Secrets) -> Result<(JobId, Sealed), BuildError> {
+        let job_id = random_job_id();
+        let sealed = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        Ok((job_id, sealed))
     }
 
     fn binding(&self, job_id: &JobId, key_id: KeyId) -> Binding {

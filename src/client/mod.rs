@@ -5,9 +5,11 @@ mod backend;
 mod config;
 mod job;
 mod results;
+mod shares;
 pub mod verify;
 
-pub use backend::{Backend, ClientError, NewKey, SigningMaterial};
+pub use backend::{Backend, ClientError, SigningMaterial};
 pub use config::ClientConfig;
 pub use job::{BuildError, JobBuilder, SignedRequest, random_job_id};
 pub use results::{Expected, Results};
+pub use shares::{Making, NewKey, OldKey};

@@ -1,5 +1,6 @@
 //! What a backend checks before it believes a result: both nodes' attestations and commits of a key, and each signature.
 
+use super::shares::Making;
 use crate::wire::{
     Attestation, Attestations, Curve, Decision, DecisionKind, Fixed, InitiatorId, KeyId, KeyResult, KeyState,
     OrderedState, SignInput, SignatureResult, StateResult, StateStatement,
@@ -25,6 +26,9 @@ pub enum Untrusted {
     /// The key is not the one that was asked about.
     #[error("the result is about another key")]
     OtherKey,
+    /// New shares are not of the key that they were to replace.
+    #[error("the new shares are of another key than the old ones: keep the old share, and do not use the new")]
+    AnotherKey,
     /// A node did not sign this public key.
     #[error("{0} did not attest this public key: do not use it, and check the pinned node identities")]
     NotAttested(&'static str),
@@ -53,6 +57,8 @@ pub enum Untrusted {
 pub struct AttestedKey {
     /// The key.
     pub key_id: KeyId,
+    /// After a recovery: the key that it replaced.
+    pub source_key_id: Option<KeyId>,
     /// Its curve.
     pub curve: Curve,
     /// Which generation of its shares.
@@ -121,6 +127,7 @@ pub fn attested_key(
     };
     Ok(AttestedKey {
         key_id,
+        source_key_id: key.source_key_id,
         curve: key.curve,
         epoch: key.epoch,
         public_key,
@@ -131,6 +138,31 @@ pub fn attested_key(
         attestations: key.attestations.clone(),
         commits,
     })
+}
+
+/// Checks that new shares are what their job was to make: of the key that they replace, with everything that is known of it
+/// unchanged but the epoch, and under the right id. What both nodes attested is checked before.
+///
+/// # Errors
+/// [`Untrusted::AnotherKey`].
+pub fn replaces(making: Making<'_>, key: &AttestedKey) -> Result<(), Untrusted> {
+    let (old, source) = match making {
+        Making::Generation => {
+            return if key.source_key_id.is_none() { Ok(()) } else { Err(Untrusted::AnotherKey) };
+        }
+        Making::Recovery(old) => (old, Some(old.key_id)),
+        Making::Refresh(old) => (old, None),
+    };
+    // What a recovery replaces may have been refreshed since its epoch was seen last.
+    let next = old.epoch.is_none_or(|epoch| match making {
+        Making::Refresh(_) => epoch.checked_add(1) == Some(key.epoch),
+        _ => key.epoch > epoch,
+    });
+    let same = key.source_key_id == source
+        && key.curve == old.curve
+        && old.public_key.as_ref().is_none_or(|public_key| *public_key == key.public_key)
+        && old.chain_code.is_none_or(|chain_code| chain_code == key.chain_code);
+    if same && next { Ok(()) } else { Err(Untrusted::AnotherKey) }
 }
 
 /// Checks that both nodes brought this key into this state for this job.
@@ -254,6 +286,7 @@ pub(super) fn ed25519_key(bytes: &[u8]) -> Option<VerifyingKey> {
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 mod tests {
     use super::*;
+    use crate::client::OldKey;
     use ed25519_dalek::{Signer, SigningKey};
     use k256::ecdsa::SigningKey as EcdsaSigningKey;
 
@@ -322,6 +355,39 @@ mod tests {
         let mut other = key;
         other.public_key = "00".repeat(32); // a point of small order
         assert_eq!(check(&other), Err(Untrusted::InvalidKey));
+    }
+
+    #[test]
+    fn new_shares_must_be_of_the_key_that_they_replace() {
+        let (pinned, initiator, result) = attested();
+        let new = attested_key(&pinned, &initiator, KeyId([5; 16]), [4; 32], &result).unwrap();
+        let old = OldKey { epoch: Some(0), ..OldKey::from(&new) };
+        assert_eq!(replaces(Making::Generation, &new), Ok(()));
+        assert_eq!(replaces(Making::Refresh(&old), &new), Ok(()));
+        // A recovery names what it replaced, nothing else does.
+        let recovered = AttestedKey { key_id: KeyId([6; 16]), source_key_id: Some(old.key_id), ..new.clone() };
+        assert_eq!(replaces(Making::Recovery(&old), &recovered), Ok(()));
+        let another = Err(Untrusted::AnotherKey);
+        assert_eq!(replaces(Making::Recovery(&old), &new), another);
+        assert_eq!(replaces(Making::Recovery(&OldKey { key_id: KeyId([7; 16]), ..old.clone() }), &recovered), another);
+        assert_eq!(replaces(Making::Refresh(&old), &recovered), another);
+        assert_eq!(replaces(Making::Generation, &recovered), another);
+        for other in [
+            OldKey { public_key: Some(vec![9; 32]), ..old.clone() },
+            OldKey { chain_code: Some([0; 32]), ..old.clone() },
+            OldKey { curve: Curve::Secp256k1, ..old.clone() },
+            OldKey { epoch: Some(1), ..old.clone() },
+        ] {
+            assert_eq!(replaces(Making::Refresh(&other), &new), another);
+            assert_eq!(replaces(Making::Recovery(&other), &recovered), another);
+        }
+        // Since its owner saw it last the key may have been refreshed; what the owner has to refresh is of one epoch.
+        let later = |key: &AttestedKey| AttestedKey { epoch: 3, ..key.clone() };
+        assert_eq!(replaces(Making::Recovery(&old), &later(&recovered)), Ok(()));
+        assert_eq!(replaces(Making::Refresh(&old), &later(&new)), another);
+        // Where nothing is left but the id, the nodes' word counts.
+        let unknown = OldKey { public_key: None, chain_code: None, epoch: None, ..old };
+        assert_eq!(replaces(Making::Recovery(&unknown), &recovered), Ok(()));
     }
 
     #[test]
