@@ -133,9 +133,9 @@ impl Run<'_> {
             node2: self.shared.nodes.node2,
         };
         let ran = self.run(&context, &origin, schedule, rng).await;
-        // A recovery takes the key as it is: where that changed while it ran, it begins again.
-        ran.map_err(|failed| match (failed.code, origin) {
-            (ErrorCode::StaleShare, Origin::Recover(_)) => Failed { code: ErrorCode::KeyBusy, ..failed },
+        // Another job's shares came first. What that means for this one, the next attempt hears from the nodes.
+        ran.map_err(|failed| match failed.code {
+            ErrorCode::JobSuperseded => Failed { code: ErrorCode::KeyBusy, ..failed },
             _ => failed,
         })
     }
