@@ -64,7 +64,7 @@ impl Store for RedbStore {
     fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let tx = self.db.begin_read()?;
         let row = rows::get::<&[u8; 16], KeyRow>(&tx.open_table(KEYS)?, &id.0)?;
-        let Some(KeyRow { state, transcript, successor }) = row else { return Ok(None) };
+        let Some(KeyRow { state, transcript, successor, .. }) = row else { return Ok(None) };
         let attempt: Option<AttemptRow> = rows::get(&tx.open_table(ATTEMPTS)?, &attempt_key(id, transcript))?;
         let AttemptRow { attempt, .. } = attempt.ok_or(StoreError::Corrupt("a key without its attempt"))?;
         Ok(Some(KeyRecord { state, attempt, successor }))

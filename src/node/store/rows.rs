@@ -39,7 +39,9 @@ pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub struct KeyRow {
     pub state: KeyState,
     pub transcript: [u8; 32],
-    /// The key that took this one's place.
+    /// Locked: its owner had frozen it.
+    pub frozen: bool,
+    /// Retired: the key that took this one's place.
     pub successor: Option<KeyId>,
 }
 

@@ -93,7 +93,7 @@ fn begin(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32]) -> Result<(), S
     if key_row(batch, id)?.is_some() {
         return refused(ErrorCode::UnknownKey);
     }
-    put_key(batch, id, &KeyRow { state: KeyState::Active, transcript, successor: None })?;
+    put_key(batch, id, &KeyRow { state: KeyState::Active, transcript, frozen: false, successor: None })?;
     let others = attempts_of(&batch.tx.open_table(ATTEMPTS)?, id)?;
     for other in others.into_iter().filter(|other| other.attempt.transcript != transcript) {
         destroy(batch, other, None)?;
@@ -111,11 +111,12 @@ fn replace(batch: &mut Batch<'_>, new: &Attempt, source: KeyId, from: [u8; 32]) 
     let replaced = attempt_row(batch, &attempt_key(source, from))?;
     let replaced = replaced.ok_or(StoreError::Corrupt("a key without its attempt"))?;
     // New shares mend a failed check. What the owner has stopped stays so.
-    let state = if old.state == KeyState::Frozen { KeyState::Frozen } else { KeyState::Active };
+    let frozen = old.frozen || old.state == KeyState::Frozen;
+    let state = if frozen { KeyState::Frozen } else { KeyState::Active };
     unlink(batch, new)?;
     supersede(batch, source)?;
     destroy(batch, replaced, Some(Fate::Committed))?;
-    put_key(batch, new.key_id, &KeyRow { state, transcript: new.transcript, successor: None })?;
+    put_key(batch, new.key_id, &KeyRow { state, transcript: new.transcript, frozen: false, successor: None })?;
     if new.key_id == source {
         // They were guesses at a password of shares that are gone.
         batch.tx.open_table(GUESSES)?.remove(&source.0)?;
@@ -174,7 +175,7 @@ pub fn lock(
     let old = old.ok_or(StoreError::Corrupt("a key without its attempt"))?;
     batch.wipe.push(old.slot);
     put_material(batch, old.attempt, old.fate, party, kept)?;
-    put_key(batch, id, &KeyRow { state: KeyState::Locked, ..row })
+    put_key(batch, id, &KeyRow { state: KeyState::Locked, frozen: row.state == KeyState::Frozen, ..row })
 }
 
 /// Brings a key into the state that its owner orders.
