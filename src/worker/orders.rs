@@ -15,8 +15,8 @@ enum Said {
     NotCommitted(String),
 }
 
-/// Has both nodes carry out the order. Where one cannot be asked, the other has carried it out all the same: an order may be
-/// repeated.
+/// Has both nodes carry out the order. Where one cannot be asked, the other has carried it out all the same, except that nothing is
+/// destroyed before node 1 has: an order may be repeated.
 ///
 /// # Errors
 /// [`Stop`].
@@ -35,6 +35,10 @@ pub async fn order(
 }
 
 async fn attempt(shared: &Shared, job: &Job, state: OrderedState, schedule: &Schedule) -> Result<StateResult, Failed> {
+    // Node 1 decides whether other shares have taken the key's place: node 2 must not destroy those of a key that lives on.
+    if state == OrderedState::Destroyed {
+        ask(&shared.node1, job, schedule.call_deadline()).await?;
+    }
     let mut committed = false;
     loop {
         let deadline = schedule.call_deadline();
