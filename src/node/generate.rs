@@ -105,6 +105,7 @@ impl Node {
         if blinded_password.is_some() != (self.role == Party::Node1) {
             return Err(Refusal::new(ErrorCode::ProtocolAbort, "node 1, and only it, takes a blinded password"));
         }
+        self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| self.refuse(&job, error.into()))?;
         let source = match self.may_start(&job, key_id).map_err(|refusal| self.refuse(&job, refusal))? {
             Start::From(source) => source,
             Start::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),

@@ -70,9 +70,13 @@ impl Cluster {
     /// The same of a refresh.
     pub async fn deal_refresh(&self, key: &Key, job_id: &str) -> Dealt {
         let job = self.refresh_job(job_id, key);
-        let context = self.context(curve_of(key), key.id(), key.share.epoch() + 1, &job);
-        let client = ClientKeygen::refresh(&context, &key.share, &mut OsRng).unwrap();
+        let client = self.refresh_client(key, &job);
         self.deal(job, job_id, key.id(), client).await
+    }
+
+    pub fn refresh_client(&self, key: &Key, job: &SignedJob) -> (ClientKeygen, [u8; 32]) {
+        let context = self.context(curve_of(key), key.id(), key.share.epoch() + 1, job);
+        ClientKeygen::refresh(&context, &key.share, &mut OsRng).unwrap()
     }
 
     /// Prepared at both nodes, not committed.
