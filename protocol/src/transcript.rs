@@ -105,6 +105,12 @@ tags! {
     NODE_RECORD = "node/record";
     /// One entry of a node's audit log.
     NODE_AUDIT = "node/audit";
+    /// A node's word about a key of the other node, which was restored from a backup.
+    EPOCH = "epoch";
+    /// The header of a node's backup, to which its content is bound.
+    NODE_BACKUP_HEADER = "node/backup-header";
+    /// What a node signs about a backup.
+    NODE_BACKUP = "node/backup";
     /// Seed of a session's RNG.
     SESSION_RNG = "rng/session";
 }

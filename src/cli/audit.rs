@@ -74,7 +74,7 @@ fn milliseconds(text: &str) -> Result<u64, &'static str> {
     parsed.ok_or("must be a time such as 2026-01-31T12:00:00Z, or unix milliseconds")
 }
 
-fn shown_time(milliseconds: u64) -> String {
+pub(super) fn shown_time(milliseconds: u64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok();
     let time = time.and_then(|time| time.format(&Rfc3339).ok());
     time.unwrap_or_else(|| milliseconds.to_string())

@@ -48,6 +48,8 @@ enum Kind {
     Sealing,
     /// Opens the secrets of results, at a backend (SX…/X…)
     Reply,
+    /// Opens the backups of a node, kept away from it (SX…/X…)
+    Backup,
     /// 32 random bytes, hex: a node's master key, or a password for the KDF hkdf
     Secret,
 }
@@ -57,7 +59,7 @@ impl Kind {
         Ok(match self {
             Self::Initiator | Self::Authoriser | Self::Connection => named(&KeyPair::new_user())?,
             Self::Node => named(&KeyPair::new_server())?,
-            Self::Noise | Self::Sealing | Self::Reply => {
+            Self::Noise | Self::Sealing | Self::Reply | Self::Backup => {
                 let key = XKey::new();
                 (Zeroizing::new(key.seed()?), Some(key.public_key()))
             }

@@ -5,6 +5,7 @@
 //! 4 something did not verify.
 
 mod audit;
+mod backup;
 mod change_password;
 mod draft;
 mod finish;
@@ -118,7 +119,7 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::Authorise(arguments) => jobfile::authorise(&arguments, output),
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
-        Command::Node(command) => node::run(config, &command, output),
+        Command::Node(command) => node::run(config, &command, output).await,
     }
 }
 

@@ -37,6 +37,12 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
     },
+    /// Take a backup of a node's database, which serves or is stopped
+    #[command(after_help = super::backup::BACKUP)]
+    Backup,
+    /// Make a stopped node's store anew from a backup; the store is in quarantine then
+    #[command(after_help = super::backup::RESTORE)]
+    Restore(super::backup::Restore),
     /// Put a node's store under another master key, while the node is stopped
     #[command(after_help = REKEY)]
     Rekey {
@@ -62,8 +68,10 @@ compared with its verifying share and with what the node attested. The node must
 store.redb and slots must be of the same time: an old copy of one beside a newer other is refused, as the node would.
 Exit codes: 0 every share is whole, 2 not readable, 4 a share is not whole.";
 
-pub fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<(), Failure> {
     match command {
+        Command::Backup => super::backup::backup(config, output).await,
+        Command::Restore(arguments) => super::backup::restore(config, arguments, output),
         Command::CheckPolicy { file } => check_policy(file, output),
         Command::Pending { data_dir } => pending(data_dir, output),
         Command::Rekey { new_master_key_file } => rekey(config, new_master_key_file, output),
@@ -72,7 +80,7 @@ pub fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<
 }
 
 /// What a store said, with the directory that it is about.
-fn about(directory: &Path, error: &StoreError) -> Failure {
+pub(super) fn about(directory: &Path, error: &StoreError) -> Failure {
     Failure::usage(format!("{}: {error}", directory.display()))
 }
 
@@ -107,7 +115,7 @@ fn pending(directory: &Path, output: &Output) -> Result<(), Failure> {
 }
 
 /// The settings of a node: environment, and the file given.
-fn node_settings(file: Option<&Path>) -> Result<NodeConfig, Failure> {
+pub(super) fn node_settings(file: Option<&Path>) -> Result<NodeConfig, Failure> {
     let mut env: HashMap<String, String> = std::env::vars().collect();
     env.extend(file.map(|path| ("TREFOIL_CONFIG".to_owned(), path.to_string_lossy().into_owned())));
     NodeConfig::read(Settings::from_env(env)).map_err(|error| Failure::usage(error.to_string()))

@@ -3,6 +3,7 @@
 use crate::client::ClientError;
 use crate::client::verify::Untrusted;
 use crate::node::audit::AuditError;
+use crate::node::backup::BackupError;
 use crate::policy::PolicyError;
 use crate::wire::KeyId;
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ pub enum Failure {
     /// A drill found shares that are not whole.
     #[error("{} share(s) are not whole, {whole} are:{}", .broken.len(), .broken.iter().map(|(key, why)| format!("\n  - {key}: {why}")).collect::<String>())]
     Drill { whole: u64, broken: Vec<(KeyId, String)> },
+    /// A backup was not taken, or not restored.
+    #[error("{0}")]
+    Backup(#[from] BackupError),
     /// A policy file has problems.
     #[error("{0}")]
     Policy(#[from] PolicyError),
@@ -42,9 +46,12 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Job(_)) => 1,
-            Self::Usage(_) | Self::Client(ClientError::Build(_)) | Self::Audit(AuditError::Io(_)) | Self::Policy(_) => {
-                2
-            }
+            Self::Backup(BackupError::Altered | BackupError::NotSigned) => 4,
+            Self::Usage(_)
+            | Self::Client(ClientError::Build(_))
+            | Self::Audit(AuditError::Io(_))
+            | Self::Backup(_)
+            | Self::Policy(_) => 2,
             Self::Client(
                 ClientError::Busy
                 | ClientError::Unavailable(_)

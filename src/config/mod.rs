@@ -10,6 +10,6 @@ pub mod settings;
 mod worker;
 
 pub use nats::NatsConfig;
-pub use node::{NodeConfig, NodeLimits};
+pub use node::{BackupSettings, NodeConfig, NodeLimits};
 pub use settings::{ConfigError, Settings};
 pub use worker::{PeerConfig, WorkerConfig};

@@ -23,6 +23,7 @@ use trefoil_protocol::{Party, Secret};
 /// | `policy_file` | who may ask for what; see docs/policy.md |
 /// | `authorisers` (none) | list of the recovery authorisers' public user NKEYs (`U…`); without one, what needs their consent is refused |
 /// | limits | see [`NodeLimits`] |
+/// | backups | see [`BackupSettings`] |
 pub struct NodeConfig {
     /// `Node1` or `Node2`.
     pub role: Party,
@@ -48,6 +49,23 @@ pub struct NodeConfig {
     pub authorisers: Vec<InitiatorId>,
     /// Bounds of time and memory.
     pub limits: NodeLimits,
+    /// Where backups go; without it there are none.
+    pub backup: Option<BackupSettings>,
+}
+
+/// Backups of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupSettings {
+    /// `backup_dir`: where they are written; it must exist.
+    pub directory: PathBuf,
+    /// `backup_recipients`: public xkeys (`X…`), each of which opens them.
+    pub recipients: Vec<String>,
+    /// `backup_every_minutes` (on request only): how often the serving node takes one.
+    pub every: Option<Duration>,
+    /// `backup_keep` (30): how many of this node's are kept in the directory.
+    pub keep: usize,
+    /// `backup_slots_copy` (none): a copy of the slot file that is overwritten in place with each backup, on another medium.
+    pub slots_copy: Option<PathBuf>,
 }
 
 /// Bounds of one node.
@@ -104,6 +122,7 @@ impl NodeConfig {
         let policy = read_policy(s);
         let authorisers = s.list("authorisers", str::parse::<InitiatorId>);
         let limits = NodeLimits::read(s);
+        let backup = BackupSettings::read(s);
         if let (Some(own), Some(peer)) = (&identity, &peer_identity)
             && own.verifying_key() == *peer
         {
@@ -124,6 +143,7 @@ impl NodeConfig {
                 policy,
                 authorisers: authorisers?,
                 limits: limits?,
+                backup: backup?,
             })
         })();
         settings.finish(config)
@@ -141,6 +161,31 @@ fn read_policy(s: &mut Settings) -> Option<(PathBuf, Policy)> {
             }
             None
         }
+    }
+}
+
+impl BackupSettings {
+    /// `Some(None)` where there are to be no backups.
+    #[allow(clippy::option_option, reason = "a problem, nothing, or settings")]
+    fn read(s: &mut Settings) -> Option<Option<Self>> {
+        let path = |text: &str| Ok::<_, String>(Some(PathBuf::from(text)));
+        let directory = s.or("backup_dir", None, path);
+        let recipients = s.list("backup_recipients", |text| {
+            nkeys::XKey::from_public_key(text).map(|key| key.public_key()).map_err(|_| "must be public xkeys (X…)")
+        });
+        let every = s.number("backup_every_minutes", 0, 0..=525_600);
+        let keep = s.number("backup_keep", 30, 1..=1_000_000);
+        let slots_copy = s.or("backup_slots_copy", None, path);
+        let (directory, recipients, slots_copy) = (directory?, recipients?, slots_copy?);
+        match directory {
+            Some(_) if recipients.is_empty() => s.problem("backup_recipients", "must name who can open the backups"),
+            None if !recipients.is_empty() => s.problem("backup_dir", "must say where the backups go"),
+            None if slots_copy.is_some() => s.problem("backup_slots_copy", "is made with backups: set backup_dir too"),
+            _ => {}
+        }
+        let every = Some(every?).filter(|minutes| *minutes > 0).map(|minutes| Duration::from_secs(minutes * 60));
+        let keep = keep? as usize;
+        Some(directory.map(|directory| Self { directory, recipients, every, keep, slots_copy }))
     }
 }
 

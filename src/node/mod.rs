@@ -4,6 +4,7 @@
 //! check the job (`gate`), use `sessions` in memory, the [`store`] and the [`audit`] log, and compute on the `pool`.
 
 pub mod audit;
+pub mod backup;
 pub mod drill;
 mod gate;
 mod generate;
@@ -168,6 +169,10 @@ impl Node {
     pub fn open(directory: &Path, keys: NodeKeys, policy: Policy, limits: NodeLimits) -> anyhow::Result<Arc<Self>> {
         let NodeKeys { role, identity, peer, master, authorisers } = keys;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(directory, role, master)?);
+        anyhow::ensure!(
+            store.quarantine().is_none(),
+            "the store was restored from a backup, and its keys are not confirmed"
+        );
         let anchored = store.anchored()?;
         let anchor = Arc::clone(&store);
         let audit = AuditLog::open(&directory.join(AUDIT_LOG), anchored, move |head| anchor.anchor(head))?;

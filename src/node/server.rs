@@ -1,5 +1,6 @@
 //! The node on NATS: a service with two endpoints, one for handshakes, shared by all instances, and one for this instance.
 
+use super::backup::{Backups, control::Control};
 use super::{Caller, Node, NodeKeys, Refusal};
 use crate::channel::{Incoming, Reject, Responder};
 use crate::clock::now_ms;
@@ -8,6 +9,7 @@ use crate::policy::Policy;
 use crate::wire::ErrorCode;
 use crate::wire::node::{Call, NODE_VERSION};
 use crate::wire::subject;
+use anyhow::Context as _;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
 use futures::StreamExt;
@@ -83,6 +85,7 @@ impl NodeServer {
             policy,
             authorisers,
             limits,
+            backup,
         } = config;
         let (max_channels, drain) = (limits.max_channels, limits.drain);
         let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
@@ -110,6 +113,12 @@ impl NodeServer {
         tasks.spawn(serve_handshakes(handshakes, Arc::clone(&responder)));
         tasks.spawn(serve_calls(calls, responder, Arc::clone(&node), Arc::clone(&running)));
         tasks.spawn(tidy(Arc::clone(&node)));
+        if let Some(settings) = backup {
+            let backups = Arc::new(Backups::new(Arc::clone(&node), settings));
+            let control = Control::open(&data_dir).context("the control socket in data_dir")?;
+            tasks.spawn(control.serve(Arc::clone(&backups)));
+            tasks.spawn(async move { backups.run().await });
+        }
         tracing::info!(node = %name, %instance, "serving");
         Ok(Self { node, client, service, tasks, running, drain, policy_file })
     }

@@ -146,7 +146,7 @@ impl Cluster {
         Self::with(&[]).await
     }
 
-    /// With more settings for both nodes.
+    /// With more settings for both nodes, in which `{role}` stands for each one's name.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
         let nats = NatsServer::start();
         let client = nats.connect().await;
@@ -187,7 +187,8 @@ impl Cluster {
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into();
-        env.extend(self.settings.iter().cloned());
+        let own = self.settings.iter().map(|(key, value)| (key.clone(), value.replace("{role}", &role.to_string())));
+        env.extend(own);
         env
     }
 

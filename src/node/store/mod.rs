@@ -5,11 +5,14 @@
 //! thread, which commits many of them at once (`writer`); each caller waits for its own to be durable.
 
 mod attempts;
+mod dump;
 mod guesses;
 mod ledger;
 mod open;
+mod quarantine;
 mod redb_store;
 mod rekey;
+mod restore;
 mod rows;
 mod seal;
 mod slots;
@@ -18,8 +21,12 @@ mod stopped;
 mod types;
 mod writer;
 
+pub use dump::{Snapshot, skim};
+pub use open::{DATABASE, SLOTS};
+pub use quarantine::{Doubt, Quarantine};
 pub use redb_store::RedbStore;
 pub use rekey::rekey;
+pub use restore::{Draft, Restored};
 pub use stopped::{Shares, StoppedStore, Stored};
 pub use types::{
     Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Order, StoreError,
@@ -28,6 +35,7 @@ pub use types::{
 use super::audit::Head;
 use crate::wire::{InitiatorId, KeyId};
 use futures::future::BoxFuture;
+use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 /// The outcome of a write, once it is durable.
@@ -165,4 +173,19 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `Failed`, `Corrupt`.
     fn anchored(&self) -> Result<Option<Head>, StoreError>;
+
+    /// The whole store as of now, for a backup.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    fn snapshot(&self) -> Result<Snapshot, StoreError>;
+
+    /// Brings the copy of the slot file up to date, in place, between two commits.
+    ///
+    /// # Errors
+    /// `Mismatch` if what is there is no copy of this store's, or a newer one; `Failed`.
+    fn copy_slots(&self, to: PathBuf) -> Written<()>;
+
+    /// Whether the store was restored from a backup, and when.
+    fn quarantine(&self) -> Option<Quarantine>;
 }

@@ -6,7 +6,7 @@ use super::rows::{
 };
 use super::seal;
 use super::slots::SlotFile;
-use super::{RedbStore, StoreError, rekey};
+use super::{RedbStore, StoreError, quarantine, rekey};
 use crate::node::audit::Head;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableError};
 use std::collections::BTreeSet;
@@ -49,12 +49,14 @@ impl RedbStore {
         }
         let store_id = check_store(&db, party, &master)?;
         rekey::finish(&db, directory)?;
-        let slots = SlotFile::open(&slots_path, &store_id, master, &used_slots(&db)?, slots_generation(&db)?)?;
-        Self::start(db, slots, party)
+        let restored = quarantine::read(&db)?;
+        let (used, committed) = (used_slots(&db)?, slots_generation(&db)?);
+        let slots = SlotFile::open(&slots_path, &store_id, master, &used, committed, restored.is_some())?;
+        Self::start(db, slots, party, restored)
     }
 }
 
-fn builder() -> redb::Builder {
+pub fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE);
     builder
@@ -148,6 +150,7 @@ fn initialise(db: &Database, slots_path: &Path, party: Party, master: &Secret<[u
         tx.open_table(GUESSES)?;
         tx.open_table(BURNED)?;
         tx.open_table(ORDERS)?;
+        tx.open_table(quarantine::DOUBTS)?;
         let mut meta = tx.open_table(META)?;
         meta.insert("store-id", store_id.as_slice())?;
         meta.insert("format", [FORMAT].as_slice())?;

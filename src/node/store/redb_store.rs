@@ -1,8 +1,10 @@
 //! [`Store`] on `redb`: exactly one process per data directory.
 
 use super::attempts::{attempts_of, has_room, read_material, replacements_of};
+use super::dump::Snapshot;
 use super::ledger::{self, check_ledger};
 use super::open::{HeadCell, read_head};
+use super::quarantine::Quarantine;
 use super::rows::{self, ATTEMPTS, AttemptRow, JOBS, KEYS, KeyRow, ORDERS, OWNED, OrderRow, REPLACEMENTS, attempt_key};
 use super::slots::{SlotFile, SlotReader};
 use super::writer::{Batch, Writer};
@@ -13,6 +15,7 @@ use super::{
 use crate::node::audit::Head;
 use crate::wire::{ErrorCode, InitiatorId, KeyId};
 use redb::{Database, ReadableDatabase};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use trefoil_protocol::Party;
@@ -26,6 +29,7 @@ pub struct RedbStore {
     slots: SlotReader,
     head: HeadCell,
     party: Party,
+    restored: Option<Quarantine>,
 }
 
 /// The writer, and whether one of its writes has failed.
@@ -51,12 +55,17 @@ impl Watched {
 }
 
 impl RedbStore {
-    pub(super) fn start(db: Database, slots: SlotFile, party: Party) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        db: Database,
+        slots: SlotFile,
+        party: Party,
+        restored: Option<Quarantine>,
+    ) -> Result<Self, StoreError> {
         let (db, head) = (Arc::new(db), Arc::new(Mutex::new(None)));
         let reader = slots.reader();
         let writer = Writer::start(Arc::clone(&db), slots, Arc::clone(&head))?;
         let writer = Watched { writer, failed: Arc::default() };
-        Ok(Self { writer, db, slots: reader, head, party })
+        Ok(Self { writer, db, slots: reader, head, party, restored })
     }
 }
 
@@ -187,5 +196,20 @@ impl Store for RedbStore {
 
     fn anchored(&self) -> Result<Option<Head>, StoreError> {
         read_head(self.db.as_ref())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        Snapshot::of(self.db.as_ref())
+    }
+
+    fn copy_slots(&self, to: PathBuf) -> Written<()> {
+        let slots = self.slots.clone();
+        // On the writer's thread, so that no slot is written meanwhile. A failure concerns the copy, not the store.
+        let copied = self.writer.writer.submit(move |_| Ok(slots.copy_to(&to)));
+        Box::pin(async move { copied.await? })
+    }
+
+    fn quarantine(&self) -> Option<Quarantine> {
+        self.restored
     }
 }

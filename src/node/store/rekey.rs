@@ -24,7 +24,7 @@ use trefoil_protocol::{Party, Secret};
 /// Name of the slot file to be.
 const DRAFT: &str = "slots.rekey";
 /// Row of the database that is there between the decision and the end.
-const UNFINISHED: &str = "rekey";
+pub const UNFINISHED: &str = "rekey";
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> StoreError + '_ {
     move |error| StoreError::Failed(format!("{}: {error}", path.display()))

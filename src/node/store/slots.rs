@@ -68,13 +68,15 @@ impl SlotFile {
 
     /// Opens the slot file of the store with this id, whose last commit to touch slots was `committed`, and wipes every slot that
     /// no record of the store uses: what a crash left to be overwritten. After a crash before a commit, whose slots cannot
-    /// be told from those of a newer database, they are left for the next start.
+    /// be told from those of a newer database, they are left for the next start. With `keep_unknown` they are always left: the
+    /// database was restored from a backup, and newer shares may come back.
     pub fn open(
         path: &Path,
         store_id: &[u8; 32],
         master: Arc<Secret<[u8; 32]>>,
         used: &BTreeSet<u32>,
         committed: u64,
+        keep_unknown: bool,
     ) -> Result<Self, StoreError> {
         let (file, generation) = open_file(path, store_id, committed, OpenOptions::new().read(true).write(true))?;
         file.try_lock().map_err(|_| StoreError::Mismatch("another process has the slot file open"))?;
@@ -91,11 +93,11 @@ impl SlotFile {
             generation,
         };
         for slot in (1..next).filter(|slot| !used.contains(slot)) {
-            if generation == committed {
+            if generation == committed && !keep_unknown {
                 slot_file.wipe(slot)?;
             } else if slot_file.is_free(slot)? {
                 slot_file.free.insert(slot);
-            } else {
+            } else if !keep_unknown {
                 tracing::warn!(
                     slot,
                     "a data key without a share: from a commit that a crash cut off, or of a newer store"
@@ -167,6 +169,44 @@ impl SlotFile {
     }
 }
 
+/// Brings the copy of a slot file up to date, or makes it. It is overwritten in place, so that a data key which is gone here is
+/// gone there too; the header comes last, so that a copy which was cut off does not pass for a newer one.
+fn copy(from: &File, to: &Path) -> Result<(), StoreError> {
+    let named = |error: std::io::Error| StoreError::Failed(format!("{}: {error}", to.display()));
+    let mut header = [0u8; SLOT];
+    from.read_exact_at(&mut header, 0).map_err(io)?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(to);
+    let file = file.map_err(named)?;
+    let length = from.metadata().map_err(io)?.len();
+    let mut there = [0u8; SLOT];
+    if file.metadata().map_err(named)?.len() > 0 {
+        file.read_exact_at(&mut there, 0).map_err(named)?;
+        // A copy that was never finished has a header of zeros.
+        if there != [0; SLOT] && there.get(..GENERATION_AT) != header.get(..GENERATION_AT) {
+            return Err(StoreError::Mismatch(
+                "the copy to overwrite is no slot file of this store: nothing was written",
+            ));
+        }
+        let newer = there.get(GENERATION_AT..) > header.get(GENERATION_AT..);
+        if newer || file.metadata().map_err(named)?.len() > length {
+            return Err(StoreError::Mismatch("the copy to overwrite is newer than the slot file: nothing was written"));
+        }
+    }
+    let mut buffer = vec![0u8; 1024 * SLOT];
+    let mut at = SLOT as u64;
+    while at < length {
+        let part = buffer.len().min((length - at) as usize);
+        let (part, _) = buffer.split_at_mut(part);
+        from.read_exact_at(part, at).map_err(io)?;
+        file.write_all_at(part, at).map_err(named)?;
+        at += part.len() as u64;
+    }
+    file.sync_data().map_err(named)?;
+    file.write_all_at(&header, 0).map_err(named)?;
+    file.sync_all().map_err(named)?;
+    to.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()).map_err(named)
+}
+
 /// Opens a slot file if it belongs to the store with this id, whose last commit to touch slots was `committed`; and its generation.
 fn open_file(
     path: &Path,
@@ -174,6 +214,20 @@ fn open_file(
     committed: u64,
     options: &OpenOptions,
 ) -> Result<(File, u64), StoreError> {
+    let (file, generation) = open_header(path, store_id, options)?;
+    if generation < committed {
+        return Err(StoreError::Mismatch("the slot file is older than the store: put the newer one back"));
+    }
+    if generation - committed > 1 {
+        return Err(StoreError::Mismatch(
+            "the store is older than the slot file: an old copy was put in its place, nothing was touched",
+        ));
+    }
+    Ok((file, generation))
+}
+
+/// Opens a slot file if it belongs to the store with this id; and its generation.
+fn open_header(path: &Path, store_id: &[u8; 32], options: &OpenOptions) -> Result<(File, u64), StoreError> {
     let file = options.open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             StoreError::Mismatch("the slot file is missing: without it no share of this store can be read")
@@ -188,14 +242,6 @@ fn open_file(
     }
     let (_, generation) = header.split_at(GENERATION_AT);
     let generation = u64::from_be_bytes(*generation.first_chunk().ok_or(StoreError::Corrupt("slot header"))?);
-    if generation < committed {
-        return Err(StoreError::Mismatch("the slot file is older than the store: put the newer one back"));
-    }
-    if generation - committed > 1 {
-        return Err(StoreError::Mismatch(
-            "the store is older than the slot file: an old copy was put in its place, nothing was touched",
-        ));
-    }
     Ok((file, generation))
 }
 
@@ -209,6 +255,36 @@ impl SlotReader {
     ) -> Result<Self, StoreError> {
         let (file, _) = open_file(path, store_id, committed, OpenOptions::new().read(true))?;
         Ok(Self { file: Arc::new(file), master: Arc::new(master) })
+    }
+
+    /// Opens the slot file of the store with this id for reading only, of whatever generation; and its generation.
+    pub fn open_any(
+        path: &Path,
+        store_id: &[u8; 32],
+        master: Arc<Secret<[u8; 32]>>,
+    ) -> Result<(Self, u64), StoreError> {
+        let (file, generation) = open_header(path, store_id, OpenOptions::new().read(true))?;
+        Ok((Self { file: Arc::new(file), master }, generation))
+    }
+
+    /// Brings a copy up to date, which is overwritten in place: see [`copy`].
+    pub fn copy_to(&self, to: &Path) -> Result<(), StoreError> {
+        copy(&self.file, to)
+    }
+
+    /// The slots that hold a data key, whosever it is.
+    pub fn in_use(&self) -> Result<Vec<u32>, StoreError> {
+        let slots = self.file.metadata().map_err(io)?.len() / SLOT as u64;
+        let slots = u32::try_from(slots).map_err(|_| StoreError::Corrupt("the slot file is too long"))?;
+        let mut used = Vec::new();
+        for slot in 1..slots {
+            let mut bytes = [0u8; SLOT];
+            self.file.read_exact_at(&mut bytes, offset(slot)).map_err(io)?;
+            if bytes != [0; SLOT] {
+                used.push(slot);
+            }
+        }
+        Ok(used)
     }
 
     /// The data key in a slot.

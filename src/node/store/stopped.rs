@@ -2,6 +2,7 @@
 //! cannot spoil it.
 
 use super::attempts::read_material;
+use super::dump::Snapshot;
 use super::open::{DATABASE, SLOTS, check_store, read_head, slots_generation};
 use super::rekey::is_unfinished;
 use super::rows::{self, ATTEMPTS, AttemptRow, KEYS, KeyRow};
@@ -65,6 +66,14 @@ impl StoppedStore {
         read_head(&self.db)
     }
 
+    /// All of it, for a backup.
+    ///
+    /// # Errors
+    /// `Mismatch` after a change of the master key that was cut off; `Failed`; `Corrupt`.
+    pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        Snapshot::of(&self.db)
+    }
+
     /// Every attempt, in the order of key ids.
     ///
     /// # Errors
@@ -98,6 +107,14 @@ impl StoppedStore {
 }
 
 impl Shares<'_> {
+    /// Brings a copy of the slot file up to date, in place.
+    ///
+    /// # Errors
+    /// `Mismatch` if what is there is no copy of this store's, or a newer one; `Failed`.
+    pub fn copy_slots(&self, to: &Path) -> Result<(), StoreError> {
+        self.slots.copy_to(to)
+    }
+
     /// The secret bytes of an attempt, decrypted.
     ///
     /// # Errors
