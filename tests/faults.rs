@@ -5,7 +5,8 @@ mod deployment;
 mod support;
 
 use deployment::{
-    Deployment, Forge, PATIENCE, QUICK, code, digest, material, message, new_key, password, secrets, wait_until_empty,
+    Deployment, Forge, PATIENCE, QUICK, SLOW, code, digest, material, message, new_key, password, secrets, stored_only,
+    wait_until_empty,
 };
 use futures::StreamExt;
 use std::time::{Duration, Instant};
@@ -181,27 +182,13 @@ async fn both_nodes_commit_without_being_asked_for_the_key() {
     }
 }
 
-/// A generation whose result is stored and whose commit could not happen: the nodes are gone between the two.
+/// A generation whose result is stored and whose commit could not happen.
 async fn prepared_only(service: &mut Deployment, backend: &Backend) -> NewKey {
-    let nats = service.nats.connect().await;
-    let jetstream = async_nats::jetstream::new(nats.clone());
-    let mut started = nats.subscribe("mpc.event.generate.*").await.unwrap();
-    nats.flush().await.unwrap();
     let secrets = Secrets { password: Some(password()), ..Secrets::default() };
-    // Slow enough that the stream is gone before there is a result for it.
-    let kdf = KdfParams::Argon2id { memory_kib: 131_072, passes: 6 };
     let (jobs, reply) = (backend.jobs(), backend.reply_key().unwrap());
     let lifetime = Duration::from_secs(60);
-    let request = jobs.generate(random_job_id(), Curve::Ed25519, kdf, &secrets, &reply, lifetime).unwrap();
-    backend.publish(&request).await.unwrap();
-    tokio::time::timeout(PATIENCE, started.next()).await.unwrap().unwrap();
-    jetstream.delete_stream("MPC_RESULTS").await.unwrap();
-    service.process("worker1").wait_for("the result is not stored yet");
-    service.kill("node1");
-    service.kill("node2");
-    trefoil::jobs::streams::provision(&jetstream, &Default::default()).await.unwrap();
-    let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
-    service.process("worker1").wait_for("the key waits for its commit");
+    let request = jobs.generate(random_job_id(), Curve::Ed25519, SLOW, &secrets, &reply, lifetime).unwrap();
+    let result = stored_only(service, backend, &request).await;
     backend.made(&request, Making::Generation, result).unwrap()
 }
 

@@ -49,7 +49,7 @@ async fn an_ecdsa_key_from_generation_to_signature() {
     for role in [Party::Node1, Party::Node2] {
         let info = NodeRequest::KeyInfo { job: cluster.key_info_job("i1", key.id()) };
         let reply = if role == Party::Node1 { cluster.ask1(info).await } else { cluster.ask2(info).await };
-        let NodeReply::KeyInfo { statement, committed } = reply else { panic!("{reply:?}") };
+        let NodeReply::KeyInfo { statement, committed, .. } = reply else { panic!("{reply:?}") };
         let one = role == Party::Node1;
         assert_eq!(statement, if one { key.statement1.clone() } else { key.statement2.clone() });
         let KeyStatement { key_id, epoch, transcript, .. } = statement;

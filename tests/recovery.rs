@@ -4,12 +4,20 @@
 mod deployment;
 mod support;
 
-use deployment::{Deployment, PATIENCE, QUICK, digest, material, message, password};
+use deployment::{
+    Deployment, Forge, PATIENCE, QUICK, SLOW, digest, material, message, password, secrets, stored_only,
+    wait_until_empty,
+};
 use ed25519_dalek::Verifier;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
-use trefoil::client::{Backend, ClientError, NewKey, OldKey, SigningMaterial};
+use std::time::Duration;
+use trefoil::client::verify::Untrusted;
+use trefoil::client::{Backend, ClientError, Making, NewKey, OldKey, SignedRequest, SigningMaterial};
+use trefoil::seal::Secrets;
 use trefoil::vault::Password;
-use trefoil::wire::{Curve, ErrorCode, Failure, Method, SignInput};
+use trefoil::wire::{
+    Curve, ErrorCode, Failure, Fixed, JobResult, KeyId, KeyResult, Method, OrderedState, Outcome, SignInput,
+};
 use zeroize::Zeroizing;
 
 fn other_password() -> Password {
@@ -113,5 +121,238 @@ async fn keys_are_recovered_and_refreshed_on_both_curves() {
             assert_eq!(refused(again), ErrorCode::StaleShare);
             newest = refreshed;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_password_and_a_lost_share_end_with_a_recovery() {
+    let service = Deployment::start(1);
+    let backend = service.backend().await;
+    let old = generated(&backend, Curve::Ed25519).await;
+    // Somebody guessed until node 1 let in no more.
+    let share = material(&old);
+    while refused(backend.validate(&share, other_password(), true).await) != ErrorCode::TooManyAttempts {}
+    assert_eq!(refused(backend.validate(&share, password(), true).await), ErrorCode::TooManyAttempts);
+    // Nothing is left of the key but its id: then the nodes' word is what there is.
+    let known =
+        OldKey { key_id: old.key.key_id, curve: Curve::Ed25519, public_key: None, chain_code: None, epoch: None };
+    let recovered = backend.recover(&known, QUICK, other_password(), &service.authoriser).await.unwrap();
+    assert_eq!(recovered.key.public_key, old.key.public_key);
+    backend.committed(&recovered.key, PATIENCE).await.unwrap();
+    signs(&backend, &material(&recovered), Curve::Ed25519, &old.key.public_key, other_password()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_replaced_is_refused_and_stays_as_it_is() {
+    let service = Deployment::start(1);
+    let backend = service.backend().await;
+    let (key, other) = (generated(&backend, Curve::Ed25519).await, generated(&backend, Curve::Secp256k1).await);
+    let (known, share) = (OldKey::from(&key.key), material(&key));
+    let unchanged = async || {
+        assert_eq!(backend.public_key(key.key.key_id).await.unwrap().transcript, key.key.transcript);
+        signs(&backend, &share, Curve::Ed25519, &key.key.public_key, password()).await;
+    };
+
+    // A recovery without consent, with the initiator's own, with a stranger's, with an authoriser's for another job.
+    let recovery = || backend.recovery(&known, QUICK, password(), Duration::from_secs(20)).unwrap();
+    let run = async |request: SignedRequest| match backend.run(&request).await.unwrap().outcome {
+        Outcome::Error { error } => error.code,
+        Outcome::Ok { .. } => panic!("done"),
+    };
+    assert_eq!(run(recovery()).await, ErrorCode::NotAuthorised);
+    for wrong in [&service.initiator, &nkeys::KeyPair::new_user()] {
+        let mut request = recovery();
+        request.authorise(wrong).unwrap();
+        assert_eq!(run(request).await, ErrorCode::NotAuthorised);
+    }
+    let (mut consented, mut moved) = (recovery(), recovery());
+    consented.authorise(&service.authoriser).unwrap();
+    for header in ["Trefoil-Authoriser", "Trefoil-Authoriser-Signature"] {
+        moved.headers.insert(header, consented.headers.get(header).unwrap().clone());
+    }
+    assert_eq!(run(moved).await, ErrorCode::NotAuthorised);
+    let recover = async |known: &OldKey| refused(backend.recover(known, QUICK, password(), &service.authoriser).await);
+    assert_eq!(recover(&OldKey { key_id: KeyId([7; 16]), ..known.clone() }).await, ErrorCode::UnknownKey);
+    assert_eq!(recover(&OldKey { curve: Curve::Secp256k1, ..known.clone() }).await, ErrorCode::CurveMismatch);
+    let limited = service.backend_with(&[("TREFOIL_INITIATOR_SEED", service.limited.seed().unwrap())]).await;
+    let foreign = limited.recover(&known, QUICK, password(), &service.authoriser).await;
+    assert_eq!(refused(foreign), ErrorCode::NotPermitted);
+    unchanged().await;
+
+    // A refresh without the right password and share.
+    let refresh = async |share: &SigningMaterial, password, known: &OldKey| {
+        refused(backend.refresh(known, share, password, Some(other_password()), QUICK).await)
+    };
+    assert_eq!(refresh(&share, other_password(), &known).await, ErrorCode::WrongPassword);
+    let mut mixed = share.clone();
+    mixed.encrypted_share = other.encrypted_share.clone();
+    assert_eq!(refresh(&mixed, password(), &known).await, ErrorCode::ShareMismatch);
+    mixed.encrypted_share = share.encrypted_share.clone();
+    mixed.encrypted_share[150] ^= 1;
+    assert_eq!(refresh(&mixed, password(), &known).await, ErrorCode::CorruptShare);
+    mixed.encrypted_share = share.encrypted_share.clone();
+    mixed.secret_store[150] ^= 1;
+    assert_eq!(refresh(&mixed, password(), &known).await, ErrorCode::CorruptSecretStore);
+    let wrong_curve = OldKey { curve: Curve::Secp256k1, ..known.clone() };
+    assert_eq!(refresh(&share, password(), &wrong_curve).await, ErrorCode::CurveMismatch);
+    let reply = Forge::new(&backend).reply;
+    for lacking in [
+        Secrets { encrypted_share: None, ..secrets(&share) },
+        Secrets { secret_store: None, ..secrets(&share) },
+        Secrets { password: None, ..secrets(&share) },
+    ] {
+        let lifetime = Duration::from_secs(20);
+        let request = backend.jobs().refresh(known.key_id, known.curve, QUICK, &lacking, &reply, lifetime).unwrap();
+        assert_eq!(run(request).await, ErrorCode::SealBroken);
+    }
+    unchanged().await;
+
+    // A frozen key stays what it is, a destroyed one is gone.
+    backend.order(key.key.key_id, OrderedState::Frozen, None).await.unwrap();
+    assert_eq!(recover(&known).await, ErrorCode::KeyFrozen);
+    assert_eq!(refresh(&share, password(), &known).await, ErrorCode::KeyFrozen);
+    backend.order(key.key.key_id, OrderedState::Active, None).await.unwrap();
+    unchanged().await;
+    backend.order(key.key.key_id, OrderedState::Destroyed, Some(&service.authoriser)).await.unwrap();
+    assert_eq!(recover(&known).await, ErrorCode::KeyDestroyed);
+    assert_eq!(refresh(&share, password(), &known).await, ErrorCode::KeyDestroyed);
+}
+
+/// A worker sees the backend's share and password, and writes the result. It must not be able to put another key into it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_substitutes_key_or_source_is_not_believed() {
+    let service = Deployment::start(1);
+    let backend = service.backend().await;
+    let (one, two) = (generated(&backend, Curve::Ed25519).await, generated(&backend, Curve::Ed25519).await);
+    let (old, other) = (OldKey::from(&one.key), OldKey::from(&two.key));
+    let recover = async |known: &OldKey| {
+        let mut request = backend.recovery(known, QUICK, password(), Duration::from_secs(20)).unwrap();
+        request.authorise(&service.authoriser).unwrap();
+        let result = backend.run(&request).await.unwrap();
+        (request, result)
+    };
+    let (request, result) = recover(&old).await;
+    let recovered = backend.made(&request, Making::Recovery(&old), result.clone()).unwrap();
+    let changed = |change: &dyn Fn(&mut KeyResult)| -> JobResult {
+        let mut result = result.clone();
+        let Outcome::Ok { key: Some(key), .. } = &mut result.outcome else { panic!("{result:?}") };
+        change(key);
+        result
+    };
+    let refused = |making: Making<'_>, result: JobResult| match backend.made(&request, making, result) {
+        Err(ClientError::Untrusted(untrusted)) => untrusted,
+        other => panic!("{other:?}"),
+    };
+    let recovery = Making::Recovery(&old);
+    let mine = data_encoding::HEXLOWER.encode(&two.key.public_key);
+    for altered in [
+        changed(&|key| key.public_key = mine.clone()),
+        changed(&|key| key.chain_code = Fixed([0; 32])),
+        changed(&|key| key.source_key_id = Some(two.key.key_id)),
+        changed(&|key| key.source_key_id = None),
+        changed(&|key| key.epoch += 1),
+        changed(&|key| key.transcript = Fixed([0; 32])),
+        changed(&|key| key.generated_by = Some(Fixed([0; 32]))),
+    ] {
+        assert_eq!(refused(recovery, altered), Untrusted::NotAttested("node 1"));
+    }
+    assert_eq!(refused(recovery, changed(&|key| key.key_id = two.key.key_id)), Untrusted::OtherKey);
+    // True to the last byte, and of another key: the nodes' word about what the backend did not ask for.
+    let (_, theirs) = recover(&other).await;
+    assert!(matches!(refused(recovery, theirs), Untrusted::OtherKey));
+    assert_eq!(refused(Making::Recovery(&other), result.clone()), Untrusted::AnotherKey);
+    assert_eq!(refused(Making::Generation, result.clone()), Untrusted::AnotherKey);
+    // That it is prepared is no word of either node that it counts.
+    let said_active = changed(&|key| key.state = trefoil::wire::KeyState::Active);
+    assert_eq!(refused(recovery, said_active), Untrusted::NotCommitted("node 1"));
+
+    // A refresh, likewise.
+    let known = OldKey::from(&backend.committed(&recovered.key, PATIENCE).await.unwrap());
+    let request = backend.refreshment(&known, &material(&recovered), password(), None, QUICK).unwrap();
+    let result = backend.run(&request).await.unwrap();
+    let later = OldKey { epoch: known.epoch.map(|epoch| epoch + 1), ..known.clone() };
+    for wrong in [Making::Refresh(&later), Making::Refresh(&OldKey { public_key: Some(vec![0; 32]), ..known.clone() })]
+    {
+        let error = backend.made(&request, wrong, result.clone()).unwrap_err();
+        assert!(matches!(error, ClientError::Untrusted(Untrusted::AnotherKey)), "{error}");
+    }
+    backend.made(&request, Making::Refresh(&known), result).unwrap();
+}
+
+/// The result is stored, and no node has committed: what is left is the job in the queue, or the key's next use.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_becomes_the_key_by_redelivery_or_by_its_first_use() {
+    let mut service = Deployment::start(1);
+    let backend = service.backend_with(&[("TREFOIL_JOB_LIFETIME_SECONDS", "60".to_owned())]).await;
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    let curve = Curve::Ed25519;
+    let mut key = generated(&backend, curve).await;
+    let public_key = key.key.public_key.clone();
+    for (recovery, what) in [
+        (true, "redelivery"),
+        (false, "redelivery"),
+        (true, "sign"),
+        (false, "validate"),
+        (false, "public-key"),
+        (false, "recover"),
+        (true, "recover"),
+    ] {
+        let known = OldKey::from(&key.key);
+        let (making, request) = if recovery {
+            let mut request = backend.recovery(&known, SLOW, password(), backend.lifetime()).unwrap();
+            request.authorise(&service.authoriser).unwrap();
+            (Making::Recovery(&known), request)
+        } else {
+            let share = material(&key);
+            (Making::Refresh(&known), backend.refreshment(&known, &share, password(), None, SLOW).unwrap())
+        };
+        let result = stored_only(&mut service, &backend, &request).await;
+        let mut new = backend.made(&request, making, result).unwrap();
+        service.kill("worker1");
+        if what != "redelivery" {
+            jetstream.get_stream("MPC_JOBS").await.unwrap().purge().await.unwrap();
+        }
+        // Node 1 decides: to sign and to validate, node 2 need not be there.
+        let alone = matches!(what, "sign" | "validate");
+        service.start_node("node1");
+        if !alone {
+            service.start_node("node2");
+        }
+        service.start_worker("worker1");
+        match what {
+            "redelivery" => wait_until_empty(&jetstream).await,
+            "sign" => signs(&backend, &material(&new), curve, &public_key, password()).await,
+            "validate" => loop {
+                match backend.validate(&material(&new), password(), false).await {
+                    // The worker takes jobs a moment before it answers questions.
+                    Err(ClientError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    valid => break valid.unwrap(),
+                }
+            },
+            // Which asks for nothing else.
+            "public-key" => drop(backend.committed(&new.key, PATIENCE).await.unwrap()),
+            _ => {
+                // The next recovery of the old shares finds that there are newer ones already, and starts from those.
+                let next = backend.recover(&known, QUICK, password(), &service.authoriser).await;
+                if recovery {
+                    let refused = failure(next);
+                    assert_eq!((refused.code, refused.new_key_id), (ErrorCode::KeyRetired, Some(new.key.key_id)));
+                } else {
+                    new = next.unwrap();
+                    assert_eq!(Some(new.key.epoch), known.epoch.map(|epoch| epoch + 2));
+                }
+            }
+        }
+        let stale = if recovery { ErrorCode::KeyRetired } else { ErrorCode::StaleShare };
+        let old = backend.sign(&material(&key), Method::Default, &input(curve), password()).await;
+        assert_eq!(refused(old), if what == "recover" { ErrorCode::KeyRetired } else { stale }, "{what}");
+        if alone {
+            service.start_node("node2");
+        }
+        // Whatever finished it at node 1: node 2 follows.
+        new.key = backend.committed(&new.key, PATIENCE).await.unwrap();
+        signs(&backend, &material(&new), curve, &public_key, password()).await;
+        wait_until_empty(&jetstream).await;
+        key = new;
     }
 }

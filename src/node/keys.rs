@@ -135,7 +135,8 @@ impl Node {
                 let Attempt { key_id, epoch, transcript, .. } = key.attempt;
                 let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
                 let committed = Fixed(decision.sign(&self.identity));
-                Ok(NodeReply::KeyInfo { statement: statement(&key.attempt), committed })
+                let prepared = self.prepared_to_replace(key_id)?;
+                Ok(NodeReply::KeyInfo { statement: statement(&key.attempt), committed, prepared })
             }
             Found::Prepared(result_subject) => Ok(NodeReply::NotCommitted { result_subject }),
         }

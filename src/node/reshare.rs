@@ -9,7 +9,7 @@ use super::{Answer, Node, Refusal};
 use crate::auth;
 use crate::clock::now_ms;
 use crate::wire::node::NodeReply;
-use crate::wire::{Base64, Decision, DecisionKind, ErrorCode, Fixed, Job, Op, SignedJob};
+use crate::wire::{Base64, Decision, DecisionKind, ErrorCode, Fixed, Job, KeyId, Op, SignedJob};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -31,6 +31,12 @@ impl Node {
         Ok(found)
     }
 
+    /// Where the results are, or will be, of the jobs that prepared new shares of a key.
+    pub(super) fn prepared_to_replace(&self, key_id: KeyId) -> Result<Vec<String>, Refusal> {
+        let subjects: BTreeSet<_> = self.store.replacements(key_id)?.iter().map(gate::result_of).collect();
+        Ok(subjects.into_iter().collect())
+    }
+
     pub(super) async fn source(&self, signed: &SignedJob) -> Answer {
         let job = self.gate.admit_any(signed, OPERATIONS, now_ms());
         let job = job.map_err(|(job, refusal)| match job {
@@ -45,7 +51,7 @@ impl Node {
             Found::Prepared(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
         };
         let Attempt { key_id, epoch, transcript, .. } = attempt;
-        let prepared: BTreeSet<_> = self.store.replacements(key_id)?.iter().map(gate::result_of).collect();
+        let prepared = self.prepared_to_replace(key_id)?;
         let store = Arc::clone(&self.store);
         let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
         let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
@@ -53,7 +59,7 @@ impl Node {
             statement: statement(&attempt),
             verifying_shares: material.share.source().verifying_shares.map(Base64),
             committed: Fixed(decision.sign(&self.identity)),
-            prepared: prepared.into_iter().collect(),
+            prepared,
         })
     }
 }

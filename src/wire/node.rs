@@ -335,6 +335,8 @@ pub enum NodeReply {
         statement: KeyStatement,
         /// The node's signature over the `Decision` that the attempt is committed.
         committed: Fixed<64>,
+        /// As in `Source`.
+        prepared: Vec<String>,
     },
     /// The shares that are asked for are prepared, not committed: where the result is of the job that made them, which holds the
     /// evidence to commit them.

@@ -49,6 +49,32 @@ pub async fn stored(shared: &Shared, subject: &str) -> Result<Option<KeyResult>,
     Ok(result.as_ref().and_then(generated).cloned())
 }
 
+/// Commits new shares of a key whose result is stored on one of these subjects, if any are of a later epoch than its shares are.
+/// True if there were: the key is no longer what the nodes said.
+///
+/// # Errors
+/// `NODE_UNAVAILABLE`, `OVERLOADED`: to be repeated.
+pub async fn finish_stored(
+    shared: &Shared,
+    key_id: KeyId,
+    epoch: u32,
+    subjects: impl Iterator<Item = &String>,
+) -> Result<bool, Failed> {
+    for subject in subjects {
+        let Some(key) = stored(shared, subject).await? else { continue };
+        if key.epoch <= epoch || (key.key_id != key_id && key.source_key_id != Some(key_id)) {
+            continue;
+        }
+        match commit(shared, &key).await {
+            Ok(()) => return Ok(true),
+            Err(failed) if failed.is_retryable() => return Err(failed),
+            // An attempt that can no longer become the key is no obstacle.
+            Err(failed) => tracing::info!(key = %key_id, %failed, "prepared shares stay behind"),
+        }
+    }
+    Ok(false)
+}
+
 /// Has node 2 follow node 1, whose signed commit of this attempt it has not heard of.
 ///
 /// # Errors

@@ -139,7 +139,7 @@ impl<'a> PasswordJob<'a> {
 
     /// Node 1's evaluation. A key that waits for its commit gets it first.
     async fn open(&self, schedule: &Schedule) -> Result<(Evaluated, [u8; 32]), Failed> {
-        let mut committed = false;
+        let mut committed = None;
         loop {
             let node1 = Session::begin(&self.shared.node1, schedule.call_deadline()).await?;
             let binding = self.store.binding();
@@ -156,11 +156,17 @@ impl<'a> PasswordJob<'a> {
             });
             match opened.await? {
                 Ok((id, evaluation)) => return Ok((Evaluated { node1, id }, evaluation)),
-                Err(_) if committed => return Err(Failed::new(ErrorCode::KeyNotReady, "the key is not committed")),
-                Err(subject) => {
-                    commit::commit_stored(self.shared, self.job.key_id, &subject).await?;
-                    committed = true;
-                }
+                Err(subject) => match committed {
+                    None => committed = Some(commit::commit_stored(self.shared, self.job.key_id, &subject).await),
+                    Some(Err(failed)) => return Err(failed),
+                    Some(Ok(())) => return Err(Failed::new(ErrorCode::KeyNotReady, "the key is not committed")),
+                },
+            }
+            // If only node 2 is missing, node 1 has committed all the same, and this time it answers.
+            if let Some(Err(failed)) = &committed
+                && !failed.is_retryable()
+            {
+                return Err(failed.clone());
             }
         }
     }

@@ -8,40 +8,49 @@ use crate::wire::{Attestations, ErrorCode, Fixed, Job, KeyResult};
 
 /// What one node says.
 enum Said {
-    /// Its attestation, and its signed commit.
-    Active(Box<KeyStatement>, Fixed<64>),
-    /// The key waits for its commit; its generation's result is on this subject.
+    Active(Box<Answer>),
+    /// The key waits for its commit; the result that holds the evidence is on this subject.
     NotCommitted(String),
 }
 
-/// How often unfinished business is finished before the nodes are asked once more.
-const MAX_STEPS: u32 = 3;
+struct Answer {
+    statement: KeyStatement,
+    /// Its signed commit.
+    committed: Fixed<64>,
+    /// Where the results may be of new shares that wait for their commit.
+    prepared: Vec<String>,
+}
 
-/// Asks both nodes, and puts their words together where they agree. A key that waits for its commit, at both nodes or at node 2, gets
-/// it first.
+/// How often unfinished business is finished before the nodes are asked once more.
+const MAX_STEPS: u32 = 4;
+
+/// Asks both nodes, and puts their words together where they agree. Shares that wait for their commit, at both nodes or at node 2,
+/// get it first.
 ///
 /// # Errors
-/// A node's refusal (`UNKNOWN_KEY`, …), `KEY_NOT_READY` while the generation has no result, `NODE_UNAVAILABLE`, or
+/// A node's refusal (`UNKNOWN_KEY`, …), `KEY_NOT_READY` while the key's first shares have no result, `NODE_UNAVAILABLE`, or
 /// `PROTOCOL_ABORT` if the nodes disagree.
 pub async fn public_key(shared: &Shared, job: &Job, deadline: u64) -> Result<KeyResult, Failed> {
     for _ in 0..MAX_STEPS {
         match ask_both(shared, job, deadline).await? {
-            (Said::Active(said1, commit1), Said::Active(said2, _)) if said1.epoch > said2.epoch => {
-                commit::bring_forward(shared, job.key_id, said1.transcript, commit1).await?;
+            (Said::Active(one), Said::Active(two)) if one.statement.epoch <= two.statement.epoch => {
+                let prepared = one.prepared.iter().chain(&two.prepared);
+                if !commit::finish_stored(shared, job.key_id, one.statement.epoch, prepared).await? {
+                    return agreed(&one, &two);
+                }
             }
-            (Said::Active(said1, commit1), Said::Active(said2, commit2)) => {
-                return agreed(&said1, &said2, commit1, commit2);
+            (Said::Active(one), _) => {
+                commit::bring_forward(shared, job.key_id, one.statement.transcript, one.committed).await?;
             }
-            (Said::NotCommitted(subject), _) | (_, Said::NotCommitted(subject)) => {
-                commit::commit_stored(shared, job.key_id, &subject).await?;
-            }
+            (Said::NotCommitted(subject), _) => commit::commit_stored(shared, job.key_id, &subject).await?,
         }
     }
     Err(Failed::new(ErrorCode::KeyNotReady, "the key is not committed"))
 }
 
-fn agreed(said1: &KeyStatement, said2: &KeyStatement, node1: Fixed<64>, node2: Fixed<64>) -> Result<KeyResult, Failed> {
-    KeyResult::agreed(said1, said2, Some(Attestations { node1, node2 }))
+fn agreed(one: &Answer, two: &Answer) -> Result<KeyResult, Failed> {
+    let commits = Attestations { node1: one.committed, node2: two.committed };
+    KeyResult::agreed(&one.statement, &two.statement, Some(commits))
         .ok_or_else(|| Failed::new(ErrorCode::ProtocolAbort, "the nodes attest different keys"))
 }
 
@@ -52,7 +61,9 @@ async fn ask_both(shared: &Shared, job: &Job, deadline: u64) -> Result<(Said, Sa
 async fn ask(node: &NodeChannel, job: &Job, deadline: u64) -> Result<Said, Failed> {
     let request = NodeRequest::KeyInfo { job: job.signed.clone() };
     nodes::call(node, deadline, request, |reply| match reply {
-        NodeReply::KeyInfo { statement, committed } => Ok(Said::Active(Box::new(statement), committed)),
+        NodeReply::KeyInfo { statement, committed, prepared } => {
+            Ok(Said::Active(Box::new(Answer { statement, committed, prepared })))
+        }
         NodeReply::NotCommitted { result_subject } => Ok(Said::NotCommitted(result_subject)),
         other => Err(other),
     })

@@ -38,17 +38,18 @@ pub async fn agreed(shared: &Shared, job: &Job, curve: Curve, schedule: &Schedul
     for _ in 0..MAX_STEPS {
         let (said1, said2) = futures::try_join!(ask(&shared.node1, job, schedule), ask(&shared.node2, job, schedule))?;
         let (one, two) = match (said1, said2) {
-            (Said::Source(one), Said::Source(two)) => (one, two),
-            (Said::NotCommitted(subject), _) | (_, Said::NotCommitted(subject)) => {
+            (Said::Source(one), Said::Source(two)) if one.statement.epoch <= two.statement.epoch => (one, two),
+            (Said::Source(one), _) => {
+                commit::bring_forward(shared, job.key_id, one.statement.transcript, one.committed).await?;
+                continue;
+            }
+            (Said::NotCommitted(subject), _) => {
                 commit::commit_stored(shared, job.key_id, &subject).await?;
                 continue;
             }
         };
-        if one.statement.epoch > two.statement.epoch {
-            commit::bring_forward(shared, job.key_id, one.statement.transcript, one.committed).await?;
-            continue;
-        }
-        if finish_prepared(shared, job, &one, &two).await? {
+        let prepared = one.prepared.iter().chain(&two.prepared);
+        if commit::finish_stored(shared, job.key_id, one.statement.epoch, prepared).await? {
             continue;
         }
         return same(*one, *two, curve);
@@ -68,24 +69,6 @@ pub fn is_of(source: &Source, share: &KeyShare) -> Result<(), Failed> {
     } else {
         Ok(())
     }
-}
-
-/// Commits new shares of this key whose result is stored. True if there were any: the key is no longer what the nodes said.
-async fn finish_prepared(shared: &Shared, job: &Job, one: &Answer, two: &Answer) -> Result<bool, Failed> {
-    for subject in one.prepared.iter().chain(&two.prepared) {
-        let Some(key) = commit::stored(shared, subject).await? else { continue };
-        let follows = key.key_id == job.key_id || key.source_key_id == Some(job.key_id);
-        if !follows || key.epoch <= one.statement.epoch {
-            continue;
-        }
-        match commit::commit(shared, &key).await {
-            Ok(()) => return Ok(true),
-            Err(failed) if failed.is_retryable() => return Err(failed),
-            // An attempt that can no longer become the key is no obstacle.
-            Err(failed) => tracing::info!(key = %job.key_id, %failed, "prepared shares stay behind"),
-        }
-    }
-    Ok(false)
 }
 
 /// What both say, if it is the same.

@@ -4,6 +4,7 @@
 
 use crate::support::process::Process;
 use crate::support::{NatsServer, command};
+use futures::StreamExt;
 use nkeys::{KeyPair, XKey};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -273,6 +274,9 @@ pub fn secrets(key: &SigningMaterial) -> Secrets {
 
 pub const QUICK: KdfParams = KdfParams::Argon2id { memory_kib: 64, passes: 1 };
 
+/// Slow enough that something can be done between a job's start and its result.
+pub const SLOW: KdfParams = KdfParams::Argon2id { memory_kib: 131_072, passes: 6 };
+
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn new_key(backend: &Backend, curve: Curve) -> SigningMaterial {
@@ -295,4 +299,24 @@ pub async fn wait_until_empty(jetstream: &async_nats::jetstream::Context) {
         assert!(started.elapsed() < PATIENCE, "jobs are left in the queue");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Has worker1 make shares with the KDF [`SLOW`], store their result, and not commit them: the nodes are gone between the two, and stay
+/// away. Earlier results are lost.
+pub async fn stored_only(service: &mut Deployment, backend: &Backend, request: &SignedRequest) -> JobResult {
+    let nats = service.nats.connect().await;
+    let jetstream = async_nats::jetstream::new(nats.clone());
+    let mut started = nats.subscribe(format!("mpc.event.{}.*", request.op)).await.unwrap();
+    nats.flush().await.unwrap();
+    backend.publish(request).await.unwrap();
+    tokio::time::timeout(PATIENCE, started.next()).await.unwrap().unwrap();
+    // Gone before there is a result for it.
+    jetstream.delete_stream("MPC_RESULTS").await.unwrap();
+    service.process("worker1").wait_for("the result is not stored yet");
+    service.kill("node1");
+    service.kill("node2");
+    trefoil::jobs::streams::provision(&jetstream, &Default::default()).await.unwrap();
+    let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
+    service.process("worker1").wait_for("the key waits for its commit");
+    result
 }
