@@ -174,6 +174,10 @@ async fn a_refreshed_key_signs_and_the_old_share_never_again() {
         cluster.commit(&new).await;
         sign(&cluster, &new, &format!("s2-{curve}")).await.unwrap();
         assert_eq!(sign(&cluster, &old, &format!("s3-{curve}")).await, Err(ErrorCode::StaleShare));
+        // The job is done, so a worker that replays it cannot make the new share stale.
+        for role in NODES {
+            assert_eq!(refused(open(&cluster, role, &new.job).await), ErrorCode::JobIdReused);
+        }
         // And once more from there.
         let newest = cluster.refresh(&new, &format!("r2-{curve}")).await;
         cluster.commit(&newest).await;

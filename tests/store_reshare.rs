@@ -249,13 +249,16 @@ async fn only_what_follows_on_the_committed_shares_is_staged() {
     assert_eq!(slots_in_use(folder.path()), 1);
     // Each job has room of its own: one that never ends keeps no other out.
     for n in 0..64 {
-        store.stage(Attempt { job_digest: [1; 32], ..refresh(100 + n, 1) }, secret(b"x"), None).await.unwrap();
+        store.stage(Attempt { job_digest: [77; 32], ..refresh(100 + n, 1) }, secret(b"x"), None).await.unwrap();
     }
-    let one_more = Attempt { job_digest: [1; 32], ..refresh(200, 1) };
+    let one_more = Attempt { job_digest: [77; 32], ..refresh(200, 1) };
     assert_eq!(refused(store.stage(one_more, secret(b"x"), None).await), ErrorCode::Overloaded);
     store.stage(refresh(201, 1), secret(b"x"), None).await.unwrap();
     store.commit(KEY, [201; 32]).await.unwrap();
     assert_eq!(slots_in_use(folder.path()), 1);
+    // And each job gives new shares once: whoever replays it cannot make the client's share stale.
+    let replayed = Attempt { job_digest: [201; 32], ..refresh(202, 201) };
+    assert_eq!(refused(store.stage(replayed, secret(b"x"), None).await), ErrorCode::JobIdReused);
     for n in 0..64 {
         store.stage(Attempt { job_digest: [2; 32], ..refresh(n, 201) }, secret(b"x"), None).await.unwrap();
     }

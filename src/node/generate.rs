@@ -162,6 +162,9 @@ impl Node {
         let source = match job.op() {
             Op::Generate => None,
             _ => match self.origin(job)? {
+                Found::Committed(key) if key.attempt.job_digest == job.digest => {
+                    return Err(Refusal::new(ErrorCode::JobIdReused, "the job has made the key's shares already"));
+                }
                 Found::Committed(key) => Some(Source::of(&key.attempt)),
                 Found::Prepared(result_subject) => return Ok(Start::NotCommitted(result_subject)),
             },

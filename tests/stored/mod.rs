@@ -50,7 +50,7 @@ pub fn refresh(transcript: u8, source: u8) -> Attempt {
 }
 
 pub fn order(key_id: KeyId, to: KeyState, issued_at: u64) -> Order {
-    Order { job: job(&format!("order-{issued_at}"), 1), key_id, to, issued_at }
+    Order { job: job(&format!("order-{issued_at}"), issued_at as u8), key_id, to, issued_at }
 }
 
 pub fn job(id: &str, digest: u8) -> LedgerEntry {

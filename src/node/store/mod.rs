@@ -120,7 +120,7 @@ pub trait Store: Send + Sync + 'static {
     /// that is committed with the shares that the attempt was made from.
     ///
     /// # Errors
-    /// `JOB_ID_REUSED` if another attempt of a new key is committed, or is another job's, or this one was discarded;
+    /// `JOB_ID_REUSED` if an attempt of this job is committed, or one of another job under a new key's id, or this one was discarded;
     /// `OVERLOADED` with 64 attempts of the job prepared; `NOT_PERMITTED` for a key too many; the code of the source's state;
     /// `JOB_SUPERSEDED` if the source has other shares now.
     fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()>;

@@ -46,8 +46,14 @@ pub fn stage(
     if new_key && known.iter().any(|row| row.attempt.job_digest != attempt.job_digest) {
         return refused(ErrorCode::JobIdReused);
     }
-    let same_job = |row: &&AttemptRow| row.fate == Fate::Prepared && row.attempt.job_digest == attempt.job_digest;
-    if known.iter().filter(same_job).count() >= MAX_PREPARED {
+    let of_job = |fate: Fate| {
+        known.iter().filter(move |row| row.fate == fate && row.attempt.job_digest == attempt.job_digest).count()
+    };
+    // A job gives a key new shares once, however often it is replayed.
+    if of_job(Fate::Committed) > 0 {
+        return refused(ErrorCode::JobIdReused);
+    }
+    if of_job(Fate::Prepared) >= MAX_PREPARED {
         return refused(ErrorCode::Overloaded);
     }
     match source {
