@@ -2,6 +2,7 @@
 //! late, twice, or only in the end: there is one living share at any time, and none is lost.
 //!
 //! `TREFOIL_SEEDS=<n>` runs more than the usual number of seeds. A seed's steps are always the same.
+#![allow(clippy::print_stderr, reason = "the seed of a failure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod stored;
