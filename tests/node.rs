@@ -109,6 +109,11 @@ async fn one_session_slot_per_key() {
     tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
     to_m2(&cluster, &key, &b, 7).await.unwrap().finish().await;
     assert_eq!(refused(liar.send(liar.m2.clone()).await), ErrorCode::NodeUnavailable);
+    // The log tells how each session ended, and who was refused.
+    let log = audit_of(&cluster, Party::Node1);
+    let of = |decision: &str| log.iter().filter(|entry| entry["op"] == "sign" && entry["decision"] == decision).count();
+    assert_eq!(of("opened"), of("released") + of("preempted"));
+    assert_eq!(log.iter().filter(|entry| entry["reason"] == "KEY_BUSY").count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,6 +95,8 @@ pub struct Busy<S> {
     ttl: Duration,
     id: SessionId,
     about: Arc<About>,
+    /// The session that this one took its slot from.
+    preempted: Option<Arc<About>>,
     parked: bool,
 }
 
@@ -150,6 +152,7 @@ impl<S> Sessions<S> {
         if shut && !about.despite_lock {
             return Err(ErrorCode::KeyLocked.into());
         }
+        let mut preempted = None;
         let claimed = claim.slot().map(|(kind, token)| ((about.key_id, kind), token));
         if let Some((name, token)) = claimed
             && let Some(slot) = tables.slots.get(&name)
@@ -160,8 +163,9 @@ impl<S> Sessions<S> {
             if !idle || !(over || slot.job_digest == about.job_digest || token > slot.token) {
                 return Err(Refusal::new(ErrorCode::KeyBusy, "another job of this key is under way"));
             }
-            let preempted = slot.session;
-            tables.remove(&preempted);
+            let ended = slot.session;
+            preempted = holder.map(|entry| Arc::clone(&entry.about));
+            tables.remove(&ended);
         }
         if tables.sessions.len() >= self.max {
             return Err(Refusal::new(ErrorCode::Overloaded, "too many sessions"));
@@ -172,7 +176,7 @@ impl<S> Sessions<S> {
         let about = Arc::new(about);
         let entry = Entry { about: Arc::clone(&about), state: None, until: Instant::now() + self.ttl };
         tables.sessions.insert(id, entry);
-        Ok(Busy { tables: Arc::clone(&self.tables), ttl: self.ttl, id, about, parked: false })
+        Ok(Busy { tables: Arc::clone(&self.tables), ttl: self.ttl, id, about, preempted, parked: false })
     }
 
     /// Takes an idle session that `wanted` accepts. One that is not wanted stays as it is.
@@ -193,7 +197,7 @@ impl<S> Sessions<S> {
         wanted(entry.state.as_ref().ok_or_else(gone)?)?;
         let state = entry.state.take().ok_or_else(gone)?;
         let about = Arc::clone(&entry.about);
-        Ok((Busy { tables: Arc::clone(&self.tables), ttl: self.ttl, id, about, parked: false }, state))
+        Ok((Busy { tables: Arc::clone(&self.tables), ttl: self.ttl, id, about, preempted: None, parked: false }, state))
     }
 
     /// Ends every idle session of a key, and lets none begin any more that uses this share of it.
@@ -240,6 +244,12 @@ impl<S> Busy<S> {
     #[must_use]
     pub fn about(&self) -> &Arc<About> {
         &self.about
+    }
+
+    /// The session that this one took its slot from, and thereby ended.
+    #[must_use]
+    pub fn preempted(&self) -> Option<&Arc<About>> {
+        self.preempted.as_ref()
     }
 
     /// Lets the key's next session of this kind begin, while this one goes on.

@@ -85,7 +85,11 @@ impl Node {
             return Err(refused(ErrorCode::StaleShare.into()));
         }
         let about = About { share: Some(attempt.transcript), ..about_job(&job, caller.channel) };
-        let busy = self.sessions.begin(session_id(), about, Claim::Signing { token: open.lease_token })?;
+        let busy = self.sessions.begin(session_id(), about, Claim::Signing { token: open.lease_token });
+        let busy = busy.map_err(refused)?;
+        if let Some(ended) = busy.preempted() {
+            self.audit.note(self.about("sign", ended, "preempted", None));
+        }
         let (store, key_id, transcript) = (Arc::clone(&self.store), attempt.key_id, attempt.transcript);
         let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
         if open.ot_id != material.share.ot_id() {
