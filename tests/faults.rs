@@ -12,7 +12,7 @@ use futures::StreamExt;
 use std::time::{Duration, Instant};
 use trefoil::client::{Backend, ClientError, Making, NewKey, random_job_id};
 use trefoil::seal::Secrets;
-use trefoil::wire::{Curve, ErrorCode, KdfParams, Method, subject};
+use trefoil::wire::{Curve, ErrorCode, Event, EventOutcome, KdfParams, Method, subject};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_node_is_named_by_the_jobs_deadline() {
@@ -298,6 +298,63 @@ async fn a_job_that_takes_its_workers_down_ends_as_poison() {
     assert_eq!(code(&result), ErrorCode::PoisonJob);
     service.process("node1").signal("CONT");
     backend.sign(&key, Method::Mta, &digest(2), password()).await.unwrap();
+}
+
+/// Events of jobs until one is wanted; all that were heard before it are kept.
+async fn heard(events: &mut async_nats::Subscriber, kept: &mut Vec<Event>, wanted: impl Fn(&Event) -> bool) {
+    loop {
+        let message = tokio::time::timeout(PATIENCE, events.next()).await.expect("it happens").unwrap();
+        let event: Event = serde_json::from_slice(&message.payload).unwrap();
+        kept.push(event.clone());
+        if wanted(&event) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_takes_its_workers_down_takes_no_other_job_with_it() {
+    let mut service = Deployment::start(0);
+    let backend = service.backend().await;
+    service.start_worker("victim0");
+    let mut keys = Vec::new();
+    for _ in 0..6 {
+        keys.push(new_key(&backend, Curve::Ed25519).await);
+    }
+    let nats = service.nats.connect().await;
+    let mut events = nats.subscribe("mpc.event.*.*").await.unwrap();
+    nats.flush().await.unwrap();
+    let forge = Forge::new(&backend);
+    // A silent node 1 keeps all of them in the hands of their first worker. The one that will end its workers takes long.
+    service.process("node1").signal("STOP");
+    let secret = Secrets { password: Some(password()), ..Secrets::default() };
+    let (costly, lifetime) = (KdfParams::Argon2id { memory_kib: 262_144, passes: 10 }, Duration::from_secs(120));
+    let jobs = backend.jobs();
+    let poison = jobs.generate(random_job_id(), Curve::Ed25519, costly, &secret, &forge.reply, lifetime).unwrap();
+    let innocents: Vec<_> = keys.iter().map(|key| forge.sign(key, &message("m"), &secrets(key))).collect();
+    let mut kept = Vec::new();
+    for request in innocents.iter().chain([&poison]) {
+        backend.publish(request).await.unwrap();
+        heard(&mut events, &mut kept, |event| event.job_id == request.job_id).await;
+    }
+    service.kill("victim0");
+    service.process("node1").signal("CONT");
+    for round in 1..3 {
+        service.start_worker(&format!("victim{round}"));
+        kept.clear();
+        heard(&mut events, &mut kept, |event| event.job_id == poison.job_id).await;
+        service.kill(&format!("victim{round}"));
+        // It was alone: whatever its worker had begun before was done.
+        let count = |outcome| kept.iter().filter(|event| event.outcome == outcome).count();
+        assert_eq!(count(EventOutcome::Started), count(EventOutcome::Completed) + 1, "{kept:?}");
+    }
+    service.start_worker("survivor");
+    let result = backend.result_of(&poison.job_id, poison.digest, PATIENCE).await.unwrap();
+    assert_eq!(code(&result), ErrorCode::PoisonJob);
+    for request in &innocents {
+        let result = backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap();
+        assert!(matches!(result.outcome, trefoil::wire::Outcome::Ok { .. }), "{result:?}");
+    }
 }
 
 fn has_committed(service: &Deployment, node: &str) -> bool {

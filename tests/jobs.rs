@@ -28,7 +28,8 @@ fn settings(in_hand: usize) -> ConsumerSettings {
     ConsumerSettings {
         stream: JOBS.into(),
         ack_wait: Duration::from_millis(600),
-        in_hand,
+        slots: in_hand,
+        waiting: 1,
         grace: Duration::from_secs(5),
     }
 }
@@ -262,12 +263,14 @@ async fn crashes_are_counted_and_jobs_given_back_are_not() {
     assert_eq!(begin(&jetstream, "g", &job).await.crashes(), 3);
     assert_eq!(begin(&jetstream, "h", &job).await.crashes(), 4);
     // The same sequence in a stream made anew is another job.
-    let other = Attempt::begin(&jetstream, "g", job.sequence, "other".into(), 2).await.unwrap();
+    let other = Attempt::look(&jetstream, "g", job.sequence, "other".into(), 2).await.unwrap();
     assert_eq!(other.crashes(), 1);
 }
 
-async fn begin<'a>(jetstream: &'a Context, worker: &str, job: &Delivery) -> Attempt<'a> {
-    Attempt::begin(jetstream, worker, job.sequence, "digest".into(), job.times_delivered).await.unwrap()
+async fn begin<'a>(jetstream: &'a Context, worker: &'a str, job: &Delivery) -> Attempt<'a> {
+    let attempt = Attempt::look(jetstream, worker, job.sequence, "digest".into(), job.times_delivered).await.unwrap();
+    attempt.start().await.unwrap();
+    attempt
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,6 +297,6 @@ async fn what_a_stopping_worker_gives_back_is_no_crash() {
     publish(&jetstream, "mpc.job.sign.a", "x").await;
     let digest = data_encoding::HEXLOWER.encode(&Sha256::digest("x"));
     attempts::not_started(&jetstream, 1, digest.clone()).await.unwrap();
-    let attempt = Attempt::begin(&jetstream, "w", 1, digest, 2).await.unwrap();
+    let attempt = Attempt::look(&jetstream, "w", 1, digest, 2).await.unwrap();
     assert_eq!(attempt.crashes(), 0);
 }

@@ -29,9 +29,11 @@ pub struct PeerConfig {
 /// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line; old ones stay until the longest job age has passed |
 /// | `initiators` | list of the `U…` keys whose jobs are worked on at all; what each of them may do is the nodes' decision |
 /// | `concurrency` (64) | jobs worked on at once |
+/// | `waiting` (64) | jobs in hand besides that wait for their key; the next one goes back to the queue for a while |
 /// | `crypto_threads` (cores) | protocol steps and key derivations computed at once |
 /// | `kdf_memory_kib` (327,680) | memory of all running key derivations together, at least 320 MiB; a quarter of it is for those of up to 64 MiB |
 /// | `key_queue` (16) | jobs of one key that may wait inside this worker |
+/// | `lease_seconds` (2) | how long other workers leave a key alone whose worker is gone; renewed every third of it |
 /// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
 /// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
 /// | `replicas` (1) | replicas of the streams where this worker creates them |
@@ -53,12 +55,16 @@ pub struct WorkerConfig {
     pub initiators: HashSet<InitiatorId>,
     /// Jobs worked on at once.
     pub concurrency: usize,
+    /// Jobs in hand besides that wait for their key.
+    pub waiting: usize,
     /// Blocking threads for cryptography.
     pub crypto_threads: usize,
     /// Memory budget of key derivation, KiB.
     pub kdf_memory_kib: u32,
     /// Jobs of one key that may wait in this process.
     pub key_queue: usize,
+    /// Life of a lease that is not renewed.
+    pub lease: Duration,
     /// Redelivery time of the job consumer.
     pub ack_wait: Duration,
     /// Grace time of a drain.
@@ -93,9 +99,11 @@ impl WorkerConfig {
             s.problem("initiators", "must name at least one initiator's public key (U…)");
         }
         let concurrency = s.number("concurrency", 64, 1..=4_096);
+        let waiting = s.number("waiting", 64, 1..=65_536);
         let crypto_threads = s.number("crypto_threads", cores, 1..=1_024);
         let kdf_memory_kib = s.number("kdf_memory_kib", 327_680, 1_024..=67_108_864);
         let key_queue = s.number("key_queue", 16, 1..=4_096);
+        let lease = s.number("lease_seconds", 2, 1..=600);
         let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
         let drain = s.number("drain_seconds", 30, 1..=600);
         let replicas = s.number("replicas", 1, 1..=5);
@@ -112,9 +120,11 @@ impl WorkerConfig {
                 sealing_keys: sealing_keys?,
                 initiators: initiators?.into_iter().collect(),
                 concurrency: concurrency? as usize,
+                waiting: waiting? as usize,
                 crypto_threads: crypto_threads? as usize,
                 kdf_memory_kib: kdf_memory_kib? as u32,
                 key_queue: key_queue? as usize,
+                lease: Duration::from_secs(lease?),
                 ack_wait: Duration::from_secs(ack_wait?),
                 drain: Duration::from_secs(drain?),
                 streams: StreamSettings {

@@ -5,6 +5,10 @@
 //! finds that another worker *started* (or a second delivery that finds nothing) knows that its predecessor died, or is cut off. A
 //! job that was ever returned does not take workers down, so the count begins anew. The usual job is delivered once and costs
 //! nothing.
+//!
+//! A worker that dies takes all its jobs with it, and one of them may have been the cause. Each of them is then suspected, and a
+//! suspect runs alone in its worker, from before its record says *started*: so nobody is counted for what another did more than
+//! once, and the count goes on for the one that ends a worker alone.
 
 use super::once::{self, Unavailable};
 use super::streams::ATTEMPTS;
@@ -35,26 +39,30 @@ struct Record {
 /// The attempt record of one delivery.
 pub struct Attempt<'a> {
     jetstream: &'a Context,
+    worker: &'a str,
     subject: String,
     job: String,
     crashes: u32,
+    /// Whether this is the job's first delivery.
+    first: bool,
 }
 
 impl<'a> Attempt<'a> {
-    /// Finds out how often the job has crashed its worker, and records that it starts again, at this `worker`. `sequence` is the
-    /// job's in its stream, `job` its digest in hex.
+    /// Finds out how often the job has crashed its worker; this one is `worker`. `sequence` is the job's in its stream, `job` its
+    /// digest in hex.
     ///
     /// # Errors
     /// [`Unavailable`]; the job must then not be started.
-    pub async fn begin(
+    pub async fn look(
         jetstream: &'a Context,
-        worker: &str,
+        worker: &'a str,
         sequence: u64,
         job: String,
         times_delivered: u64,
     ) -> Result<Self, Unavailable> {
-        let mut attempt = Self { jetstream, subject: subject(sequence), job, crashes: 0 };
-        if times_delivered > 1 {
+        let first = times_delivered <= 1;
+        let mut attempt = Self { jetstream, worker, subject: subject(sequence), job, crashes: 0, first };
+        if !first {
             let stored = once::get(jetstream, ATTEMPTS, &attempt.subject).await?;
             let before = stored.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
             attempt.crashes = match before.filter(|record| record.job == attempt.job) {
@@ -62,15 +70,31 @@ impl<'a> Attempt<'a> {
                 // Ourselves, and we live: the server did not hear of us for a while, or we did not hear that it had stored this.
                 Some(Record { phase: Phase::Started(name), crashes, .. }) if name == worker => crashes,
                 Some(Record { phase: Phase::Started(_), crashes, .. }) => crashes.saturating_add(1),
-                Some(Record { phase: Phase::Returned, .. }) => 0,
+                Some(Record { phase: Phase::Returned, crashes, .. }) => crashes,
             };
-            if let Err(error) = attempt.record(Phase::Started(worker.to_owned())).await {
-                // It may be stored all the same, and nobody starts now.
-                let _ = attempt.returned().await;
-                return Err(error);
-            }
         }
         Ok(attempt)
+    }
+
+    /// Records that the job starts; a suspect must be alone by now.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; the job must then not be started.
+    pub async fn start(&self) -> Result<(), Unavailable> {
+        if self.first {
+            return Ok(());
+        }
+        if let Err(error) = self.record(Phase::Started(self.worker.to_owned()), self.crashes).await {
+            // It may be stored all the same, and nobody starts now.
+            let _ = self.postponed().await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Whether a worker ended while it had this job in hand.
+    pub fn is_suspect(&self) -> bool {
+        self.crashes > 0
     }
 
     /// Deliveries of this job that ended with their worker.
@@ -83,12 +107,19 @@ impl<'a> Attempt<'a> {
     /// # Errors
     /// [`Unavailable`]; the job may be given back all the same, and then counts one crash too many.
     pub async fn returned(&self) -> Result<(), Unavailable> {
-        self.record(Phase::Returned).await
+        self.record(Phase::Returned, 0).await
     }
 
-    async fn record(&self, phase: Phase) -> Result<(), Unavailable> {
-        write(self.jetstream, self.subject.clone(), &Record { job: self.job.clone(), phase, crashes: self.crashes })
-            .await
+    /// Records that the job is given back before its work had begun, so that its crashes count as before.
+    ///
+    /// # Errors
+    /// As [`Attempt::returned`].
+    pub async fn postponed(&self) -> Result<(), Unavailable> {
+        self.record(Phase::Returned, self.crashes).await
+    }
+
+    async fn record(&self, phase: Phase, crashes: u32) -> Result<(), Unavailable> {
+        write(self.jetstream, self.subject.clone(), &Record { job: self.job.clone(), phase, crashes }).await
     }
 }
 

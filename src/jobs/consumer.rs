@@ -5,6 +5,7 @@
 //! A delivery that is dropped unsettled, because its worker died or panicked, comes back after `ack_wait`.
 
 use super::attempts;
+use super::place::{Place, Places};
 use crate::fault;
 use crate::wire::subject;
 use async_nats::HeaderMap;
@@ -16,7 +17,7 @@ use futures::{FutureExt, StreamExt};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -37,8 +38,10 @@ pub struct ConsumerSettings {
     /// After this long without a sign of life from its worker a job is delivered again. Sets how fast a dead worker is
     /// replaced; 1 to 2 seconds.
     pub ack_wait: Duration,
-    /// Jobs in hand at a time: running, or waiting for their key.
-    pub in_hand: usize,
+    /// Jobs that work at a time.
+    pub slots: usize,
+    /// Jobs besides that wait for their key at a time.
+    pub waiting: usize,
     /// After the stop signal jobs in hand get this long to finish before they are abandoned (and delivered again elsewhere).
     pub grace: Duration,
 }
@@ -55,6 +58,8 @@ pub struct Delivery {
     pub sequence: u64,
     /// 1 for the first delivery.
     pub times_delivered: u64,
+    /// Its place among the jobs in hand, kept as long as the delivery.
+    pub place: Place,
     receipt: Receipt,
 }
 
@@ -62,7 +67,6 @@ pub struct Delivery {
 struct Receipt {
     acker: Arc<Acker>,
     in_progress: AbortHandle,
-    _in_hand: OwnedSemaphorePermit,
 }
 
 impl Drop for Receipt {
@@ -77,7 +81,7 @@ impl Drop for Receipt {
 pub struct NotSettled(String);
 
 impl Delivery {
-    fn new(message: Message, ack_wait: Duration, in_hand: OwnedSemaphorePermit) -> Option<Self> {
+    fn new(message: Message, ack_wait: Duration, place: Place) -> Option<Self> {
         let (sequence, times_delivered) = {
             let info = message.info().ok()?;
             (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1))
@@ -103,7 +107,8 @@ impl Delivery {
             body: message.payload,
             sequence,
             times_delivered,
-            receipt: Receipt { acker, in_progress, _in_hand: in_hand },
+            place,
+            receipt: Receipt { acker, in_progress },
         })
     }
 
@@ -129,7 +134,7 @@ impl Delivery {
     }
 }
 
-/// Runs `handle` for every job, up to `in_hand` at a time, until `stop` becomes true; then gives back what has been pulled but
+/// Runs `handle` for every job, up to so many at a time, until `stop` becomes true; then gives back what has been pulled but
 /// not started, waits for the jobs in hand (at most `grace`) and returns how many of them had to be abandoned.
 ///
 /// Losing the server is not an error: pulling is tried again, with a growing delay, until it works or `stop` comes.
@@ -139,7 +144,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut puller = Puller {
-        slots: Arc::new(Semaphore::new(settings.in_hand)),
+        places: Places::new(settings.slots, settings.waiting),
         jetstream,
         consumer: None,
         stop,
@@ -172,7 +177,7 @@ struct Puller<H> {
     settings: ConsumerSettings,
     /// `None` before the first pull and after an error: it is looked up, and made if need be.
     consumer: Option<Consumer<pull::Config>>,
-    slots: Arc<Semaphore>,
+    places: Places,
     stop: watch::Receiver<bool>,
     jobs: JoinSet<()>,
     handle: H,
@@ -186,14 +191,10 @@ where
     /// One pull request: as many jobs as there are free slots, each started as it comes. Returns early when told to stop.
     async fn pull(&mut self) -> Result<(), String> {
         let mut stop = self.stop.clone();
-        let first = tokio::select! {
+        let mut free = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            slot = self.slots.clone().acquire_owned() => slot.map_err(|error| error.to_string())?,
+            free = self.places.free() => free,
         };
-        let mut free = vec![first];
-        while let Ok(next) = self.slots.clone().try_acquire_owned() {
-            free.push(next);
-        }
         let consumer = match &self.consumer {
             Some(consumer) => consumer,
             None => self.consumer.insert(durable(&self.jetstream, &self.settings).await?),
@@ -215,8 +216,8 @@ where
             };
             let Ok(Some(message)) = next else { return Ok(()) };
             let message = message.map_err(|error| error.to_string())?;
-            let Some(slot) = free.pop() else { return Ok(()) };
-            if let Some(delivery) = Delivery::new(message, ack_wait, slot) {
+            let Some(place) = free.pop() else { return Ok(()) };
+            if let Some(delivery) = Delivery::new(message, ack_wait, place) {
                 self.jobs.spawn((self.handle)(delivery));
             }
         }

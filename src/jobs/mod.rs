@@ -4,6 +4,8 @@ pub mod attempts;
 pub mod bans;
 pub mod consumer;
 pub mod keyed_mutex;
+pub mod lease;
 pub mod once;
+pub mod place;
 pub mod results;
 pub mod streams;

@@ -80,10 +80,21 @@ pub async fn next(
 /// # Errors
 /// [`Unavailable`].
 pub async fn get(jetstream: &Context, stream: &'static str, subject: &str) -> Result<Option<Bytes>, Unavailable> {
+    Ok(last(jetstream, stream, subject).await?.map(|message| message.payload))
+}
+
+/// The same with its sequence and headers.
+///
+/// # Errors
+/// [`Unavailable`].
+pub async fn last(
+    jetstream: &Context,
+    stream: &'static str,
+    subject: &str,
+) -> Result<Option<StreamMessage>, Unavailable> {
     let handle = jetstream.get_stream_no_info(stream).await;
     let handle = handle.map_err(|error| Unavailable { stream, reason: error.to_string() })?;
-    let found = found(stream, handle.get_last_raw_message_by_subject(subject).await)?;
-    Ok(found.map(|message| message.payload))
+    found(stream, handle.get_last_raw_message_by_subject(subject).await)
 }
 
 fn found(

@@ -4,7 +4,9 @@
 //! promises rest on (no job dropped silently, one result per job, bans for ever) is checked, and a stream that breaks it stops
 //! the start with every problem named.
 
-use crate::wire::subject::{ALL_BANS, ALL_JOBS, ALL_RESULTS, BANS_STREAM, JOBS_STREAM, RESULTS_STREAM};
+use crate::wire::subject::{
+    ALL_BANS, ALL_JOBS, ALL_LEASES, ALL_RESULTS, BANS_STREAM, JOBS_STREAM, LEASES_STREAM, RESULTS_STREAM,
+};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, context::GetStreamErrorKind};
 use std::time::Duration;
@@ -95,6 +97,14 @@ pub fn configurations(settings: &StreamSettings) -> Vec<Config> {
             ..base.clone()
         },
         Config {
+            name: LEASES_STREAM.into(),
+            description: Some("Which worker's turn it is at a key; each lease ends by its own TTL".into()),
+            subjects: vec![ALL_LEASES.into()],
+            max_messages_per_subject: 1,
+            allow_message_ttl: true,
+            ..base.clone()
+        },
+        Config {
             name: ATTEMPTS.into(),
             description: Some("Redelivered jobs: how often each has taken its worker down".into()),
             subjects: vec!["mpc.attempt.>".into()],
@@ -178,6 +188,11 @@ fn problems(wanted: &Config, found: &Config) -> Vec<String> {
             require(found.max_age.is_zero(), "bans must not have an age limit".into());
             require(found.deny_delete && found.deny_purge, "deletion and purge must be denied".into());
         }
+        LEASES_STREAM => {
+            require(found.allow_message_ttl, "messages must be allowed a TTL: a lease must end by itself".into());
+            require(found.max_age.is_zero(), "leases must not have an age limit".into());
+            require(found.max_messages_per_subject == 1, "one message must be kept per key".into());
+        }
         _ => {}
     }
     problems
@@ -204,5 +219,7 @@ mod tests {
         assert_eq!(problems(&made[1], &results).len(), 1);
         let bans = Config { max_age: Duration::from_secs(60), deny_delete: false, ..made[2].clone() };
         assert_eq!(problems(&made[2], &bans).len(), 2);
+        let leases = Config { allow_message_ttl: false, max_messages_per_subject: -1, ..made[3].clone() };
+        assert_eq!(problems(&made[3], &leases).len(), 2);
     }
 }

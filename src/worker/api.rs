@@ -69,6 +69,8 @@ pub async fn serve(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> Resu
 async fn answer(shared: &Shared, request: &Request) -> Result<JobResult, JobError> {
     let body = &request.message.payload;
     let job = Job::from_request(JobHeaders::from_nats(request.message.headers.as_ref()), body)?;
+    // What runs alone is alone with its worker, questions included.
+    let _company = shared.company(false).await;
     let outcome = match look_up(shared, &job).await {
         Ok(outcome) => outcome,
         Err(failed) => failed.outcome(),
@@ -98,7 +100,7 @@ async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
     };
     found.map_err(|stop| match stop {
         Stop::Failed(failed) => failed,
-        Stop::Away(_) => Failed::new(ErrorCode::Overloaded, "too busy to answer at once"),
+        Stop::Away(_) | Stop::Postponed(_) => Failed::new(ErrorCode::Overloaded, "too busy to answer at once"),
     })
 }
 

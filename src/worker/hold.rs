@@ -1,30 +1,125 @@
-//! The turn of a job at its key: one job of a key at a time.
+//! The turn of a job at its key: one job of a key at a time, in this worker by a fair queue, across workers by a lease.
+//!
+//! A lease serves a burst of the jobs that wait for the key here, so that they do not pay for it each, and is then let go for the
+//! jobs that wait elsewhere. Where JetStream gives no answer about leases, jobs go on without: node 1 keeps sessions of one key apart.
 
 use super::Shared;
 use super::failure::Failed;
 use super::retry::{Schedule, Stop};
 use crate::jobs::keyed_mutex::Guard;
+use crate::jobs::lease::{Attempt, Lease};
 use crate::wire::{ErrorCode, Job, KeyId};
-use tokio::time::timeout;
+use futures::FutureExt;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Most jobs in a row that one lease serves.
+const BURST_JOBS: u32 = 32;
+/// How long a lease goes on serving further jobs.
+const BURST: Duration = Duration::from_millis(250);
+/// How long a worker leaves a key to others after a burst: they hear of its end, and take two round trips to JetStream.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How long a job that runs alone waits for its key: all else waits for it.
+const ALONE: Duration = Duration::from_millis(500);
+
+/// What goes with a key from job to job of this worker.
+pub enum Luggage {
+    /// The lease serves the next job too.
+    Lease(Lease),
+    /// Its burst is over; others may have the key until then.
+    Left(Instant),
+}
 
 /// A key that is held for one job; the next one gets it when this is dropped.
 pub struct Held {
-    _guard: Guard<KeyId>,
+    guard: Guard<KeyId, Luggage>,
 }
 
-impl Shared {
-    /// Waits for the turn of the job's key.
-    ///
-    /// # Errors
-    /// The job goes away if too many wait for the key already; `KEY_BUSY` if the turn does not come in time.
-    pub(super) async fn hold(&self, job: &Job, schedule: &mut Schedule) -> Result<Held, Stop> {
-        let busy = |why: String| Failed::new(ErrorCode::KeyBusy, why);
-        loop {
-            match timeout(schedule.left(), self.keys.lock(job.key_id)).await {
-                Ok(Ok(guard)) => return Ok(Held { _guard: guard }),
-                Ok(Err(full)) => schedule.leave(busy(full.to_string())).await?,
-                Err(_) => return Err(busy("other jobs of this key took all the time".to_owned()).into()),
+impl Held {
+    /// The lease's token, for node 1; 0 without a lease.
+    pub fn lease_token(&self) -> u64 {
+        match &self.guard.luggage {
+            Some(Luggage::Lease(lease)) => lease.token(),
+            _ => 0,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(Luggage::Lease(lease)) = &self.guard.luggage {
+            let (jobs, time) = lease.served();
+            if lease.is_lost() || jobs >= BURST_JOBS || time >= BURST {
+                self.guard.luggage = Some(Luggage::Left(Instant::now() + PAUSE));
             }
         }
     }
+}
+
+impl Shared {
+    /// Waits for the turn of the job's key. A job that waits has no slot meanwhile.
+    ///
+    /// # Errors
+    /// The job goes away if too many wait already; `KEY_BUSY` if the turn does not come in time.
+    pub(super) async fn hold(&self, job: &Job, schedule: &mut Schedule) -> Result<Held, Stop> {
+        let mut guard = self.turn(job, schedule).await?;
+        let lease = match guard.luggage.take() {
+            Some(Luggage::Lease(mut lease)) if !lease.is_lost() => {
+                lease.serve(&job.digest);
+                Some(lease)
+            }
+            luggage => {
+                if let Some(Luggage::Left(until)) = luggage {
+                    sleep_until(until).await;
+                }
+                self.lease(job, schedule).await?
+            }
+        };
+        guard.luggage = lease.map(Luggage::Lease);
+        Ok(Held { guard })
+    }
+
+    /// Waits for the key in this process.
+    async fn turn(&self, job: &Job, schedule: &mut Schedule) -> Result<Guard<KeyId, Luggage>, Stop> {
+        loop {
+            let mut turn = pin!(self.keys.lock(job.key_id));
+            let turn = match turn.as_mut().now_or_never() {
+                Some(turn) => turn,
+                None => aside(schedule, turn).await?,
+            };
+            match turn {
+                Ok(guard) => return Ok(guard),
+                Err(full) => schedule.leave(busy(full.to_string())).await?,
+            }
+        }
+    }
+
+    /// The key's lease; `None` where there is no telling who has it.
+    async fn lease(&self, job: &Job, schedule: &mut Schedule) -> Result<Option<Lease>, Stop> {
+        let mut claim = self.leases.claim(job.key_id, &job.digest);
+        let lease = match claim.attempt().await {
+            Ok(Attempt::Got(lease)) => Ok(lease),
+            Ok(Attempt::Busy) => aside(schedule, claim.wait()).await?,
+            Err(error) => Err(error),
+        };
+        Ok(lease.inspect_err(|error| tracing::warn!(key = %job.key_id, %error, "no lease")).ok())
+    }
+}
+
+/// Waits for a key or its lease, without a slot.
+async fn aside<T>(schedule: &mut Schedule, turn: impl Future<Output = T>) -> Result<T, Stop> {
+    let aside = schedule.step_aside();
+    if aside.is_none() {
+        schedule.leave(busy("too many jobs wait for their keys")).await?;
+    }
+    let left = if schedule.is_alone() { schedule.left().min(ALONE) } else { schedule.left() };
+    timeout(left, turn).await.map_err(|_| {
+        let failed = busy("other jobs of this key took all the time");
+        if schedule.is_alone() { schedule.postpone(failed) } else { failed.into() }
+    })
+}
+
+fn busy(why: impl Into<String>) -> Failed {
+    Failed::new(ErrorCode::KeyBusy, why)
 }

@@ -9,6 +9,7 @@
 
 mod api;
 mod commit;
+mod company;
 mod crypto;
 mod failure;
 mod generate;
@@ -30,15 +31,18 @@ use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
 use crate::jobs::bans::Bans;
 use crate::jobs::keyed_mutex::KeyedMutex;
+use crate::jobs::lease::Leases;
 use crate::seal::WorkerKeys;
 use crate::vault::Vault;
 use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId};
 use async_nats::jetstream::Context;
 use crypto::CryptoPool;
 use failure::Failed;
+use hold::Luggage;
 use retry::{Schedule, Stop};
 use std::collections::HashSet;
 use std::time::Duration;
+use tokio::sync::RwLock;
 
 /// What all jobs of one worker use.
 struct Shared {
@@ -50,7 +54,10 @@ struct Shared {
     nodes: NodeIdentities,
     sealing: WorkerKeys,
     vault: Vault,
-    keys: KeyedMutex<KeyId>,
+    keys: KeyedMutex<KeyId, Luggage>,
+    leases: Leases,
+    /// Shared by the jobs that run, and had alone by one that must.
+    together: RwLock<()>,
     crypto: CryptoPool,
     times: TimePolicy,
     bans: Bans,

@@ -35,6 +35,8 @@ const STORE: Duration = Duration::from_secs(10);
 /// How long a job stays away whose result is stored and whose commit must wait for a node: a quarter of the result's age, within
 /// these bounds.
 const COMMIT_AWAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// How long a job stays away that has to run alone and cannot.
+const NOT_ALONE: Duration = Duration::from_millis(250);
 /// How long a job stays away when JetStream itself is in trouble.
 const TROUBLE_AWAY: Duration = Duration::from_secs(1);
 
@@ -62,48 +64,61 @@ impl From<Failed> for Done {
 enum End {
     Acknowledge,
     Away(Duration),
+    /// Away, with the main work not begun.
+    Postponed(Duration),
 }
 
 /// Takes one delivery to its end.
 pub async fn handle(shared: Arc<Shared>, delivery: Delivery) {
-    let (op, key) = subject::split_job(&delivery.subject).unwrap_or_default();
-    let digest = HEXLOWER.encode(&Sha256::digest(&delivery.body));
-    let (sequence, times) = (delivery.sequence, delivery.times_delivered);
-    let end = match Attempt::begin(&shared.jetstream, &shared.worker_id, sequence, digest, times).await {
-        Ok(attempt) => {
-            let parse = || Job::parse(op, key, JobHeaders::from_nats(Some(&delivery.headers)), &delivery.body);
-            // What makes the parser panic is a mistake of ours, and must not go round for ever.
-            let parsed = std::panic::catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| {
-                let message = "this body stops the parser; the worker's log says where".to_owned();
-                Err(JobError { code: ErrorCode::Internal, message, address: None })
-            });
-            let end = match parsed {
-                Ok(job) => Box::pin(known(&shared, &job, attempt.crashes())).await,
-                Err(error) => refused(&shared, &delivery.body, error).await,
-            };
-            let end = end.unwrap_or_else(|error| {
-                tracing::warn!(%error, "JetStream is in trouble");
-                End::Away(TROUBLE_AWAY)
-            });
-            if let End::Away(_) = end
-                && let Err(error) = attempt.returned().await
-            {
-                tracing::warn!(%error, "an attempt was not recorded as returned");
-            }
-            end
-        }
-        Err(error) => {
-            tracing::warn!(%error, "attempts cannot be read");
-            End::Away(TROUBLE_AWAY)
-        }
-    };
+    let end = delivered(&shared, &delivery).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "attempts cannot be read");
+        End::Away(TROUBLE_AWAY)
+    });
     let settled = match end {
         End::Acknowledge => delivery.acknowledge().await,
-        End::Away(delay) => delivery.give_back(delay).await,
+        End::Away(delay) | End::Postponed(delay) => delivery.give_back(delay).await,
     };
     if let Err(error) = settled {
         tracing::warn!(%error, "the job will be delivered again");
     }
+}
+
+/// Counts the attempt, and makes it: alone, if the job may have ended a worker.
+async fn delivered(shared: &Shared, delivery: &Delivery) -> Result<End, Unavailable> {
+    let (op, key) = subject::split_job(&delivery.subject).unwrap_or_default();
+    let digest = HEXLOWER.encode(&Sha256::digest(&delivery.body));
+    let (sequence, times) = (delivery.sequence, delivery.times_delivered);
+    let attempt = Attempt::look(&shared.jetstream, &shared.worker_id, sequence, digest, times).await?;
+    let alone = attempt.is_suspect();
+    // Its record stays as it is: whether another worker ended by it is still to be seen.
+    let Some(_company) = shared.company(alone).await else { return Ok(End::Away(NOT_ALONE)) };
+    attempt.start().await?;
+    let parse = || Job::parse(op, key, JobHeaders::from_nats(Some(&delivery.headers)), &delivery.body);
+    // What makes the parser panic is a mistake of ours, and must not go round for ever.
+    let parsed = std::panic::catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| {
+        let message = "this body stops the parser; the worker's log says where".to_owned();
+        Err(JobError { code: ErrorCode::Internal, message, address: None })
+    });
+    let end = match parsed {
+        Ok(job) => {
+            let schedule = Schedule::of_delivery(job.issued_at, job.expires_at, delivery.place.clone(), alone);
+            Box::pin(known(shared, &job, attempt.crashes(), schedule)).await
+        }
+        Err(error) => refused(shared, &delivery.body, error).await,
+    };
+    let end = end.unwrap_or_else(|error| {
+        tracing::warn!(%error, "JetStream is in trouble");
+        End::Away(TROUBLE_AWAY)
+    });
+    let noted = match end {
+        End::Acknowledge => Ok(()),
+        End::Away(_) => attempt.returned().await,
+        End::Postponed(_) => attempt.postponed().await,
+    };
+    if let Err(error) = noted {
+        tracing::warn!(%error, "an attempt was not recorded as returned");
+    }
+    Ok(end)
 }
 
 /// A body that is no job: its sender gets the reason where the body says who that is.
@@ -135,7 +150,7 @@ fn reused(result: JobResult) -> JobResult {
 }
 
 /// An authentic job.
-async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavailable> {
+async fn known(shared: &Shared, job: &Job, crashes: u32, mut schedule: Schedule) -> Result<End, Unavailable> {
     let started = Instant::now();
     if let Some(earlier) = results::find(&shared.jetstream, &job.initiator, &job.job_id).await? {
         return if earlier.job_digest.0 == job.digest {
@@ -156,7 +171,6 @@ async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavaila
     let done = if crashes >= POISON {
         Failed::new(ErrorCode::PoisonJob, format!("{crashes} workers ended while they worked on this job")).into()
     } else {
-        let mut schedule = Schedule::new(job.issued_at, job.expires_at);
         // The work keeps its own deadlines; this one is for what waits on something else than a node.
         let limit = schedule.left() + Duration::from_millis(25);
         let work = AssertUnwindSafe(timeout(limit, work(shared, job, &mut schedule))).catch_unwind();
@@ -167,6 +181,7 @@ async fn known(shared: &Shared, job: &Job, crashes: u32) -> Result<End, Unavaila
                 None => failed.into(),
             },
             Ok(Ok(Err(Stop::Away(delay)))) => return Ok(End::Away(delay)),
+            Ok(Ok(Err(Stop::Postponed(delay)))) => return Ok(End::Postponed(delay)),
             Ok(Err(_)) => Failed::new(ErrorCode::Overloaded, "the job's time was over before it was done").into(),
             Err(_) => Failed::new(ErrorCode::Internal, "the worker failed; its log says where").into(),
         }

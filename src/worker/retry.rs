@@ -2,6 +2,7 @@
 
 use super::failure::Failed;
 use crate::clock::now_ms;
+use crate::jobs::place::{Aside, Place};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -15,6 +16,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// Too late to go away and come back: with less time than this left, the last attempts are made here.
 const LAST: Duration = Duration::from_millis(1_500);
+/// How long a job stays away that may have ended a worker and could not be tried alone here.
+const POSTPONED: Duration = Duration::from_millis(250);
 /// Longest wait for one answer of a node.
 const CALL: Duration = Duration::from_secs(5);
 
@@ -42,6 +45,8 @@ pub enum Stop {
     Failed(Failed),
     /// Give the job back to the queue for so long.
     Away(Duration),
+    /// The same, with the main work not begun: what it does to a worker is as unknown as before.
+    Postponed(Duration),
 }
 
 impl From<Failed> for Stop {
@@ -61,6 +66,10 @@ pub struct Schedule {
     deadline: u64,
     /// Whether there is a queue to go back to.
     queued: bool,
+    /// The delivery's place among the jobs in hand.
+    place: Option<Place>,
+    /// Whether no other job runs in this worker meanwhile.
+    alone: bool,
 }
 
 impl Schedule {
@@ -71,7 +80,20 @@ impl Schedule {
         let left = expires_at.saturating_sub(now);
         let deadline = expires_at.saturating_sub((left / 10).clamp(50, 1_000));
         let age = Duration::from_millis(now.saturating_sub(issued_at));
-        Self { started: Instant::now(), attempts: 0, away: (age / 4).clamp(AWAY.0, AWAY.1), deadline, queued: true }
+        Self {
+            started: Instant::now(),
+            attempts: 0,
+            away: (age / 4).clamp(AWAY.0, AWAY.1),
+            deadline,
+            queued: true,
+            place: None,
+            alone: false,
+        }
+    }
+
+    /// The schedule of a job that was delivered to this place, and may have to run `alone`.
+    pub fn of_delivery(issued_at: u64, expires_at: u64, place: Place, alone: bool) -> Self {
+        Self { place: Some(place), alone, ..Self::new(issued_at, expires_at) }
     }
 
     /// The schedule of a question: nobody waits long for its answer, so where a job would go away and come back, this ends.
@@ -115,6 +137,21 @@ impl Schedule {
     /// [`Stop`] unless the job should try again.
     pub async fn leave(&mut self, failed: Failed) -> Result<(), Stop> {
         if self.left() > LAST { Err(Stop::Away(self.away_for())) } else { self.pause(failed).await }
+    }
+
+    /// Whether no other job runs in this worker meanwhile.
+    pub fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Gives the job's slot up while it waits for something else than work. `None` if too many wait already.
+    pub fn step_aside(&self) -> Option<Aside> {
+        self.place.as_ref().and_then(Place::step_aside)
+    }
+
+    /// How a job ends that ran alone and waited too long for its key.
+    pub fn postpone(&self, failed: Failed) -> Stop {
+        if self.queued && self.left() > LAST { Stop::Postponed(POSTPONED) } else { failed.into() }
     }
 
     fn after(&mut self, failed: &Failed) -> Verdict {

@@ -9,6 +9,7 @@ use crate::config::WorkerConfig;
 use crate::jobs::bans::Bans;
 use crate::jobs::consumer::{self, ConsumerSettings};
 use crate::jobs::keyed_mutex::KeyedMutex;
+use crate::jobs::lease::Leases;
 use crate::jobs::streams::{self, StreamError, StreamSettings};
 use crate::seal::WorkerKeys;
 use crate::vault::{KdfPool, Vault};
@@ -17,7 +18,7 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use trefoil_protocol::Party;
 
 /// Runs a worker until `stop` becomes true: then it pulls no more, finishes what it has in hand and returns.
@@ -46,6 +47,8 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         sealing: sealing.context("sealing_keys: not xkey seeds")?,
         vault: Vault::new(KdfPool::new(config.kdf_memory_kib, config.crypto_threads)),
         keys: KeyedMutex::new(config.key_queue),
+        leases: Leases::new(client.clone(), jetstream.clone(), &worker_id, config.lease),
+        together: RwLock::new(()),
         crypto: CryptoPool::new(config.crypto_threads),
         times: TimePolicy::default(),
         bans: bans.clone(),
@@ -57,7 +60,8 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let consumer = ConsumerSettings {
         stream: JOBS_STREAM.to_owned(),
         ack_wait: config.ack_wait,
-        in_hand: config.concurrency,
+        slots: config.concurrency,
+        waiting: config.waiting,
         grace: config.drain,
     };
     let questions = tokio::spawn(api::serve(shared.clone(), stop.clone()));
@@ -71,6 +75,8 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         Ok(Ok(Ok(()))) => {}
         ended => tracing::warn!(?ended, "the API service did not end well"),
     }
+    // So that nobody waits for keys that this worker held.
+    let _ = tokio::time::timeout(Duration::from_secs(1), shared.leases.ended()).await;
     // NATS may be away; what was not acknowledged is delivered again.
     if !matches!(tokio::time::timeout(Duration::from_secs(5), client.flush()).await, Ok(Ok(()))) {
         tracing::warn!("the last messages were not sent");

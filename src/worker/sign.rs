@@ -74,9 +74,9 @@ pub async fn sign(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut 
         client.not_banned(shared, job).await?;
         let attempt = match input {
             SignInput::Secp256k1 { digest, path } => {
-                client.ecdsa(shared, job, *digest, path.as_deref(), schedule).await
+                client.ecdsa(shared, job, *digest, path.as_deref(), &guard, schedule).await
             }
-            SignInput::Ed25519 { message } => client.eddsa(shared, job, message, schedule).await,
+            SignInput::Ed25519 { message } => client.eddsa(shared, job, message, &guard, schedule).await,
         };
         match attempt {
             Ok(Reached::Signature(result, closing)) => return Ok(Signed { result, closing, guard }),
@@ -142,7 +142,7 @@ impl ClientParty {
         Ok(())
     }
 
-    fn open_request(&mut self, job: &Job) -> SignOpen {
+    fn open_request(&mut self, job: &Job, lease_token: u64) -> SignOpen {
         let mut contribution = [0; 32];
         self.rng.fill_bytes(&mut contribution);
         let binding = self.locked.binding();
@@ -152,7 +152,7 @@ impl ClientParty {
             epoch: binding.epoch,
             ot_id: binding.ot_id,
             transcript: binding.transcript,
-            lease_token: 0,
+            lease_token,
             blinded_password: self.blinded,
         }
     }
@@ -184,12 +184,13 @@ impl ClientParty {
         job: &Job,
         digest: [u8; 32],
         path: Option<&str>,
+        held: &Held,
         schedule: &Schedule,
     ) -> Result<Reached, Failed> {
         let path = DerivationPath::parse(path.unwrap_or("m"))
             .map_err(|e| Failed::new(ErrorCode::InvalidPath, e.to_string()))?;
         let node1 = Session::begin(&shared.node1, schedule.call_deadline()).await?;
-        let open = self.open_request(job);
+        let open = self.open_request(job, held.lease_token());
         let contribution = open.contribution;
         let opened = node1.call(schedule.call_deadline(), NodeRequest::SignOpen(open), |reply| match reply {
             NodeReply::SignOpened { session, m1, evaluation } => Ok(Ok((session, m1, evaluation))),
@@ -246,10 +247,11 @@ impl ClientParty {
         shared: &Shared,
         job: &Job,
         message: &[u8],
+        held: &Held,
         schedule: &Schedule,
     ) -> Result<Reached, Failed> {
         let node1 = Session::begin(&shared.node1, schedule.call_deadline()).await?;
-        let open = self.open_request(job);
+        let open = self.open_request(job, held.lease_token());
         let (frost, commitments) = FrostClient::start(&mut self.rng)?;
         let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
         let signed = node1.call(schedule.call_deadline(), request, |reply| match reply {

@@ -1,0 +1,424 @@
+//! A key's lease across workers: in a real JetStream, and as processes see it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod deployment;
+mod support;
+
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::{self, Context};
+use deployment::{Deployment, Forge, digest, message, new_key, password, secrets, wait_until_empty};
+use futures::StreamExt;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+use support::NatsServer;
+use trefoil::client::{ClientError, SignedRequest, SigningMaterial};
+use trefoil::jobs::lease::{Attempt, Claim, Lease, Leases};
+use trefoil::jobs::streams::{self, StreamSettings};
+use trefoil::wire::subject::{self, LEASES_STREAM};
+use trefoil::wire::{Curve, Event, EventOutcome, JobResult, KeyId, Method, Outcome};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const KEY: KeyId = KeyId([7; 16]);
+const TTL: Duration = Duration::from_secs(2);
+
+async fn provisioned() -> (NatsServer, Context) {
+    let server = NatsServer::start();
+    let jetstream = jetstream::new(server.connect().await);
+    streams::provision(&jetstream, &StreamSettings::default()).await.unwrap();
+    (server, jetstream)
+}
+
+async fn leases(server: &NatsServer, worker: &str, ttl: Duration) -> Leases {
+    let nats = server.connect().await;
+    Leases::new(nats.clone(), jetstream::new(nats), worker, ttl)
+}
+
+async fn taken(mut claim: Claim) -> Lease {
+    match claim.attempt().await.unwrap() {
+        Attempt::Got(lease) => lease,
+        Attempt::Busy => panic!("another has it"),
+    }
+}
+
+async fn is_busy(mut claim: Claim) -> bool {
+    matches!(claim.attempt().await.unwrap(), Attempt::Busy)
+}
+
+async fn stored(jetstream: &Context) -> StreamMessage {
+    let stream = jetstream.get_stream_no_info(LEASES_STREAM).await.unwrap();
+    stream.get_last_raw_message_by_subject(&subject::lease(&KEY)).await.unwrap()
+}
+
+fn ttl_of(message: &StreamMessage) -> u64 {
+    message.headers.get("Nats-TTL").expect("it has a TTL").as_str().parse().unwrap()
+}
+
+/// Takes a lease as a worker does that is killed with it in hand.
+fn taken_by_a_dead_worker(server: &NatsServer, worker: &'static str, job: [u8; 32], ttl: Duration) -> u64 {
+    let url = server.url();
+    let life = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let token = runtime.block_on(async {
+            let nats = async_nats::connect(url).await.unwrap();
+            let leases = Leases::new(nats.clone(), jetstream::new(nats), worker, ttl);
+            let lease = taken(leases.claim(KEY, &job)).await;
+            let token = lease.token();
+            std::mem::forget(lease);
+            token
+        });
+        runtime.shutdown_background();
+        token
+    });
+    life.join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_grow_and_whatever_is_written_has_a_ttl() {
+    let (server, jetstream) = provisioned().await;
+    let (a, b) = (leases(&server, "a", TTL).await, leases(&server, "b", TTL).await);
+    let mut tokens = Vec::new();
+    // Over nothing, over the end of a lease of one's own, over another's; each ends with an empty message.
+    for leases in [&a, &a, &b, &a] {
+        let lease = taken(leases.claim(KEY, &[1; 32])).await;
+        tokens.push(lease.token());
+        let message = stored(&jetstream).await;
+        assert_eq!((message.sequence, ttl_of(&message)), (lease.token(), 2));
+        drop(lease);
+        leases.ended().await;
+        let message = stored(&jetstream).await;
+        assert_eq!((message.payload.len(), ttl_of(&message)), (0, 1));
+    }
+    // Renewed, it has one as well: the trap of what looks like an update.
+    let mut lease = taken(a.claim(KEY, &[1; 32])).await;
+    let first = lease.token();
+    lease.serve(&[2; 32]);
+    while lease.token() == first {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let message = stored(&jetstream).await;
+    assert_eq!((message.sequence, ttl_of(&message)), (lease.token(), 2));
+    assert!(String::from_utf8_lossy(&message.payload).contains(&"02".repeat(32)), "it names the new job");
+    tokens.extend([first, lease.token()]);
+    // Taken over, too.
+    let taken_over = taken(b.claim(KEY, &[2; 32])).await;
+    let message = stored(&jetstream).await;
+    assert_eq!((message.sequence, ttl_of(&message)), (taken_over.token(), 2));
+    tokens.push(taken_over.token());
+    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+    drop(taken_over);
+    b.ended().await;
+    // And so it all goes away by itself.
+    let stream = jetstream.get_stream_no_info(LEASES_STREAM).await.unwrap();
+    let started = Instant::now();
+    while stream.get_last_raw_message_by_subject(&subject::lease(&KEY)).await.is_ok() {
+        assert!(started.elapsed() < PATIENCE, "it is immortal");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_job_waits_and_the_same_job_does_not() {
+    let (server, _) = provisioned().await;
+    let (a, b) = (leases(&server, "a", TTL).await, leases(&server, "b", TTL).await);
+    let first = taken(a.claim(KEY, &[1; 32])).await;
+    assert!(is_busy(b.claim(KEY, &[2; 32])).await);
+    // Another key is another lease.
+    drop(taken(b.claim(KeyId([8; 16]), &[2; 32])).await);
+    let waiting = tokio::spawn(b.claim(KEY, &[2; 32]).wait());
+    // Longer than its life: it is renewed.
+    tokio::time::sleep(TTL * 2).await;
+    assert!(!waiting.is_finished() && !first.is_lost());
+    let token = first.token();
+    drop(first);
+    let second = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
+    assert!(second.token() > token);
+    // Delivered again elsewhere, the same job takes it over, and the first one learns of it.
+    let same = taken(a.claim(KEY, &[2; 32])).await;
+    assert!(same.token() > second.token());
+    let started = Instant::now();
+    while !second.is_lost() {
+        assert!(started.elapsed() < PATIENCE, "not told");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // What was lost is not ended: whoever has it keeps it.
+    drop(second);
+    b.ended().await;
+    assert!(is_busy(b.claim(KEY, &[3; 32])).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_workers_lease_ends_by_itself_and_its_job_does_not_wait_for_that() {
+    let (server, _) = provisioned().await;
+    let alive = leases(&server, "alive", TTL).await;
+    for same in [true, false] {
+        let job = [u8::from(same); 32];
+        let token = taken_by_a_dead_worker(&server, "dead", job, TTL);
+        let died = Instant::now();
+        let next = if same {
+            taken(alive.claim(KEY, &job)).await
+        } else {
+            assert!(is_busy(alive.claim(KEY, &[9; 32])).await);
+            let next = tokio::time::timeout(PATIENCE, alive.claim(KEY, &[9; 32]).wait()).await.unwrap().unwrap();
+            assert!(died.elapsed() < TTL + Duration::from_secs(2), "took {:?}", died.elapsed());
+            next
+        };
+        assert!(next.token() > token);
+        drop(next);
+        alive.ended().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_never_ends_does_not_shut_a_key_out() {
+    let (server, jetstream) = provisioned().await;
+    // As a client writes it that loses the TTL.
+    let record = format!(r#"{{"worker":"x","job":"{}"}}"#, "00".repeat(32));
+    jetstream.publish(subject::lease(&KEY), record.into()).await.unwrap().await.unwrap();
+    let leases = leases(&server, "a", Duration::from_secs(1)).await;
+    assert!(is_busy(leases.claim(KEY, &[1; 32])).await);
+    let lease = tokio::time::timeout(PATIENCE, leases.claim(KEY, &[1; 32]).wait()).await.unwrap().unwrap();
+    assert_eq!((stored(&jetstream).await.sequence, ttl_of(&stored(&jetstream).await)), (lease.token(), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_stream_nobody_waits_for_leases() {
+    let (server, jetstream) = provisioned().await;
+    let leases = leases(&server, "a", TTL).await;
+    jetstream.delete_stream(LEASES_STREAM).await.unwrap();
+    assert!(leases.claim(KEY, &[1; 32]).attempt().await.is_err());
+    assert!(leases.claim(KEY, &[1; 32]).wait().await.is_err());
+    streams::provision(&jetstream, &StreamSettings::default()).await.unwrap();
+    let started = Instant::now();
+    while leases.claim(KEY, &[1; 32]).attempt().await.is_err() {
+        assert!(started.elapsed() < PATIENCE, "never asked again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_go_on_growing_after_the_server_was_killed() {
+    let (mut server, _) = provisioned().await;
+    let before = taken_by_a_dead_worker(&server, "a", [1; 32], TTL);
+    server.kill9();
+    server.restart();
+    let after = leases(&server, "b", TTL).await.claim(KEY, &[2; 32]).wait().await.unwrap();
+    assert!(after.token() > before);
+}
+
+/// What node 1 wrote into its audit log about signing, in order: job, key and decision, with the reason.
+fn audited(service: &Deployment) -> Vec<[String; 4]> {
+    let text = std::fs::read_to_string(service.path("node1").join(trefoil::node::AUDIT_LOG)).unwrap();
+    let entries = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(&line[65..]).unwrap());
+    let field = |entry: &serde_json::Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+    let signing = entries.filter(|entry| entry["op"] == "sign");
+    signing.map(|entry| ["jobId", "keyId", "decision", "reason"].map(|name| field(&entry, name))).collect()
+}
+
+/// Checks that no signing session of a key began at node 1 while another was open. Returns how many were opened, ended by
+/// another, and refused because of another.
+fn sessions(service: &Deployment) -> (usize, usize, usize) {
+    let mut open: HashMap<String, String> = HashMap::new();
+    let (mut opened, mut preempted, mut refused) = (0, 0, 0);
+    for [job, key, decision, reason] in audited(service) {
+        match decision.as_str() {
+            "opened" => {
+                opened += 1;
+                assert_eq!(open.insert(key, job), None, "two sessions of one key");
+            }
+            "released" => _ = open.remove(&key).expect("it was opened"),
+            "preempted" => {
+                preempted += 1;
+                open.remove(&key).expect("it was opened");
+            }
+            "refused" if reason == "KEY_BUSY" => refused += 1,
+            _ => {}
+        }
+    }
+    (opened, preempted, refused)
+}
+
+fn jobs(forge: &Forge<'_>, key: &SigningMaterial, count: u8) -> Vec<SignedRequest> {
+    (0..count).map(|i| forge.sign(key, &digest(i), &secrets(key))).collect()
+}
+
+fn signed(result: JobResult) {
+    assert!(matches!(result.outcome, Outcome::Ok { .. }), "{result:?}");
+}
+
+async fn heard(events: &mut async_nats::Subscriber, wanted: impl Fn(&Event) -> bool) -> Event {
+    let hear = async {
+        loop {
+            let event: Event = serde_json::from_slice(&events.next().await.unwrap().payload).unwrap();
+            if wanted(&event) {
+                return event;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, hear).await.expect("it happens")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_have_one_session_of_a_key_at_a_time_and_each_has_its_turn() {
+    let service = Deployment::start(2);
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Secp256k1).await;
+    let nats = service.nats.connect().await;
+    let mut events = nats.subscribe("mpc.event.sign.*").await.unwrap();
+    nats.flush().await.unwrap();
+    let forge = Forge::new(&backend);
+    let requests = jobs(&forge, &key, 60);
+    let results = requests.iter().map(|request| backend.run(request));
+    for result in futures::future::join_all(results).await {
+        signed(result.unwrap());
+    }
+    assert_eq!(sessions(&service), (60, 0, 0));
+    let mut workers = HashSet::new();
+    for _ in 0..60 {
+        workers.insert(heard(&mut events, |event| event.outcome == EventOutcome::Completed).await.worker_id);
+    }
+    assert_eq!(workers.len(), 2);
+}
+
+/// A job whose session is open, its worker, and the worker's name in events.
+async fn in_session(service: &mut Deployment, forge: &Forge<'_>, key: &SigningMaterial) -> (SignedRequest, String) {
+    let nats = service.nats.connect().await;
+    let mut events = nats.subscribe("mpc.event.sign.*").await.unwrap();
+    nats.flush().await.unwrap();
+    let before = audited(service).len();
+    let jetstream = jetstream::new(nats);
+    let stream = jetstream.get_stream_no_info(LEASES_STREAM).await.unwrap();
+    // A silent node 1 keeps the job in its worker's hands.
+    service.process("node1").signal("STOP");
+    let request = forge.sign(key, &digest(1), &secrets(key));
+    forge.backend.publish(&request).await.unwrap();
+    let started = heard(&mut events, |event| event.outcome == EventOutcome::Started).await;
+    let lease = subject::lease(&key.key_id);
+    let waited = Instant::now();
+    while !stream.get_last_raw_message_by_subject(&lease).await.is_ok_and(|message| !message.payload.is_empty()) {
+        assert!(waited.elapsed() < PATIENCE, "no lease is taken");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(audited(service).len(), before);
+    (request, started.worker_id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_job_of_a_killed_worker_does_not_wait_for_its_own_lease() {
+    let mut service = Deployment::new();
+    service.start_node("node1");
+    service.start_node("node2");
+    // So long that whoever waits for its end is noticed.
+    service.worker_settings = vec![("TREFOIL_LEASE_SECONDS", "60".to_owned())];
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Secp256k1).await;
+    let forge = Forge::new(&backend);
+    let (request, _) = in_session(&mut service, &forge, &key).await;
+    let another = forge.sign(&key, &digest(2), &secrets(&key));
+    backend.publish(&another).await.unwrap();
+    service.kill("worker1");
+    service.start_worker("worker2");
+    service.process("node1").signal("CONT");
+    // The other job may be the first that comes; then it waits for the one that has the lease.
+    for request in [&request, &another] {
+        signed(backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap());
+    }
+    let (_, _, refused) = sessions(&service);
+    assert_eq!(refused, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_stopped_past_its_lease_changes_nothing() {
+    let mut service = Deployment::new();
+    service.start_node("node1");
+    service.start_node("node2");
+    service.worker_settings = vec![("TREFOIL_LEASE_SECONDS", "1".to_owned())];
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Secp256k1).await;
+    let forge = Forge::new(&backend);
+    let (request, stale) = in_session(&mut service, &forge, &key).await;
+    service.process("worker1").signal("STOP");
+    service.process("node1").signal("CONT");
+    service.start_worker("worker2");
+    signed(backend.result_of(&request.job_id, request.digest, PATIENCE).await.unwrap());
+    // Others have had the key since.
+    for i in 2..6 {
+        backend.sign(&key, Method::Mta, &digest(i), password()).await.unwrap();
+    }
+    let nats = service.nats.connect().await;
+    let jetstream = jetstream::new(nats.clone());
+    let mut results = jetstream.get_stream("MPC_RESULTS").await.unwrap();
+    let stored = results.info().await.unwrap().state.messages;
+    let mut events = nats.subscribe("mpc.event.sign.*").await.unwrap();
+    nats.flush().await.unwrap();
+    service.process("worker1").signal("CONT");
+    let ended = heard(&mut events, |event| event.worker_id == stale && event.outcome != EventOutcome::Started).await;
+    assert_eq!((ended.job_id, ended.outcome), (request.job_id.clone(), EventOutcome::Completed));
+    assert_eq!(results.info().await.unwrap().state.messages, stored, "a second result");
+    wait_until_empty(&jetstream).await;
+    sessions(&service);
+    // And it works on as before.
+    service.kill("worker2");
+    backend.sign(&key, Method::Mta, &digest(7), password()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_key_with_500_jobs_stops_nobody() {
+    let service = Deployment::start(2);
+    let backend = service.backend().await;
+    let hot = new_key(&backend, Curve::Ed25519).await;
+    let others: Vec<_> = futures::stream::iter(0..4).then(|_| new_key(&backend, Curve::Ed25519)).collect().await;
+    let sign = async |key: &SigningMaterial, text: String| loop {
+        match backend.sign(key, Method::Default, &message(&text), password()).await {
+            // At the cap: as a backend does that is told so.
+            Err(ClientError::Busy) => tokio::time::sleep(Duration::from_millis(100)).await,
+            done => return drop(done.unwrap()),
+        }
+    };
+    let crowd = futures::future::join_all((0..500).map(|i| sign(&hot, format!("hot {i}"))));
+    let mut crowd = std::pin::pin!(crowd);
+    let bystanders = futures::future::join_all(others.iter().map(async |key| {
+        for i in 0..10 {
+            let started = Instant::now();
+            sign(key, format!("other {i}")).await;
+            assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+        }
+    }));
+    tokio::select! {
+        _ = &mut crowd => panic!("the crowd was gone before the others had begun"),
+        _ = bystanders => {}
+    }
+    crowd.await;
+    let refused = audited(&service).iter().filter(|[.., reason]| reason == "KEY_BUSY").count();
+    assert_eq!(refused, 0, "the workers knew whose turn it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_go_on_when_leases_cannot_be_had_and_when_the_server_was_killed() {
+    let mut service = Deployment::start(2);
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Secp256k1).await;
+    let jetstream = jetstream::new(service.nats.connect().await);
+    jetstream.delete_stream(LEASES_STREAM).await.unwrap();
+    let forge = Forge::new(&backend);
+    let sign = async |count| {
+        let requests = jobs(&forge, &key, count);
+        for result in futures::future::join_all(requests.iter().map(|request| backend.run(request))).await {
+            signed(result.unwrap());
+        }
+    };
+    sign(20).await;
+    sessions(&service);
+    streams::provision(&jetstream, &StreamSettings::default()).await.unwrap();
+    let requests = jobs(&forge, &key, 20);
+    for request in &requests {
+        backend.publish(request).await.unwrap();
+    }
+    service.nats.kill9();
+    service.nats.restart();
+    for request in &requests {
+        signed(backend.result_of(&request.job_id, request.digest, Duration::from_secs(40)).await.unwrap());
+    }
+    sessions(&service);
+}
