@@ -32,8 +32,11 @@ fn message(object: &Value) -> &str {
 async fn a_drill_tells_a_good_backup_from_a_bad_one_and_changes_neither() {
     let mut cluster = Cluster::start().await;
     let ecdsa = cluster.committed_key("g1", Curve::Secp256k1).await;
-    cluster.committed_key("g2", Curve::Ed25519).await;
+    let replaced = cluster.committed_key("g2", Curve::Ed25519).await;
     let prepared = cluster.generate("g3", Curve::Ed25519).await;
+    // The shares of before are nobody's loss, nor are they pending.
+    let refreshed = cluster.refresh(&replaced, "f1").await;
+    cluster.commit(&refreshed).await;
     let (data, env) = (cluster.data(Party::Node1), cluster.env(Party::Node1));
     let (code, told) = drill(&env, &data);
     assert_eq!(code, Some(2));

@@ -34,11 +34,18 @@ pub fn drill(
     let shares = store.shares(role, master)?;
     let mut drilled = Drilled::default();
     store.for_each(|stored| {
-        if !stored.held {
-            drilled.ended += 1;
-            return;
-        }
-        match check(&shares, &stored.attempt, role, identity) {
+        let gone = || Err("its data key was destroyed".to_owned());
+        let checked = match (stored.held, stored.state) {
+            (true, _) => check(&shares, &stored.attempt, role, identity),
+            (false, Some(state)) if state.is_end() => {
+                drilled.ended += 1;
+                return;
+            }
+            (false, Some(_)) => gone(),
+            // Of a key that has other shares by now.
+            (false, None) => return,
+        };
+        match checked {
             Ok(()) => drilled.whole += 1,
             Err(why) => drilled.broken.push((stored.attempt.key_id, why)),
         }
