@@ -4,127 +4,20 @@
 mod cluster;
 mod support;
 
-use cluster::reshare::authorised;
-use cluster::signer::{DIGEST, digest_input, frost, message_input, to_m2};
+use cluster::reshare::{
+    NODES, authorised, commit_request, decide, decisions, follow, held, lock, open, order, refused_everywhere, restart,
+    sign, successor,
+};
+use cluster::signer::{digest_input, frost, message_input, to_m2};
 use cluster::{Cluster, Key, MINUTE, blinded, fixed, refused, sealed};
 use nkeys::KeyPair;
 use trefoil::auth;
-use trefoil::node::store::{RedbStore, Store};
-use trefoil::node::{AUDIT_LOG, audit};
 use trefoil::wire::node::{NodeReply, NodeRequest, PasswordOpen};
 use trefoil::wire::{
-    Curve, Decision, DecisionKind, ErrorCode, Fixed, GenerateBody, KdfParams, KeyId, Op, OrderBody, SignedJob,
-    ValidateBody,
+    Curve, Decision, DecisionKind, ErrorCode, Fixed, GenerateBody, KdfParams, KeyId, Op, SignedJob, ValidateBody,
 };
+use trefoil_protocol::Party;
 use trefoil_protocol::frost::FrostClient;
-use trefoil_protocol::{Party, Secret};
-
-const NODES: [Party; 2] = [Party::Node1, Party::Node2];
-
-async fn ask(cluster: &Cluster, role: Party, request: NodeRequest) -> NodeReply {
-    if role == Party::Node1 { cluster.ask1(request).await } else { cluster.ask2(request).await }
-}
-
-/// Signs with a key, and verifies the signature under its public key.
-async fn sign(cluster: &Cluster, key: &Key, job_id: &str) -> Result<(), ErrorCode> {
-    let public = key.share.public_key();
-    if public.len() == 32 {
-        let job = cluster.sign_job(job_id, key.id(), &message_input(b"message"));
-        let signature = frost(cluster, key, &job, b"message").await?;
-        let public = ed25519_dalek::VerifyingKey::from_bytes(&public.try_into().unwrap()).unwrap();
-        public.verify_strict(b"message", &ed25519_dalek::Signature::from_bytes(&signature)).unwrap();
-    } else {
-        use k256::ecdsa::signature::hazmat::PrehashVerifier;
-        let job = cluster.sign_job(job_id, key.id(), &digest_input());
-        let signature = to_m2(cluster, key, &job, u64::MAX).await?.finish().await;
-        let public = k256::ecdsa::VerifyingKey::from_sec1_bytes(&public).unwrap();
-        public.verify_prehash(&DIGEST, &k256::ecdsa::Signature::from_slice(&signature).unwrap()).unwrap();
-    }
-    Ok(())
-}
-
-/// The key that a node names in place of a retired one.
-async fn successor(cluster: &Cluster, key: &Key) -> Option<KeyId> {
-    match cluster.ask1(NodeRequest::KeyInfo { job: cluster.key_info_job("who-is-next", key.id()) }).await {
-        NodeReply::Refused { code: ErrorCode::KeyRetired, successor, .. } => successor,
-        other => panic!("not retired: {other:?}"),
-    }
-}
-
-/// The first step of a recover or refresh job at a node.
-async fn open(cluster: &Cluster, role: Party, job: &SignedJob) -> NodeReply {
-    let blinded_password = (role == Party::Node1).then(|| blinded(KeyId([1; 16])).element());
-    ask(cluster, role, NodeRequest::GenerateOpen { job: job.clone(), contribution: [1; 32], blinded_password }).await
-}
-
-/// What both requests of a recover or refresh job are refused with, at both nodes.
-async fn refused_everywhere(cluster: &Cluster, job: &SignedJob) -> ErrorCode {
-    let mut codes = Vec::new();
-    for role in NODES {
-        codes.push(refused(cluster.source(role, job).await));
-        codes.push(refused(open(cluster, role, job).await));
-    }
-    assert!(codes.iter().all(|code| *code == codes[0]), "{codes:?}");
-    codes[0]
-}
-
-async fn order(cluster: &Cluster, op: Op, job_id: &str, key_id: KeyId) {
-    // A later order must be later by the clock.
-    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    let job = authorised(&cluster.job(op, job_id, key_id, MINUTE, OrderBody {}), &cluster.authoriser);
-    for role in NODES {
-        let reply = ask(cluster, role, NodeRequest::Order { job: job.clone() }).await;
-        assert!(matches!(reply, NodeReply::Ordered { .. }), "{reply:?}");
-    }
-}
-
-fn commit_request(key: &Key, evidence: Fixed<64>) -> NodeRequest {
-    NodeRequest::Commit { key_id: key.id(), transcript: key.share.transcript(), evidence }
-}
-
-/// Node 1's decision; node 2 has not heard of it.
-async fn decide(cluster: &Cluster, key: &Key) -> Fixed<64> {
-    match cluster.ask1(commit_request(key, key.statement2.signature)).await {
-        NodeReply::Committed { signature } => signature,
-        other => panic!("not committed: {other:?}"),
-    }
-}
-
-async fn follow(cluster: &Cluster, key: &Key, decision: Fixed<64>) {
-    let reply = cluster.ask2(commit_request(key, decision)).await;
-    assert!(matches!(reply, NodeReply::Committed { .. }), "{reply:?}");
-}
-
-/// Ends a node in good order and starts it again.
-async fn restart(cluster: &mut Cluster, role: Party) {
-    cluster.drain_node(role).await;
-    cluster.start_node(role).await;
-    let channel = if role == Party::Node1 { &cluster.to1 } else { &cluster.to2 };
-    // A handshake may still go to the one before.
-    while channel.renew().await.is_err() {}
-}
-
-fn decisions(cluster: &Cluster, role: Party, decision: &str) -> usize {
-    let path = cluster.data(role).join(AUDIT_LOG);
-    audit::verify(&path, None).unwrap();
-    std::fs::read_to_string(path).unwrap().matches(&format!("\"decision\":\"{decision}\"")).count()
-}
-
-/// Which shares a node holds; it is stopped for that, for good.
-async fn held(cluster: &mut Cluster, role: Party, keys: &[&Key]) -> Vec<bool> {
-    cluster.drain_node(role).await;
-    let store = RedbStore::open(&cluster.data(role), role, Secret::new([7; 32])).unwrap();
-    keys.iter().map(|key| store.material(key.id(), key.share.transcript()).is_ok()).collect()
-}
-
-/// Makes a check fail at node 1, which locks the key.
-async fn lock(cluster: &Cluster, key: &Key, job_id: &str) {
-    let job = cluster.sign_job(job_id, key.id(), &digest_input());
-    let midway = to_m2(cluster, key, &job, u64::MAX).await.unwrap();
-    let mut m2 = midway.m2.clone();
-    m2[16 + 33 + 16 + 100] ^= 1;
-    assert_eq!(refused(midway.send(m2).await), ErrorCode::ProtocolAbort);
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recovered_key_signs_and_the_old_share_never_again() {
