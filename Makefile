@@ -10,7 +10,7 @@ PYTHON ?= python3
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## run the whole service on this machine: generate, sign and verify on both curves
+demo: ## run the whole service on this machine: generate, sign, recover and verify on both curves
 	@$(PYTHON) scripts/demo.py
 
 serve: ## run the same service until Ctrl-C, to try things out

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Runs the whole of Trefoil on this machine: NATS, both nodes and two workers; makes a key on each curve, signs with it,
-and has every signature verified by code that had no part in making it. Needs Rust, a C compiler and Python.
+"""Runs the whole of Trefoil on this machine: NATS, both nodes and two workers; makes a key on each curve, signs with it, and has
+every signature verified by code that had no part in making it. Recovers both keys as if share and password were lost, signs with
+them again, and shows what the old shares are worth then. Needs Rust, a C compiler and Python.
 
 Everything it makes is under target/demo: settings, logs, keys, and summary.json with the time of each step. With --serve
 it starts everything, says how to use it, and keeps it running until Ctrl-C.
@@ -27,10 +28,12 @@ from services import PATIENCE, Failed, Service
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "target" / "demo"
 OPERATIONS = [
-    "generate", "sign", "public-key", "validate-password", "validate-share", "change-password", "freeze", "unfreeze",
+    "generate", "sign", "public-key", "validate-password", "validate-share", "change-password", "recover", "refresh",
+    "freeze", "unfreeze",
 ]
 CURVES = ("secp256k1", "ed25519")
 METHODS = ("default", "mta")
+KDFS = {"secp256k1": "argon2id", "ed25519": "hkdf"}
 NODES = ("node1", "node2")
 WORKERS = ("worker1", "worker2")
 CHILD = "m/0/7"
@@ -86,6 +89,8 @@ class Demo:
         self.step = steps.step
         self.services: list[Service] = []
         self.public: dict[str, str] = {}
+        # The key file of each curve, and the file with its password.
+        self.keys = {curve: (FOLDER / f"{curve}.key", FOLDER / f"password-{curve}.seed") for curve in CURVES}
 
     def start_all(self) -> None:
         """Gets all that is needed, and starts it."""
@@ -103,6 +108,13 @@ class Demo:
         self.sign("secp256k1", "mta", CHILD)
         for curve in CURVES:
             self.refuse_wrong_password(curve)
+        for curve in CURVES:
+            self.recover(curve)
+            self.sign(curve, "default")
+        self.refresh("secp256k1")
+        self.sign("secp256k1", "mta", CHILD)
+        self.change_password("ed25519")
+        self.sign("ed25519", "default")
         self.verify_audit_logs()
 
     def serve(self) -> None:
@@ -163,9 +175,11 @@ class Demo:
                 new("noise", f"{worker}-noise")
             new("sealing", "sealing")
             new("initiator", "initiator")
+            new("authoriser", "authoriser")
             new("reply", "reply")
-            new("secret", "password-ed25519")
-            (FOLDER / "password-secp256k1.seed").write_text(secrets.token_urlsafe(12) + "\n")
+            for name in ("", "-new", "-changed"):
+                new("secret", f"password-ed25519{name}")
+                (FOLDER / f"password-secp256k1{name}.seed").write_text(secrets.token_urlsafe(12) + "\n")
             (FOLDER / "password-wrong.seed").write_text(secrets.token_hex(32) + "\n")
             notes.append("each seed in a file of its own")
 
@@ -192,6 +206,7 @@ class Demo:
                 "noise_key_file": seed(f"{node}-noise"),
                 "peer_identity": self.public[f"{peer}-identity"],
                 "workers": [self.public[f"{worker}-noise"] for worker in WORKERS],
+                "authorisers": [self.public["authoriser"]],
                 "policy_file": FOLDER / "policy.toml",
             }
             write_settings(node, settings)
@@ -262,11 +277,10 @@ class Demo:
 
     def generate(self, curve: str) -> None:
         """Makes a key; both nodes' attestations of it are verified."""
-        key = FOLDER / f"{curve}.key"
+        key, password = self.keys[curve]
         with self.step(f"generate {curve}") as notes:
-            kdf = "argon2id" if curve == "secp256k1" else "hkdf"
-            password = FOLDER / f"password-{curve}.seed"
-            made = self.trefoil("generate", "--curve", curve, "--kdf", kdf, "--out", key, "--password-file", password)
+            arguments = ["--curve", curve, "--kdf", KDFS[curve], "--out", key, "--password-file", password]
+            made = self.trefoil("generate", *arguments)
             notes.append(made["publicKey"])
         with self.step(f"check that both nodes attest it, {curve}") as notes:
             notes.append(" + ".join(verify.verify_attestations(made, *self.identities())))
@@ -276,7 +290,7 @@ class Demo:
 
     def sign(self, curve: str, method: str, path: str | None = None) -> None:
         """Signs, and has the signature verified by everything that can, under the attested public key."""
-        key = FOLDER / f"{curve}.key"
+        key, password = self.keys[curve]
         attested = json.loads(key.read_text())["key"]
         public_key = bytes.fromhex(attested["publicKey"])
         if curve == "secp256k1":
@@ -288,9 +302,8 @@ class Demo:
         if path:
             public_key = verify.derive_public(public_key, bytes.fromhex(attested["chainCode"]), path)
             arguments += ["--path", path]
-        name = f"{curve}, {method}{', child ' + path if path else ''}"
+        name = f"{key.stem}, {method}{', child ' + path if path else ''}"
         with self.step(f"sign {name}") as notes:
-            password = FOLDER / f"password-{curve}.seed"
             made = self.trefoil("sign", "--key", key, *arguments, "--method", method, "--password-file", password)
             notes.append(f"method {made['method']}")
             notes.append(f"{made['milliseconds']} ms in the command line")
@@ -303,15 +316,70 @@ class Demo:
             require(self.trefoil("verify", *arguments)["valid"] is True, "trefoil verify refuses it")
             notes.append(" + ".join([*names, "k256" if curve == "secp256k1" else "ed25519-dalek"]))
 
+    def refuse(self, curve: str, key: pathlib.Path, password: pathlib.Path, code: str) -> dict:
+        """Signs nothing, for this reason; what was said about it."""
+        signed = ["--digest", "11" * 32] if curve == "secp256k1" else ["--message", "not to be signed"]
+        error = self.trefoil("sign", "--key", key, *signed, "--password-file", password, expect=1)["error"]
+        require(error["code"] == code, f"the answer is {error}")
+        return error
+
     def refuse_wrong_password(self, curve: str) -> None:
         """A wrong password has a code of its own."""
         with self.step(f"refuse a wrong password, {curve}") as notes:
-            signed = ["--digest", "11" * 32] if curve == "secp256k1" else ["--message", "not to be signed"]
-            arguments = ["--key", FOLDER / f"{curve}.key", *signed, "--password-file", FOLDER / "password-wrong.seed"]
-            answer = self.trefoil("sign", *arguments, expect=1)
-            require(answer["error"]["code"] == "WRONG_PASSWORD", f"the answer is {answer}")
-            notes.append(answer["error"]["code"])
+            self.refuse(curve, self.keys[curve][0], FOLDER / "password-wrong.seed", "WRONG_PASSWORD")
+            notes.append("WRONG_PASSWORD")
 
+    # --- the key stays, its shares do not
+
+    def recover(self, curve: str) -> None:
+        """New shares of the same key from both nodes, for a backend that has lost share and password; the old share is worthless."""
+        old_file, old_password = self.keys[curve]
+        key, password = FOLDER / f"{curve}-recovered.key", FOLDER / f"password-{curve}-new.seed"
+        old = json.loads(old_file.read_text())["key"]
+        with self.step(f"recover {curve}, without share and password") as notes:
+            consent = ["--authoriser-seed-file", FOLDER / "authoriser.seed"]
+            arguments = ["--key", old_file, "--out", key, "--kdf", KDFS[curve], "--password-file", password, *consent]
+            made = self.trefoil("recover", *arguments)
+            new = made["outcome"]["key"]
+            same = all(new[field] == old[field] for field in ("curve", "publicKey", "chainCode"))
+            require(same and new["sourceKeyId"] == old["keyId"], "the recovered key is another one")
+            require(new["keyId"] != old["keyId"] and new["epoch"] == old["epoch"] + 1, "the shares are not new ones")
+            require(new["state"] == "active", "the nodes have not committed")
+            verify.verify_attestations(made, *self.identities())
+            notes.append("the same public key")
+            notes.append(f"new id {new['keyId']}")
+        with self.step(f"refuse the old share, {curve}") as notes:
+            error = self.refuse(curve, old_file, old_password, "KEY_RETIRED")
+            require(error["newKeyId"] == new["keyId"], f"the answer is {error}")
+            notes.append(f"KEY_RETIRED, use {error['newKeyId']}")
+        self.keys[curve] = (key, password)
+
+    def refresh(self, curve: str) -> None:
+        """New shares under the same id and password; a copy of the old key file is worthless."""
+        key, password = self.keys[curve]
+        copy = FOLDER / f"{curve}-stolen.key"
+        shutil.copy(key, copy)
+        with self.step(f"refresh {curve}") as notes:
+            made = self.trefoil("refresh", "--key", key, "--password-file", password)
+            old, new = json.loads(copy.read_text())["key"], made["outcome"]["key"]
+            same = all(new[field] == old[field] for field in ("keyId", "curve", "publicKey", "chainCode"))
+            require(same and new["epoch"] == old["epoch"] + 1, "the refreshed key is another one")
+            verify.verify_attestations(made, *self.identities())
+            notes.append(f"the same key, epoch {new['epoch']}")
+        with self.step(f"refuse a copy of its old share, {curve}") as notes:
+            self.refuse(curve, copy, password, "STALE_SHARE")
+            notes.append("STALE_SHARE")
+
+    def change_password(self, curve: str) -> None:
+        """The same share under another password."""
+        key, password = self.keys[curve]
+        changed = FOLDER / f"password-{curve}-changed.seed"
+        with self.step(f"change the password, {curve}") as notes:
+            arguments = ["--key", key, "--kdf", KDFS[curve], "--password-file", password, "--new-password-file", changed]
+            require(self.trefoil("change-password", *arguments)["changed"] is True, "the password was not changed")
+            self.refuse(curve, key, password, "WRONG_PASSWORD")
+            notes.append("the old one is refused")
+        self.keys[curve] = (key, changed)
 
     # --- what the nodes wrote down
 

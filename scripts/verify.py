@@ -235,7 +235,7 @@ def framed_hash(tag: str, fields: list[bytes]) -> bytes:
 
 
 def attestation_statement(result: dict) -> bytes:
-    """The bytes that a node signed about the key in the result of a generate or public-key job."""
+    """The bytes that a node signed about the key in the result of a job that makes shares, or of public-key."""
     key = result["outcome"]["key"]
     digest = framed_hash(
         "attest",
@@ -319,7 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     message.add_argument("--message-file", type=file_bytes, metavar="FILE", dest="message", help="the same, from a file")
     parser.add_argument("--signature", type=hex_bytes, metavar="HEX", help="64 bytes: r and s, or R and S")
     parser.add_argument("--recovery-id", type=int, metavar="N", help="secp256k1: 0 to 3")
-    parser.add_argument("--result", metavar="FILE", help="result of a generate or public-key job; - reads standard input")
+    parser.add_argument("--result", metavar="FILE", help="result of a generate, recover, refresh or public-key job; - reads standard input")
     parser.add_argument("--node1", type=identity_bytes, metavar="KEY", help="identity of node 1: NKEY or hex")
     parser.add_argument("--node2", type=identity_bytes, metavar="KEY", help="identity of node 2: NKEY or hex")
     given = parser.parse_args(arguments)
