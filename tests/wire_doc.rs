@@ -13,8 +13,8 @@ use trefoil::seal::{self, Binding};
 use trefoil::wire::node::KeyStatement;
 use trefoil::wire::{
     Attestation, Attestations, Curve, Decision, DecisionKind, Disposition, Envelope, ErrorCode, Event, EventOutcome,
-    Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, KdfParams, KeyId, KeyResult, Method, Op,
-    Outcome, PublicKeyBody, Sealed, SignBody, SignInput, SignatureResult, subject,
+    Failure, Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, KdfParams, KeyId, KeyResult, Method,
+    Op, Outcome, PublicKeyBody, Sealed, SignBody, SignInput, SignatureResult, subject,
 };
 
 fn initiator_key() -> KeyPair {
@@ -174,6 +174,22 @@ fn sign_payloads() -> String {
     blocks.join("\n\n")
 }
 
+fn reshare_payloads() -> String {
+    let mut blocks = vec![];
+    for op in [Op::Recover, Op::Refresh] {
+        let payload = GenerateBody::new(Curve::Ed25519, KdfParams::default(), sealed());
+        let body = envelope(op, "order-4714", payload).to_bytes().unwrap();
+        let job = Job::from_signed(&sign_job(&initiator_key(), body.clone()).unwrap()).unwrap();
+        assert_eq!((job.op(), job.made_key() == Some(key_id())), (op, op == Op::Refresh));
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let mut payload = body["payload"].clone();
+        payload["secrets"]["box"] = json!("eGt2MQ…");
+        blocks.push(payload);
+    }
+    assert_eq!(blocks[0], blocks[1], "one example serves for both");
+    pretty(&blocks[0])
+}
+
 fn node(number: u8) -> SigningKey {
     SigningKey::from_bytes(&[5 + number; 32])
 }
@@ -273,8 +289,11 @@ fn results() -> String {
     let signed = JobResult::of(&job, 1_790_000_000_029, ok);
     let failed =
         JobResult::of(&job, 1_790_000_000_031, Outcome::failed(ErrorCode::WrongPassword, "the password is wrong"));
+    let mut retired = Failure::new(ErrorCode::KeyRetired, "node1: Use the key id that replaced this one.");
+    retired.new_key_id = Some(KeyId::derive(&initiator(), &"order-4714".parse().unwrap()));
+    let retired = JobResult::of(&job, 1_790_000_000_033, Outcome::Error { error: retired });
     let mut blocks = vec![];
-    for result in [generated, signed, failed] {
+    for result in [generated, signed, failed, retired] {
         let value = serde_json::to_value(&result).unwrap();
         assert_eq!(serde_json::from_value::<JobResult>(value.clone()).unwrap(), result);
         let mut extended = value.clone();
@@ -323,6 +342,7 @@ fn the_document_shows_what_the_code_does() {
         ("box", box_example()),
         ("job", job_example()),
         ("sign-payloads", sign_payloads()),
+        ("reshare-payloads", reshare_payloads()),
         ("attestation", attestation_example()),
         ("commit", commit_example()),
         ("results", results()),
