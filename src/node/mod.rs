@@ -358,9 +358,22 @@ impl Node {
 
     /// The secrets of an attempt. Blocking: call on the pool.
     fn material(store: &dyn Store, key_id: KeyId, transcript: [u8; 32]) -> Result<Material, Refusal> {
-        let bytes = store.material(key_id, transcript)?;
+        let bytes = store.material(key_id, transcript).map_err(|error| match error {
+            // Looked up a moment ago and replaced since: its data key is gone, as it should be. The next attempt hears by what.
+            StoreError::Corrupt(_) if !is_current(store, key_id, transcript) => {
+                Refusal::new(ErrorCode::KeyBusy, "the key's shares were replaced at this moment")
+            }
+            error => error.into(),
+        })?;
         Material::from_bytes(&bytes).ok_or_else(|| Refusal::internal("a stored share does not parse"))
     }
+}
+
+/// Whether these are the key's shares now.
+fn is_current(store: &dyn Store, key_id: KeyId, transcript: [u8; 32]) -> bool {
+    store
+        .key(key_id)
+        .is_ok_and(|key| key.is_some_and(|key| key.attempt.transcript == transcript && !key.state.is_end()))
 }
 
 fn about_job(job: &Job, channel: [u8; 32]) -> About {
