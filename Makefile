@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-scripts test-rust bench lint fmt clippy deny advisories
+.PHONY: help demo serve test test-scripts test-rust interleavings bench lint fmt clippy deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ test-scripts: ## run the tests of scripts/
 test-rust: ## run the tests of the Rust packages, against a real nats-server
 	@server=$$(scripts/nats-server) && echo "nats-server: $$server"
 	$(CARGO) test --workspace --locked --features trefoil/faults
+
+SEEDS ?= 1000
+interleavings: ## run SEEDS (1000) random interleavings of recovery, refresh and signing while processes die, or the one of SEED
+	@server=$$(scripts/nats-server) && echo "nats-server: $$server"
+	TREFOIL_SEED=$(SEED) TREFOIL_SEEDS=$(if $(SEED),1,$(SEEDS)) \
+		$(CARGO) test --locked --features faults --test interleavings -- --nocapture
 
 bench: ## measure key generation and signing
 	$(CARGO) bench --locked -p trefoil-protocol --bench protocol

@@ -47,6 +47,10 @@ pub struct Deployment {
     nodes: [NodeSeeds; 2],
     worker_noise: XKey,
     pub running: HashMap<String, Process>,
+    /// Whether the processes are told where to fail: by files in `faults/<node1, node2 or worker>`.
+    pub faults: bool,
+    /// What the processes log: a filter of `RUST_LOG`, the usual one if empty.
+    pub log: &'static str,
     /// Settings that every worker gets besides the usual.
     pub worker_settings: Vec<(&'static str, String)>,
     started: u32,
@@ -66,6 +70,8 @@ impl Deployment {
             nodes: [NodeSeeds::new(), NodeSeeds::new()],
             worker_noise: XKey::new(),
             running: HashMap::new(),
+            faults: false,
+            log: "",
             worker_settings: Vec::new(),
             started: 0,
         }
@@ -82,8 +88,11 @@ impl Deployment {
         service
     }
 
-    fn spawn(&mut self, name: &str, command: Command, ready: &str) {
+    fn spawn(&mut self, name: &str, mut command: Command, ready: &str) {
         self.started += 1;
+        if !self.log.is_empty() {
+            command.env("RUST_LOG", self.log);
+        }
         let log = self.folder.path().join(format!("{name}.{}.log", self.started));
         let process = Process::spawn(name, command, &log);
         process.wait_for(ready);
@@ -127,6 +136,9 @@ impl Deployment {
     pub fn start_node(&mut self, name: &str) {
         let mut process = command("trefoil-node");
         process.envs(self.node_env(name));
+        if self.faults {
+            process.env("TREFOIL_FAULTS", self.path("faults").join(name));
+        }
         self.spawn(name, process, "serving");
     }
 
@@ -143,6 +155,9 @@ impl Deployment {
             .env("TREFOIL_SEALING_KEYS", self.sealing.seed().unwrap())
             .env("TREFOIL_INITIATORS", format!("{},{}", self.initiator.public_key(), self.limited.public_key()))
             .env("TREFOIL_ACK_WAIT_SECONDS", "1");
+        if self.faults {
+            process.env("TREFOIL_FAULTS", self.path("faults").join("worker"));
+        }
         for (key, value) in &self.worker_settings {
             process.env(key, value);
         }
