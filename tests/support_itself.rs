@@ -7,6 +7,7 @@ use std::process::Command;
 
 use async_nats::jetstream;
 use support::NatsServer;
+use support::canary::{Canary, files, search};
 use support::process::Process;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,4 +64,25 @@ fn waiting_for_a_line_that_a_finished_process_never_printed_ends() {
     let mut command = Command::new("sh");
     command.args(["-c", "echo something else"]);
     Process::spawn("sh", command, &folder.path().join("log")).wait_for("never");
+}
+
+#[test]
+fn a_canary_is_found_in_every_form() {
+    let canary = [Canary::new("the secret", b"correct horse battery")];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let encode = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
+    for text in [
+        "a correct horse battery staple".to_owned(),
+        data_encoding::HEXLOWER.encode(b"a correct horse battery"),
+        encode("correct horse battery"),
+        encode("a correct horse battery"),
+        encode("no correct horse battery"),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        let found = std::panic::catch_unwind(|| search(&files(&[folder.path()]), &canary));
+        assert!(found.is_err(), "{text}");
+    }
+    std::fs::write(&path, "a correct horse bttery").unwrap();
+    assert_eq!(search(&files(&[folder.path()]), &canary), 22);
 }
