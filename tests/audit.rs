@@ -16,6 +16,7 @@ fn event(n: u64) -> Event {
         digest: Some("11".repeat(32)),
         decision: "released".into(),
         reason: None,
+        signed: Vec::new(),
     }
 }
 

@@ -24,6 +24,7 @@ fn event(n: u64) -> Event {
         digest: Some("11".repeat(32)),
         decision: if n == 5 { "refused".into() } else { "released".into() },
         reason: (n == 5).then(|| "NOT_PERMITTED".into()),
+        signed: Vec::new(),
     }
 }
 

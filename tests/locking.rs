@@ -17,7 +17,7 @@ use trefoil::config::{NodeConfig, Settings};
 use trefoil::jobs::bans::Ban;
 use trefoil::node::{Caller, Node, NodeKeys};
 use trefoil::wire::node::{Call, NODE_VERSION, NodeReply};
-use trefoil::wire::{Curve, ErrorCode, Method, SignInput, subject};
+use trefoil::wire::{Batch, Curve, ErrorCode, Method, SignInput, subject};
 use trefoil_protocol::ecdsa::{M1_LEN, M3_LEN};
 
 type Change = Box<dyn FnMut(&mut NodeReply) + Send>;
@@ -161,6 +161,71 @@ async fn a_cheat_in_the_ot_extension_locks_the_key_for_ever() {
         other => panic!("{other}"),
     }
     assert_eq!(signed(&backend, &other, &digest(3)).await, Ok(()), "other keys are not touched");
+}
+
+/// In the second sub-batch of a batch: other choices in one column of one item, another product in one item.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cheat_in_one_item_of_a_batch_locks_the_key() {
+    let (service, cheat, backend) = beside_a_cheat().await;
+    let (checks, lies): ([&str; 2], [fn(&mut NodeReply); 2]) = (
+        ["ot_consistency", "rvole_mu"],
+        [
+            |reply| {
+                if let NodeReply::BatchRound { m1, .. } = reply {
+                    m1[2 * M1_LEN - 48 - 128 * 68 + 7 * 68] ^= 1;
+                }
+            },
+            |reply| {
+                if let NodeReply::BatchRound { m3, m1 } = reply
+                    && m1.is_empty()
+                {
+                    m3[M3_LEN + 16 + 33 + 32 + 416 * 3 * 32 + 32] ^= 1;
+                }
+            },
+        ],
+    );
+    let batch = Batch::new((0..12).map(digest).collect()).unwrap();
+    for (number, (check, lie)) in checks.into_iter().zip(lies).enumerate() {
+        let key = new_key(&backend, Curve::Secp256k1).await;
+        let sign = async || match backend.sign_batch(&key, Method::Default, &batch, password()).await {
+            Ok(signed) => Ok(signed.len()),
+            Err(ClientError::Job(failure)) => Err(failure.code),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(sign().await, Ok(12));
+        cheat.answers(lie);
+        assert_eq!(sign().await, Err(ErrorCode::ProtocolAbort));
+        cheat.honestly();
+        assert_eq!(sign().await, Err(ErrorCode::KeyLocked));
+        assert_eq!(signed(&backend, &key, &digest(1)).await, Err(ErrorCode::KeyLocked));
+        let found = bans(&service).await;
+        assert_eq!((found.len(), found[number].check.as_str()), (number + 1, check));
+    }
+    // Fewer shares than items, or one that is wrong, ends the attempt on ed25519.
+    let key = new_key(&backend, Curve::Ed25519).await;
+    let batch = Batch::new(vec![SignInput::Ed25519 { message: vec![1] }; 3]).unwrap();
+    let lies: [fn(&mut NodeReply); 2] = [
+        |reply| {
+            if let NodeReply::BatchFrostSigned { shares, .. } = reply {
+                shares.pop();
+            }
+        },
+        |reply| {
+            if let NodeReply::BatchFrostSigned { shares, .. } = reply {
+                shares[2].1[0] ^= 1;
+            }
+        },
+    ];
+    for lie in lies {
+        cheat.answers(lie);
+        match backend.sign_batch(&key, Method::Default, &batch, password()).await.unwrap_err() {
+            ClientError::Job(failure) => assert_eq!(failure.code, ErrorCode::ProtocolAbort),
+            other => panic!("{other}"),
+        }
+        cheat.honestly();
+        backend.sign_batch(&key, Method::Default, &batch, password()).await.unwrap();
+    }
+    assert_eq!(bans(&service).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

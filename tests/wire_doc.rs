@@ -12,9 +12,9 @@ use trefoil::auth::{job_signing_bytes, sign_job};
 use trefoil::seal::{self, Binding};
 use trefoil::wire::node::KeyStatement;
 use trefoil::wire::{
-    Attestation, Attestations, Curve, Decision, DecisionKind, Disposition, Envelope, ErrorCode, Event, EventOutcome,
-    Failure, Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, KdfParams, KeyId, KeyResult, Method,
-    Op, Outcome, PublicKeyBody, Sealed, SignBody, SignInput, SignatureResult, subject,
+    Attestation, Attestations, Batch, Curve, Decision, DecisionKind, Disposition, Envelope, ErrorCode, Event,
+    EventOutcome, Failure, Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, KdfParams, KeyId,
+    KeyResult, Method, Op, Outcome, PublicKeyBody, Sealed, SignBody, SignInput, SignatureResult, subject,
 };
 
 fn initiator_key() -> KeyPair {
@@ -169,6 +169,16 @@ fn sign_payloads() -> String {
         payload["secrets"]["box"] = json!("eGt2MQ…");
         blocks.push(pretty(&payload));
     }
+    let items = Batch::new(vec![
+        SignInput::Secp256k1 { digest: [0xcd; 32], path: Some("m/0/1".to_owned()) },
+        SignInput::Secp256k1 { digest: [0xef; 32], path: None },
+    ]);
+    let body = SignBody::batch(Method::Default, &items.unwrap(), sealed());
+    let body = envelope(Op::Sign, "order-4712", body).to_bytes().unwrap();
+    assert!(Job::from_signed(&sign_job(&initiator_key(), body.clone()).unwrap()).is_ok());
+    let mut payload = serde_json::from_slice::<serde_json::Value>(&body).unwrap()["payload"].clone();
+    payload["secrets"]["box"] = json!("eGt2MQ…");
+    blocks.push(pretty(&payload));
     let public_key = envelope(Op::PublicKey, "order-4713", PublicKeyBody::default()).to_bytes().unwrap();
     assert!(Job::from_signed(&sign_job(&initiator_key(), public_key).unwrap()).is_ok());
     blocks.join("\n\n")

@@ -170,6 +170,10 @@ fn line(number: u64, event: &Event) -> String {
         ("digest", &event.digest),
         ("initiator", &event.initiator),
     ];
+    if !event.signed.is_empty() {
+        let signed: Vec<_> = event.signed.iter().map(|signed| signed.escape_debug().to_string()).collect();
+        let _ = write!(text, "  signed={}", signed.join(", "));
+    }
     for (name, value) in fields {
         if let Some(value) = value {
             // Writing to a String cannot fail.

@@ -6,6 +6,7 @@
 
 mod audit;
 mod backup;
+mod batch;
 mod change_password;
 mod draft;
 mod finish;

@@ -10,7 +10,7 @@ use crate::seal::{self, Binding, Secrets};
 use crate::vault::{LockedShare, Password};
 use crate::wire::subject::{self, JOBS_STREAM};
 use crate::wire::{
-    Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, OrderedState, Outcome, SealKey, SignInput,
+    Batch, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, OrderedState, Outcome, SealKey, SignInput,
     SignatureResult, StateResult,
 };
 use async_nats::HeaderMap;
@@ -84,6 +84,15 @@ pub struct SigningMaterial {
     pub secret_store: Vec<u8>,
 }
 
+fn signing_secrets(key: &SigningMaterial, password: Password) -> Secrets {
+    Secrets {
+        password: Some(password),
+        encrypted_share: Some(key.encrypted_share.clone()),
+        secret_store: Some(key.secret_store.clone()),
+        ..Secrets::default()
+    }
+}
+
 /// The connection of one initiator.
 pub struct Backend {
     nats: async_nats::Client,
@@ -139,17 +148,36 @@ impl Backend {
         input: &SignInput,
         password: Password,
     ) -> Result<SignatureResult, ClientError> {
-        let secrets = Secrets {
-            password: Some(password),
-            encrypted_share: Some(key.encrypted_share.clone()),
-            secret_store: Some(key.secret_store.clone()),
-            ..Secrets::default()
-        };
+        let secrets = signing_secrets(key, password);
         let request = self.jobs.sign(key.key_id, method, input, &secrets, &self.reply_key()?, self.lifetime)?;
         match self.run(&request).await?.outcome {
             Outcome::Ok { signature: Some(signature), .. } => {
                 verify::signature(&key.public_key, &key.chain_code, input, &signature)?;
                 Ok(signature)
+            }
+            Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
+            Outcome::Error { error } => Err(ClientError::Job(error)),
+        }
+    }
+
+    /// Signs a batch: one job, one password attempt, all signatures or none. Each is verified as [`Backend::sign`] verifies one; they are
+    /// in the order of the inputs.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn sign_batch(
+        &self,
+        key: &SigningMaterial,
+        method: Method,
+        batch: &Batch,
+        password: Password,
+    ) -> Result<Vec<SignatureResult>, ClientError> {
+        let (secrets, reply) = (signing_secrets(key, password), self.reply_key()?);
+        let request = self.jobs.sign_batch(key.key_id, method, batch, &secrets, &reply, self.lifetime)?;
+        match self.run(&request).await?.outcome {
+            Outcome::Ok { signatures: Some(signatures), .. } => {
+                verify::signatures(&key.public_key, &key.chain_code, batch, &signatures)?;
+                Ok(signatures)
             }
             Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
             Outcome::Error { error } => Err(ClientError::Job(error)),
@@ -203,7 +231,7 @@ impl Backend {
         };
         let request = self.jobs.change_password(key.key_id, kdf, &secrets, &self.reply_key()?, self.lifetime)?;
         let sealed = match self.run(&request).await?.outcome {
-            Outcome::Ok { secrets: Some(sealed), key: None, signature: None, state: None } => sealed,
+            Outcome::Ok { secrets: Some(sealed), key: None, signature: None, signatures: None, state: None } => sealed,
             Outcome::Ok { .. } => return Err(Untrusted::WrongShape.into()),
             Outcome::Error { error } => return Err(ClientError::Job(error)),
         };

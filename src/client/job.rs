@@ -4,9 +4,9 @@ use crate::auth::{self, sign_job};
 use crate::clock::now_ms;
 use crate::seal::{Binding, SealError, Secrets, seal};
 use crate::wire::{
-    Address, ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, Job, JobError, JobHeaders, JobId,
-    KdfParams, KeyId, Method, Op, OrderBody, OrderedState, PublicKeyBody, SealKey, Sealed, SignBody, SignInput,
-    VERSION, ValidateBody, subject,
+    Address, Batch, ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, Job, JobError, JobHeaders, JobId,
+    KdfParams, KeyId, MAX_BODY_BYTES, Method, Op, OrderBody, OrderedState, PublicKeyBody, SealKey, Sealed, SignBody,
+    SignInput, VERSION, ValidateBody, subject,
 };
 use async_nats::HeaderMap;
 use nkeys::KeyPair;
@@ -64,6 +64,9 @@ pub enum BuildError {
     /// The worker key or the secrets are not usable.
     #[error("the secrets cannot be sealed: {0}")]
     Seal(#[from] SealError),
+    /// The messages of a batch are too long together.
+    #[error("the job would have more than {MAX_BODY_BYTES} bytes")]
+    TooLarge,
     /// The signing key has no seed.
     #[error("the initiator's key cannot sign")]
     Key,
@@ -159,6 +162,25 @@ impl JobBuilder {
     ) -> Result<SignedRequest, BuildError> {
         let (job_id, sealed) = self.sealed(key_id, secrets)?;
         self.build(Op::Sign, job_id, key_id, SignBody::new(method, input, sealed), reply, lifetime)
+    }
+
+    /// A job that signs several inputs, in this order. `secrets` as for one.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn sign_batch(
+        &self,
+        key_id: KeyId,
+        method: Method,
+        batch: &Batch,
+        secrets: &Secrets,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
+        let job_id = random_job_id();
+        let sealed = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        let request = self.build(Op::Sign, job_id, key_id, SignBody::batch(method, batch, sealed), reply, lifetime)?;
+        if request.body.len() > MAX_BODY_BYTES { Err(BuildError::TooLarge) } else { Ok(request) }
     }
 
     /// A job that asks for the public key.

@@ -2,7 +2,7 @@
 
 use super::shares::Making;
 use crate::wire::{
-    Attestation, Attestations, Curve, Decision, DecisionKind, Fixed, InitiatorId, KeyId, KeyResult, KeyState,
+    Attestation, Attestations, Batch, Curve, Decision, DecisionKind, Fixed, InitiatorId, KeyId, KeyResult, KeyState,
     OrderedState, SignInput, SignatureResult, StateResult, StateStatement,
 };
 use data_encoding::HEXLOWER;
@@ -235,6 +235,23 @@ pub fn signature(
         return Err(Untrusted::InvalidSignature("the recovery id is missing"));
     }
     signature_bytes(&key, input, &result.signature.0, result.recovery_id)
+}
+
+/// Checks a batch's signatures: as many as there are inputs, and each by [`signature`] against its own.
+///
+/// # Errors
+/// [`Untrusted`].
+pub fn signatures(
+    public_key: &[u8],
+    chain_code: &[u8; 32],
+    batch: &Batch,
+    results: &[SignatureResult],
+) -> Result<(), Untrusted> {
+    if results.len() != batch.items().len() {
+        return Err(Untrusted::WrongShape);
+    }
+    let mut each = batch.items().iter().zip(results);
+    each.try_for_each(|(input, result)| signature(public_key, chain_code, input, result))
 }
 
 /// Checks 64 signature bytes under a public key: ECDSA over the digest (low s, and the recovery id if there is one recovers the

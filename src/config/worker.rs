@@ -8,6 +8,7 @@ use nkeys::XKey;
 use std::collections::HashSet;
 use std::time::Duration;
 use trefoil_protocol::Secret;
+use trefoil_protocol::ecdsa::batch::MAX_SIDE_BY_SIDE;
 
 /// What a worker knows of one node.
 #[derive(Debug, Clone)]
@@ -31,6 +32,7 @@ pub struct PeerConfig {
 /// | `concurrency` (64) | jobs worked on at once |
 /// | `waiting` (64) | jobs in hand besides that wait for their key; the next one goes back to the queue for a while |
 /// | `crypto_threads` (cores) | protocol steps and key derivations computed at once |
+/// | `batch_items` (8) | items of a batch that are signed side by side, 1 to 9: each takes about 50 KB of a message to node 1 |
 /// | `kdf_memory_kib` (327,680) | memory of all running key derivations together, at least 320 MiB; a quarter of it is for those of up to 64 MiB |
 /// | `key_queue` (16) | jobs of one key that may wait inside this worker |
 /// | `lease_seconds` (2) | how long other workers leave a key alone whose worker is gone; renewed every third of it |
@@ -59,6 +61,8 @@ pub struct WorkerConfig {
     pub waiting: usize,
     /// Blocking threads for cryptography.
     pub crypto_threads: usize,
+    /// Items of a batch that are signed side by side.
+    pub batch_items: usize,
     /// Memory budget of key derivation, KiB.
     pub kdf_memory_kib: u32,
     /// Jobs of one key that may wait in this process.
@@ -101,6 +105,7 @@ impl WorkerConfig {
         let concurrency = s.number("concurrency", 64, 1..=4_096);
         let waiting = s.number("waiting", 64, 1..=65_536);
         let crypto_threads = s.number("crypto_threads", cores, 1..=1_024);
+        let batch_items = s.number("batch_items", 8, 1..=MAX_SIDE_BY_SIDE as u64);
         let kdf_memory_kib = s.number("kdf_memory_kib", 327_680, 1_024..=67_108_864);
         let key_queue = s.number("key_queue", 16, 1..=4_096);
         let lease = s.number("lease_seconds", 2, 1..=600);
@@ -122,6 +127,7 @@ impl WorkerConfig {
                 concurrency: concurrency? as usize,
                 waiting: waiting? as usize,
                 crypto_threads: crypto_threads? as usize,
+                batch_items: batch_items? as usize,
                 kdf_memory_kib: kdf_memory_kib? as u32,
                 key_queue: key_queue? as usize,
                 lease: Duration::from_secs(lease?),

@@ -20,7 +20,7 @@ pub const SETTINGS: &[&str] = &["faults", "tamper"];
 #[cfg(not(feature = "faults"))]
 pub const SETTINGS: &[&str] = &[];
 
-/// A step of a worker or node, in work of this operation on this key. The rows of the crash table are, at a worker: `taken`, `session`, `prepared-node2`,
+/// A step of a worker or node, in work of this operation on this key. The rows of the crash table are, at a worker: `taken`, `session`, `sub-batch` (of a batch, each), `prepared-node2`,
 /// `prepared-node1`, `result-stored`, `decided` (node 1 committed), `followed` (node 2 committed), `acknowledged`; at a node, around
 /// its durable writes: `session`, `preparing`, `prepared`, `committing`, `committed`, `charged`, `burned`.
 #[cfg(feature = "faults")]

@@ -205,13 +205,17 @@ pub(super) fn forwarded(mut request: NodeRequest) -> NodeRequest {
 /// The job that a request forwards. Names every request, so that a new one is not forgotten.
 fn job_of(request: &mut NodeRequest) -> Option<&mut SignedJob> {
     match request {
-        NodeRequest::SignOpen(open) | NodeRequest::FrostSign { open, .. } => Some(&mut open.job),
+        NodeRequest::SignOpen(open)
+        | NodeRequest::FrostSign { open, .. }
+        | NodeRequest::BatchOpen { open, .. }
+        | NodeRequest::BatchFrost { open, .. } => Some(&mut open.job),
         NodeRequest::PasswordOpen(open) => Some(&mut open.job),
         NodeRequest::Source { job }
         | NodeRequest::GenerateOpen { job, .. }
         | NodeRequest::Order { job }
         | NodeRequest::KeyInfo { job } => Some(job),
         NodeRequest::SignRound2 { .. }
+        | NodeRequest::BatchRound { .. }
         | NodeRequest::SignClose { .. }
         | NodeRequest::PasswordClose { .. }
         | NodeRequest::GenerateRound { .. }

@@ -20,7 +20,7 @@ use trefoil_protocol::transcript::{Tag, hash};
 const MAX_BATCH: usize = 1_024;
 /// Entries that may wait.
 const QUEUE: usize = 16_384;
-/// Longest line, bytes: entries are a few hundred.
+/// Longest line, bytes: entries are a few hundred, but for those of batches, up to 9,000.
 const MAX_LINE: u64 = 16_384;
 /// How long a reader waits for the end of a line, and how often.
 const UNFINISHED_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
@@ -87,6 +87,10 @@ pub struct Event {
     /// An error code or a failed check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// `sign`, `released`: what is signed, in order, where a batch goes in several steps this step's part of it: the digest, hex, and after a
+    /// space the path where the job has one; on ed25519 the message's SHA-256, hex.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed: Vec<String>,
 }
 
 /// A line's JSON.

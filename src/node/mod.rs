@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod backup;
+mod batch;
 pub mod drill;
 mod gate;
 mod generate;
@@ -210,6 +211,8 @@ impl Node {
             call.request,
             NodeRequest::SignOpen(_)
                 | NodeRequest::FrostSign { .. }
+                | NodeRequest::BatchOpen { .. }
+                | NodeRequest::BatchFrost { .. }
                 | NodeRequest::PasswordOpen(_)
                 | NodeRequest::GenerateOpen { .. }
         );
@@ -220,6 +223,9 @@ impl Node {
             NodeRequest::SignOpen(open) => self.sign_open(caller, open).await,
             NodeRequest::SignRound2 { session, m2 } => self.sign_round2(caller, session, m2).await,
             NodeRequest::FrostSign { open, commitments } => self.frost_sign(caller, open, commitments.0).await,
+            NodeRequest::BatchOpen { open, items } => self.batch_open(caller, open, items).await,
+            NodeRequest::BatchRound { session, m2, next } => self.batch_round(caller, session, m2, next).await,
+            NodeRequest::BatchFrost { open, commitments } => self.batch_frost(caller, open, commitments).await,
             NodeRequest::SignClose { session, outcome } => self.sign_close(caller, session, outcome).await,
             NodeRequest::PasswordOpen(open) => self.password_open(caller, open).await,
             NodeRequest::PasswordClose { session, outcome } => self.password_close(caller, session, outcome).await,
@@ -333,6 +339,7 @@ impl Node {
             digest: None,
             decision: String::new(),
             reason: None,
+            signed: Vec::new(),
         }
     }
 

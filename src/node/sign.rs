@@ -1,15 +1,20 @@
-//! Signing at node 1: ECDSA in two requests, FROST in one, and the worker's report.
+//! Signing at node 1: ECDSA in two requests, FROST in one, and the worker's report. Batches begin in `batch`.
 
+use super::audit::Event;
+use super::batch::OpenBatch;
 use super::gate::{self, Found};
 use super::material::Material;
 use super::sessions::{About, Busy, Claim};
+use super::store::Written;
 use super::store::{BurnedSession, GuessLimits, GuessOutcome, Store, StoreError};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, session_id};
 use crate::clock::now_ms;
 use crate::fault;
 use crate::wire::node::{NodeReply, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Op, Payload, SignInput};
+use data_encoding::HEXLOWER;
 use rand_core::OsRng;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,29 +31,30 @@ const LOCK_RETRY: Duration = Duration::from_secs(1);
 /// What a signing session has reached.
 pub enum SignStage {
     /// m1 is out.
-    Opened { node1: Box<Node1>, material: Arc<Material> },
-    /// m3 is out.
-    Released(Sent),
-    /// Node 1's FROST share is out.
-    FrostReleased(Box<frost::Sent>),
+    Opened { node1: Box<Node1>, material: Arc<Material>, signed: String },
+    /// m1 of some items of a batch is out.
+    Batch(Box<OpenBatch>),
+    /// m3 is out, of each item in a batch.
+    Released(Vec<Sent>),
+    /// Node 1's FROST share is out, of each item in a batch.
+    FrostReleased(Vec<frost::Sent>),
 }
 
 impl SignStage {
     pub const fn is_unfinished(&self) -> bool {
-        matches!(self, Self::Opened { .. })
+        matches!(self, Self::Opened { .. } | Self::Batch(_))
     }
 }
 
 /// A sign job that passed every harmless check and holds its key's slot.
-struct Admitted {
-    job: Job,
-    input: SignInput,
-    material: Arc<Material>,
-    busy: Busy<Stage>,
+pub(super) struct Admitted {
+    pub(super) job: Job,
+    pub(super) material: Arc<Material>,
+    pub(super) busy: Busy<Stage>,
 }
 
 /// Either the job goes on, or the key must be committed first.
-enum Entry {
+pub(super) enum Entry {
     Admitted(Box<Admitted>),
     /// The subject of the generation's result.
     NotCommitted(String),
@@ -56,7 +62,7 @@ enum Entry {
 
 impl Node {
     /// Every check of a sign job that changes nothing, in the order: signature, permission, times, ledger, key, share.
-    async fn sign_entry(&self, caller: Caller, open: &SignOpen, curve: Curve) -> Result<Entry, Refusal> {
+    pub(super) async fn sign_entry(&self, caller: Caller, open: &SignOpen, curve: Curve) -> Result<Entry, Refusal> {
         if self.role != Party::Node1 {
             return Err(Refusal::new(ErrorCode::UnsupportedOperation, "node 2 does not sign"));
         }
@@ -66,9 +72,6 @@ impl Node {
             None => refusal,
         })?;
         let refused = |refusal: Refusal| self.refuse(&job, refusal);
-        let Payload::Sign { input, .. } = job.payload.clone() else {
-            return Err(ErrorCode::MalformedJob.into());
-        };
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
         let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {
             Found::Committed(key) => key,
@@ -78,7 +81,7 @@ impl Node {
         };
         key.usable().map_err(|error| refused(error.into()))?;
         let attempt = key.attempt;
-        if attempt.curve != input.curve() || attempt.curve != curve {
+        if Some(attempt.curve) != job.curve() || attempt.curve != curve {
             return Err(refused(ErrorCode::CurveMismatch.into()));
         }
         if open.epoch != attempt.epoch || open.transcript != attempt.transcript {
@@ -95,7 +98,7 @@ impl Node {
         if open.ot_id != material.share.ot_id() {
             return Err(refused(ErrorCode::StaleShare.into()));
         }
-        Ok(Entry::Admitted(Box::new(Admitted { job, input, material: Arc::new(material), busy })))
+        Ok(Entry::Admitted(Box::new(Admitted { job, material: Arc::new(material), busy })))
     }
 
     /// Charges the password attempt at the key's share with this transcript hash; nothing leaves before this is durable. Call
@@ -110,11 +113,12 @@ impl Node {
     }
 
     pub(super) async fn sign_open(&self, caller: Caller, open: SignOpen) -> Answer {
-        let admitted = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
+        let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
             Entry::Admitted(admitted) => *admitted,
             Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
         };
-        let Admitted { job, input, material, busy } = admitted;
+        let input = input_of(&job)?;
+        let signed = signed_text(&input);
         let SignInput::Secp256k1 { digest, path } = input else { return Err(ErrorCode::CurveMismatch.into()) };
         let path = DerivationPath::parse(path.as_deref().unwrap_or("m")).map_err(|_| ErrorCode::InvalidPath)?;
         let request = Request { channel_hash: caller.channel, job_digest: job.digest, digest, path };
@@ -129,7 +133,7 @@ impl Node {
         self.charge(&job, open.transcript, blinded).await?;
         self.audit.note(self.about("sign", busy.about(), "opened", None));
         let session = busy.id();
-        busy.park(Stage::Sign(SignStage::Opened { node1: Box::new(node1), material }));
+        busy.park(Stage::Sign(SignStage::Opened { node1: Box::new(node1), material, signed }));
         Ok(NodeReply::SignOpened { session, m1, evaluation })
     }
 
@@ -140,7 +144,7 @@ impl Node {
             _ => Err(Refusal::new(ErrorCode::ProtocolAbort, "m2 does not belong to this session")),
         };
         let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
-        let Stage::Sign(SignStage::Opened { node1, material }) = stage else {
+        let Stage::Sign(SignStage::Opened { node1, material, signed }) = stage else {
             return Err(Refusal::internal("a session changed while it was taken"));
         };
         let about = Arc::clone(busy.about());
@@ -149,43 +153,50 @@ impl Node {
         }
         let burn = match self.pool.run(move || node1.advance(&m2, &mut OsRng)).await? {
             Ok(burn) => burn,
-            Err(abort) if abort.is_ban() => {
-                self.lock(&busy, &material, abort.check()).await?;
-                return Err(Refusal::new(ErrorCode::ProtocolAbort, format!("{abort}")));
-            }
-            Err(abort) => {
-                self.audit.note(self.about("sign", &about, "refused", Some(abort.check())));
-                return Err(aborted(abort));
-            }
+            Err(abort) => return Err(self.failed(&busy, &material, abort).await?),
         };
-        // Burned and logged, both durably, before m3 exists.
-        let burned = BurnedSession {
-            session,
-            key_id: about.key_id,
-            transcript: material.share.transcript(),
-            job_digest: about.job_digest,
-            time: now_ms(),
-        };
-        let (burned, logged) =
-            tokio::join!(self.store.burn(burned), self.audit.append(self.about("sign", &about, "released", None)));
-        logged?;
-        if let Err(error) = burned {
-            self.audit.note(self.about("sign", &about, "withdrawn", Some("the session was not burned")));
-            return Err(error.into());
-        }
-        fault::step("burned", "sign", about.key_id);
+        let burned = burned_session(session, &about, &material);
+        self.burn(&about, self.store.burn(burned), vec![signed]).await?;
         let (m3, sent) = self.pool.run(move || burn.release()).await?.map_err(aborted)?;
         busy.free_slot();
-        busy.park(Stage::Sign(SignStage::Released(sent)));
+        busy.park(Stage::Sign(SignStage::Released(vec![sent])));
         Ok(NodeReply::SignRound3 { m3 })
     }
 
+    /// Burns what is about to be released and logs what it signs, both durably, before any of it exists.
+    pub(super) async fn burn(&self, about: &About, burned: Written<()>, signed: Vec<String>) -> Result<(), Refusal> {
+        let (burned, logged) = tokio::join!(burned, self.audit.append(self.about_signing(about, signed)));
+        logged?;
+        if let Err(error) = burned {
+            self.audit.note(self.about("sign", about, "withdrawn", Some("the session was not burned")));
+            return Err(error.into());
+        }
+        fault::step("burned", "sign", about.key_id);
+        Ok(())
+    }
+
+    /// What a worker hears whose m2 failed a check; before that, the key is locked if the check locks it.
+    pub(super) async fn failed(
+        &self,
+        busy: &Busy<Stage>,
+        material: &Material,
+        abort: Abort,
+    ) -> Result<Refusal, Refusal> {
+        if abort.is_ban() {
+            self.lock(busy, material, abort.check()).await?;
+        } else {
+            self.audit.note(self.about("sign", busy.about(), "refused", Some(abort.check())));
+        }
+        Ok(aborted(abort))
+    }
+
     pub(super) async fn frost_sign(&self, caller: Caller, open: SignOpen, commitments: [u8; 64]) -> Answer {
-        let admitted = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
+        let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
             Entry::Admitted(admitted) => *admitted,
             Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
         };
-        let Admitted { job, input, material, busy } = admitted;
+        let input = input_of(&job)?;
+        let signed = signed_text(&input);
         let SignInput::Ed25519 { message } = input else { return Err(ErrorCode::CurveMismatch.into()) };
         let blinded = open.blinded_password;
         let step = self.pool.run(move || {
@@ -198,10 +209,10 @@ impl Node {
         let (commitments, share, sent, evaluation) = step.await??;
         self.charge(&job, open.transcript, blinded).await?;
         // The nonces are gone already; the entry is durable before the share leaves.
-        self.audit.append(self.about("sign", busy.about(), "released", None)).await?;
+        self.audit.append(self.about_signing(busy.about(), vec![signed])).await?;
         let session = busy.id();
         busy.free_slot();
-        busy.park(Stage::Sign(SignStage::FrostReleased(Box::new(sent))));
+        busy.park(Stage::Sign(SignStage::FrostReleased(vec![sent])));
         Ok(NodeReply::FrostSigned { session, commitments: Fixed(commitments), share, evaluation })
     }
 
@@ -214,9 +225,14 @@ impl Node {
         let Stage::Sign(stage) = stage else { return Err(ErrorCode::Internal.into()) };
         let about = Arc::clone(busy.about());
         let frost = matches!(stage, SignStage::FrostReleased(_));
+        let outcome = match outcome {
+            SignOutcome::Signature(signature) => SignOutcome::Signatures(vec![signature]),
+            other => other,
+        };
         match outcome {
-            SignOutcome::Signature(Fixed(signature)) => {
-                let valid = self.pool.run(move || verifies(&stage, &signature)).await?;
+            SignOutcome::Signature(_) => return Err(ErrorCode::Internal.into()),
+            SignOutcome::Signatures(signatures) => {
+                let valid = self.verify(stage, signatures).await?;
                 // For ECDSA the valid m2 gave the attempt back already.
                 if valid && frost {
                     self.store.settle(about.key_id, GuessOutcome::Right, now_ms()).await?;
@@ -249,6 +265,33 @@ impl Node {
         }
         drop(busy);
         Ok(NodeReply::Closed)
+    }
+
+    /// Is there the session's own signature of each item, in order?
+    async fn verify(&self, stage: SignStage, signatures: Vec<Fixed<64>>) -> Result<bool, Refusal> {
+        let verified = match stage {
+            SignStage::Opened { .. } | SignStage::Batch(_) => return Ok(false),
+            SignStage::Released(sent) if sent.len() == signatures.len() => {
+                let items = sent.into_iter().zip(signatures).collect();
+                // The recovery id is not reported; it has four values, of which two are practically impossible.
+                let accepts = |(sent, Fixed(bytes)): (Sent, Fixed<64>)| {
+                    (0..4).any(|recovery_id| sent.accepts(&Signature { bytes, recovery_id }))
+                };
+                self.pool.run_each(items, accepts).await?
+            }
+            SignStage::FrostReleased(sent) if sent.len() == signatures.len() => {
+                let items = sent.into_iter().zip(signatures).collect();
+                let accepts = |(sent, Fixed(bytes)): (frost::Sent, Fixed<64>)| sent.accepts(&bytes);
+                self.pool.run_each(items, accepts).await?
+            }
+            SignStage::Released(_) | SignStage::FrostReleased(_) => return Ok(false),
+        };
+        Ok(verified.into_iter().all(|valid| valid))
+    }
+
+    /// An audit entry about signatures whose last message is about to leave.
+    pub(super) fn about_signing(&self, about: &About, signed: Vec<String>) -> Event {
+        Event { signed, ..self.about("sign", about, "released", None) }
     }
 
     /// Locks a key for good: durably, OT state erased, other sessions ended, logged; only then may anybody be answered. The
@@ -296,13 +339,30 @@ pub(super) fn shown(check: &str) -> String {
     check.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect()
 }
 
-fn verifies(stage: &SignStage, signature: &[u8; 64]) -> bool {
-    match stage {
-        SignStage::Opened { .. } => false,
-        // The recovery id is not reported; it has four values, of which two are practically impossible.
-        SignStage::Released(sent) => {
-            (0..4).any(|recovery_id| sent.accepts(&Signature { bytes: *signature, recovery_id }))
-        }
-        SignStage::FrostReleased(sent) => sent.accepts(signature),
+/// A session that is about to be released, for the store.
+pub(super) fn burned_session(session: SessionId, about: &About, material: &Material) -> BurnedSession {
+    BurnedSession {
+        session,
+        key_id: about.key_id,
+        transcript: material.share.transcript(),
+        job_digest: about.job_digest,
+        time: now_ms(),
+    }
+}
+
+/// The one input of a job that is no batch.
+fn input_of(job: &Job) -> Result<SignInput, Refusal> {
+    match &job.payload {
+        Payload::Sign { input, .. } => Ok(input.clone()),
+        _ => Err(Refusal::new(ErrorCode::MalformedJob, "the job is a batch")),
+    }
+}
+
+/// What is signed, for the audit log: the digest and its path, or the message's SHA-256.
+pub(super) fn signed_text(input: &SignInput) -> String {
+    match input {
+        SignInput::Secp256k1 { digest, path: Some(path) } => format!("{} {path}", HEXLOWER.encode(digest)),
+        SignInput::Secp256k1 { digest, path: None } => HEXLOWER.encode(digest),
+        SignInput::Ed25519 { message } => HEXLOWER.encode(&Sha256::digest(message)),
     }
 }

@@ -8,7 +8,7 @@ mod rate;
 pub use file::{PolicyError, Problem};
 pub use rate::{Limited, Rates};
 
-use crate::wire::{Curve, ErrorCode, InitiatorId, Job, Op, Payload, SignInput};
+use crate::wire::{Curve, ErrorCode, InitiatorId, Job, Op};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -93,9 +93,14 @@ impl Policy {
         if let Some(curve) = job.curve().filter(|curve| !grant.curves.contains(curve)) {
             return Err(denied(format!("use {curve}")));
         }
-        let raw = matches!(&job.payload, Payload::Sign { input: SignInput::Secp256k1 { .. }, .. });
+        // All that is signed on secp256k1 is a digest.
+        let raw = op == Op::Sign && job.curve() == Some(Curve::Secp256k1);
         if raw && !grant.raw_digests {
             return Err(denied("have raw digests signed".to_owned()));
+        }
+        // A rate lets through what it has a minute's room for, so this would wait for ever.
+        if let Some(rate) = grant.jobs_per_minute.get(&op).filter(|rate| job.weight() > **rate) {
+            return Err(denied(format!("have {} items signed in one job: it has {rate} a minute", job.weight())));
         }
         Ok(grant)
     }

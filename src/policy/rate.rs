@@ -1,7 +1,7 @@
 //! Rates: a token bucket for each initiator and operation, in memory.
 //!
-//! A bucket holds at most a minute's jobs, and is full at first. Each job takes one, once, however often it is tried or
-//! replayed: so whoever copies signed jobs cannot use up a rate. After a restart of the node all buckets are full.
+//! A bucket holds at most a minute's jobs, and is full at first. Each job takes one, or as many as the batch has items, once,
+//! however often it is tried or replayed: so whoever copies signed jobs cannot use up a rate. After a restart of the node all buckets are full.
 
 use super::Policy;
 use crate::wire::{InitiatorId, Job, Op};
@@ -15,7 +15,7 @@ const JOB: u64 = 60_000;
 pub struct Limited {
     /// Jobs a minute.
     pub rate: u64,
-    /// When there is room for one, milliseconds from now.
+    /// When there is room for the job, milliseconds from now.
     pub wait_ms: u64,
     /// The first to be refused since a job was let through.
     pub first: bool,
@@ -58,7 +58,8 @@ impl Rates {
         if bucket.counted.contains(&name) {
             return Ok(());
         }
-        match bucket.level.checked_sub(JOB) {
+        let taken = job.weight().saturating_mul(JOB);
+        match bucket.level.checked_sub(taken) {
             Some(level) => {
                 bucket.level = level;
                 bucket.refusing = false;
@@ -67,7 +68,7 @@ impl Rates {
             }
             None => {
                 let first = !std::mem::replace(&mut bucket.refusing, true);
-                Err(Limited { rate, wait_ms: (JOB - bucket.level).div_ceil(rate.max(1)), first })
+                Err(Limited { rate, wait_ms: taken.saturating_sub(bucket.level).div_ceil(rate.max(1)), first })
             }
         }
     }

@@ -67,6 +67,7 @@ codes! {
     CurveMismatch = "CURVE_MISMATCH", Final, "Name the curve that the key was generated on.";
     InvalidDigest = "INVALID_DIGEST", Final, "Send a digest of exactly 32 bytes as 64 lower-case hex digits.";
     InvalidMessage = "INVALID_MESSAGE", Final, "Send a digest for secp256k1, or a base64 message within the limit for ed25519.";
+    InvalidBatch = "INVALID_BATCH", Final, "Send 1 to 128 items, and no digest, message or path beside them.";
     InvalidPath = "INVALID_PATH", Final, "Send a path such as m/0/1 of at most 16 steps, on secp256k1 only.";
     HardenedPath = "HARDENED_PATH", Final, "Use non-hardened steps; no party holds the whole key that hardened ones need.";
     InvalidKdf = "INVALID_KDF", Final, "Use KDF parameters within the limits of docs/wire.md.";

@@ -4,8 +4,9 @@
 
 use crate::auth;
 use crate::wire::payload::{
-    Envelope, OrderBody, Payload, PublicKeyBody, Sealed, ValidateBody, read_change_password, read_generate, read_sign,
+    Envelope, OrderBody, Payload, PublicKeyBody, Sealed, ValidateBody, read_change_password, read_generate,
 };
+use crate::wire::sign::read_sign;
 use crate::wire::strict::{self, Fault, Json};
 use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Op, OrderedState, SealKey, subject};
 use serde::{Deserialize, Serialize};
@@ -197,7 +198,7 @@ impl Job {
     pub const fn op(&self) -> Op {
         match self.payload {
             Payload::Generate { .. } => Op::Generate,
-            Payload::Sign { .. } => Op::Sign,
+            Payload::Sign { .. } | Payload::SignBatch { .. } => Op::Sign,
             Payload::PublicKey => Op::PublicKey,
             Payload::Validate { share: false, .. } => Op::ValidatePassword,
             Payload::Validate { share: true, .. } => Op::ValidateShare,
@@ -217,10 +218,20 @@ impl Job {
             Payload::Generate { .. } | Payload::Recover { .. } => Some(KeyId::derive(&self.initiator, &self.job_id)),
             Payload::Refresh { .. } => Some(self.key_id),
             Payload::Sign { .. }
+            | Payload::SignBatch { .. }
             | Payload::PublicKey
             | Payload::Validate { .. }
             | Payload::ChangePassword { .. }
             | Payload::Order(_) => None,
+        }
+    }
+
+    /// What the job takes from a rate: a batch as many as it has items, everything else one.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        match &self.payload {
+            Payload::SignBatch { batch, .. } => batch.items().len() as u64,
+            _ => 1,
         }
     }
 
@@ -232,6 +243,7 @@ impl Job {
                 Some(*curve)
             }
             Payload::Sign { input, .. } => Some(input.curve()),
+            Payload::SignBatch { batch, .. } => Some(batch.curve()),
             Payload::PublicKey | Payload::Validate { .. } | Payload::ChangePassword { .. } | Payload::Order(_) => None,
         }
     }
@@ -244,6 +256,7 @@ impl Job {
             | Payload::Recover { secrets, .. }
             | Payload::Refresh { secrets, .. }
             | Payload::Sign { secrets, .. }
+            | Payload::SignBatch { secrets, .. }
             | Payload::Validate { secrets, .. }
             | Payload::ChangePassword { secrets, .. } => Some(secrets),
             Payload::PublicKey | Payload::Order(_) => None,

@@ -10,6 +10,7 @@ pub mod node;
 mod payload;
 mod peek;
 mod result;
+mod sign;
 mod statement;
 mod strict;
 pub mod subject;
@@ -20,12 +21,13 @@ pub use event::{Event, EventOutcome};
 pub use ids::{Curve, InitiatorId, InvalidName, JobId, KeyId, Method, Op, SealKey};
 pub use job::{Address, Authorisation, Job, JobError, JobHeaders, MAX_BODY_BYTES, SignedJob, VERSION};
 pub use payload::{
-    ChangePasswordBody, Envelope, GenerateBody, KdfBody, KdfParams, MAX_MESSAGE_BYTES, OrderBody, Payload,
-    PublicKeyBody, Sealed, SignBody, SignInput, ValidateBody,
+    ChangePasswordBody, Envelope, GenerateBody, KdfBody, KdfParams, OrderBody, Payload, PublicKeyBody, Sealed,
+    ValidateBody,
 };
 pub use result::{
     Attestations, Failure, JobResult, KeyResult, KeyState, OrderedState, Outcome, SignatureResult, StateResult,
 };
+pub use sign::{Batch, ItemBody, MAX_MESSAGE_BYTES, SignBody, SignInput};
 pub(crate) use statement::signing_bytes;
 pub use statement::{Attestation, Decision, DecisionKind, FIRST_EPOCH, StateStatement};
 #[cfg(feature = "faults")]

@@ -76,6 +76,8 @@ pub struct SignOpen {
 pub enum SignOutcome {
     /// The signature, 64 bytes: proof that the client's share was opened.
     Signature(Fixed<64>),
+    /// The signatures of a batch, in the items' order.
+    Signatures(Vec<Fixed<64>>),
     /// No signature.
     Abort {
         /// The check that failed.
@@ -136,6 +138,30 @@ pub enum NodeRequest {
         open: SignOpen,
         /// The client's nonce commitments.
         commitments: Fixed<64>,
+    },
+    /// secp256k1, node 1: open a session for a batch. Answer: `BatchOpened`.
+    BatchOpen {
+        /// As for one signature.
+        open: SignOpen,
+        /// Items of the first sub-batch, 1 to 9.
+        items: u16,
+    },
+    /// m2 of a sub-batch, and what follows. Answer: `BatchRound`.
+    BatchRound {
+        /// The session.
+        session: SessionId,
+        /// 48,915 bytes an item.
+        #[serde(with = "blob")]
+        m2: Vec<u8>,
+        /// Items of the next sub-batch, 1 to 9; 0 if none are left.
+        next: u16,
+    },
+    /// ed25519, node 1: a whole batch. Answer: `BatchFrostSigned`.
+    BatchFrost {
+        /// As for one signature.
+        open: SignOpen,
+        /// The client's nonce commitments, a pair of its own for each item.
+        commitments: Vec<Fixed<64>>,
     },
     /// How the session ended (m4). Answer: `Closed`.
     SignClose {
@@ -268,6 +294,34 @@ pub enum NodeReply {
         commitments: Fixed<64>,
         /// Node 1's signature share.
         share: [u8; 32],
+        /// OPRF evaluation.
+        evaluation: [u8; 32],
+    },
+    /// To `BatchOpen`.
+    BatchOpened {
+        /// The session.
+        session: SessionId,
+        /// 8,884 bytes an item of the first sub-batch.
+        #[serde(with = "blob")]
+        m1: Vec<u8>,
+        /// OPRF evaluation.
+        evaluation: [u8; 32],
+    },
+    /// To `BatchRound`.
+    BatchRound {
+        /// 40,243 bytes an item of this sub-batch.
+        #[serde(with = "blob")]
+        m3: Vec<u8>,
+        /// 8,884 bytes an item of the next one.
+        #[serde(with = "blob")]
+        m1: Vec<u8>,
+    },
+    /// To `BatchFrost`.
+    BatchFrostSigned {
+        /// The session.
+        session: SessionId,
+        /// Node 1's nonce commitments and signature share for each item.
+        shares: Vec<(Fixed<64>, [u8; 32])>,
         /// OPRF evaluation.
         evaluation: [u8; 32],
     },

@@ -1,13 +1,11 @@
 //! What jobs ask for: as JSON (`…Body`), and checked.
 
 use crate::wire::job::{Refusal, refuse};
-use crate::wire::{Base64, Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Method, Op, OrderedState, SealKey};
+use crate::wire::{
+    Base64, Batch, Curve, ErrorCode, InitiatorId, JobId, KeyId, Method, Op, OrderedState, SealKey, SignInput,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trefoil_protocol::derive::{DerivationPath, PathError};
-
-/// Longest ed25519 message in bytes.
-pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// The common frame of every job body, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -77,32 +75,6 @@ pub struct KdfBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10))]
     pub passes: Option<u32>,
-}
-
-/// Payload of `sign`, as JSON.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct SignBody {
-    /// The key's curve.
-    #[schemars(with = "Curve")]
-    pub curve: String,
-    /// The signing method.
-    #[schemars(with = "Method")]
-    pub method: String,
-    /// secp256k1: the 32-byte digest to sign, hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Fixed<32>>")]
-    pub digest: Option<String>,
-    /// ed25519: the message to sign, base64, at most 64 KiB; may be empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Base64>")]
-    pub message: Option<String>,
-    /// secp256k1: BIP-32 path of at most 16 non-hardened steps, such as `m/0/1`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^m(/(0|[1-9][0-9]{0,9})){0,16}$"))]
-    pub path: Option<String>,
-    /// Password, encryptedShare and secretStore, sealed to a worker key.
-    pub secrets: Sealed,
 }
 
 /// Payload of `public-key`, as JSON: an empty object.
@@ -191,18 +163,6 @@ impl GenerateBody {
     }
 }
 
-impl SignBody {
-    /// The payload of a sign job.
-    #[must_use]
-    pub fn new(method: Method, input: &SignInput, secrets: Sealed) -> Self {
-        let (digest, message, path) = match input {
-            SignInput::Secp256k1 { digest, path } => (Some(Fixed(*digest).to_string()), None, path.clone()),
-            SignInput::Ed25519 { message } => (None, Some(data_encoding::BASE64.encode(message)), None),
-        };
-        Self { curve: input.curve().to_string(), method: method.to_string(), digest, message, path, secrets }
-    }
-}
-
 impl<P: Serialize> Envelope<P> {
     /// The body bytes to sign and publish.
     ///
@@ -210,34 +170,6 @@ impl<P: Serialize> Envelope<P> {
     /// None that these types can cause; the signature is serde's.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
-    }
-}
-
-/// What is signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SignInput {
-    /// An ECDSA digest.
-    Secp256k1 {
-        /// The 32 bytes that are signed.
-        digest: [u8; 32],
-        /// BIP-32 path, checked: `m`, then 0 to 16 non-hardened steps.
-        path: Option<String>,
-    },
-    /// An EdDSA message.
-    Ed25519 {
-        /// The message, at most 64 KiB.
-        message: Vec<u8>,
-    },
-}
-
-impl SignInput {
-    /// The curve that this input is for.
-    #[must_use]
-    pub const fn curve(&self) -> Curve {
-        match self {
-            Self::Secp256k1 { .. } => Curve::Secp256k1,
-            Self::Ed25519 { .. } => Curve::Ed25519,
-        }
     }
 }
 
@@ -259,6 +191,15 @@ pub enum Payload {
         method: Method,
         /// What to sign; names the curve.
         input: SignInput,
+        /// The sealed password, share and secret store.
+        secrets: Sealed,
+    },
+    /// Sign several inputs; the operation is `sign` too.
+    SignBatch {
+        /// As for one.
+        method: Method,
+        /// What to sign; names the curve.
+        batch: Batch,
         /// The sealed password, share and secret store.
         secrets: Sealed,
     },
@@ -300,7 +241,7 @@ pub enum Payload {
     Order(OrderedState),
 }
 
-fn read_curve(name: &str) -> Result<Curve, Refusal> {
+pub(super) fn read_curve(name: &str) -> Result<Curve, Refusal> {
     name.parse().map_err(|_| (ErrorCode::UnsupportedCurve, "the curve is not secp256k1 or ed25519".to_owned()))
 }
 
@@ -329,47 +270,4 @@ pub(super) fn read_generate(op: Op, body: GenerateBody) -> Result<Payload, Refus
 
 pub(super) fn read_change_password(body: ChangePasswordBody) -> Result<Payload, Refusal> {
     Ok(Payload::ChangePassword { kdf: read_kdf(&body.kdf)?, secrets: body.secrets })
-}
-
-pub(super) fn read_sign(body: SignBody) -> Result<Payload, Refusal> {
-    let curve = read_curve(&body.curve)?;
-    let method = body
-        .method
-        .parse()
-        .map_err(|_| (ErrorCode::UnsupportedMethod, "the method is not mta or default".to_owned()))?;
-    let input = match curve {
-        Curve::Secp256k1 => {
-            if body.message.is_some() {
-                return refuse(ErrorCode::InvalidMessage, "secp256k1 signs a digest, not a message");
-            }
-            let digest = body.digest.as_deref().and_then(Fixed::parse_hex);
-            let Some(Fixed(digest)) = digest else {
-                return refuse(ErrorCode::InvalidDigest, "digest is not 64 lower-case hex digits");
-            };
-            body.path.as_deref().map_or(Ok(()), check_path)?;
-            SignInput::Secp256k1 { digest, path: body.path }
-        }
-        Curve::Ed25519 => {
-            if body.digest.is_some() {
-                return refuse(ErrorCode::InvalidMessage, "ed25519 signs a message, not a digest");
-            }
-            if body.path.is_some() {
-                return refuse(ErrorCode::InvalidPath, "ed25519 keys have no derivation");
-            }
-            let message = body.message.and_then(|text| data_encoding::BASE64.decode(text.as_bytes()).ok());
-            let Some(message) = message.filter(|m| m.len() <= MAX_MESSAGE_BYTES) else {
-                return refuse(ErrorCode::InvalidMessage, "message is not base64 of at most 65536 bytes");
-            };
-            SignInput::Ed25519 { message }
-        }
-    };
-    Ok(Payload::Sign { method, input, secrets: body.secrets })
-}
-
-fn check_path(path: &str) -> Result<(), Refusal> {
-    match DerivationPath::parse(path) {
-        Ok(_) => Ok(()),
-        Err(error @ PathError::Hardened) => refuse(ErrorCode::HardenedPath, &error.to_string()),
-        Err(error @ PathError::Invalid) => refuse(ErrorCode::InvalidPath, &error.to_string()),
-    }
 }

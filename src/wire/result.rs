@@ -61,6 +61,9 @@ pub enum Outcome {
         /// sign: the signature.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signature: Option<SignatureResult>,
+        /// sign with items: a signature for each, in their order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signatures: Option<Vec<SignatureResult>>,
         /// generate, recover, refresh: encryptedShare and secretStore; change-password: secretStore; sealed to the reply key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secrets: Option<Sealed>,
@@ -77,36 +80,42 @@ pub enum Outcome {
 
 impl Outcome {
     /// Done, with nothing to tell.
-    pub const DONE: Self = Self::Ok { key: None, signature: None, secrets: None, state: None };
+    pub const DONE: Self = Self::Ok { key: None, signature: None, signatures: None, secrets: None, state: None };
 
     /// A key.
     #[must_use]
     pub const fn of_key(key: KeyResult) -> Self {
-        Self::Ok { key: Some(key), signature: None, secrets: None, state: None }
+        Self::Ok { key: Some(key), signature: None, signatures: None, secrets: None, state: None }
     }
 
     /// New shares, with the client's sealed one.
     #[must_use]
     pub const fn generated(key: KeyResult, secrets: Sealed) -> Self {
-        Self::Ok { key: Some(key), signature: None, secrets: Some(secrets), state: None }
+        Self::Ok { key: Some(key), signature: None, signatures: None, secrets: Some(secrets), state: None }
     }
 
     /// A signature.
     #[must_use]
     pub const fn signed(signature: SignatureResult) -> Self {
-        Self::Ok { key: None, signature: Some(signature), secrets: None, state: None }
+        Self::Ok { key: None, signature: Some(signature), signatures: None, secrets: None, state: None }
+    }
+
+    /// The signatures of a batch.
+    #[must_use]
+    pub const fn signed_batch(signatures: Vec<SignatureResult>) -> Self {
+        Self::Ok { key: None, signature: None, signatures: Some(signatures), secrets: None, state: None }
     }
 
     /// Sealed secrets alone.
     #[must_use]
     pub const fn sealed(secrets: Sealed) -> Self {
-        Self::Ok { key: None, signature: None, secrets: Some(secrets), state: None }
+        Self::Ok { key: None, signature: None, signatures: None, secrets: Some(secrets), state: None }
     }
 
     /// The state that a key was brought into.
     #[must_use]
     pub const fn ordered(state: StateResult) -> Self {
-        Self::Ok { key: None, signature: None, secrets: None, state: Some(state) }
+        Self::Ok { key: None, signature: None, signatures: None, secrets: None, state: Some(state) }
     }
 
     /// An error outcome.

@@ -171,7 +171,7 @@ impl<'de> Deserializer<'de> for Json {
             Self::Signed(value) => visitor.visit_i64(value),
             Self::Float(value) => visitor.visit_f64(value),
             Self::Text(value) => visitor.visit_string(value),
-            Self::List(items) => visitor.visit_seq(de::value::SeqDeserializer::new(items.into_iter())),
+            Self::List(items) => visitor.visit_seq(Elements { rest: items.into_iter(), index: 0 }),
             Self::Object(entries) => visitor.visit_map(Entries { rest: entries.into_iter(), current: None }),
         }
     }
@@ -202,6 +202,23 @@ impl<'de> Deserializer<'de> for Json {
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
         tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// The elements of a list; errors in one get its index.
+struct Elements {
+    rest: std::vec::IntoIter<Json>,
+    index: usize,
+}
+
+impl<'de> de::SeqAccess<'de> for Elements {
+    type Error = Fault;
+
+    fn next_element_seed<T: de::DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+        let Some(value) = self.rest.next() else { return Ok(None) };
+        let index = self.index;
+        self.index += 1;
+        seed.deserialize(value).map(Some).map_err(|fault| fault.within(&index.to_string()))
     }
 }
 

@@ -8,6 +8,7 @@
 #![allow(clippy::result_large_err, reason = "an answer of another kind is moved once, and never when all is well")]
 
 mod api;
+mod batch;
 mod commit;
 mod company;
 mod crypto;
@@ -59,6 +60,8 @@ struct Shared {
     /// Shared by the jobs that run, and had alone by one that must.
     together: RwLock<()>,
     crypto: CryptoPool,
+    /// Items of a batch that go side by side.
+    batch_items: usize,
     times: TimePolicy,
     bans: Bans,
     /// Whose jobs are worked on.

@@ -10,7 +10,7 @@ use super::orders::order;
 use super::password::PasswordJob;
 use super::public_key::public_key;
 use super::retry::{Schedule, Stop, call_deadline};
-use super::sign::{Closing, sign};
+use super::sign::{Closing, Inputs, Signed, sign};
 use super::{Shared, commit};
 use crate::clock::now_ms;
 use crate::fault;
@@ -203,11 +203,8 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
             let outcome = Outcome::generated(made.key, made.secrets);
             Done { outcome, then: Then::Commit, _guard: Some(made.guard) }
         }
-        Payload::Sign { input, .. } => {
-            let signed = sign(shared, job, input, schedule).await?;
-            let outcome = Outcome::signed(signed.result);
-            Done { outcome, then: Then::Close(signed.closing), _guard: Some(signed.guard) }
-        }
+        Payload::Sign { input, .. } => signed(sign(shared, job, Inputs::One(input), schedule).await?),
+        Payload::SignBatch { batch, .. } => signed(sign(shared, job, Inputs::Batch(batch), schedule).await?),
         Payload::PublicKey => loop {
             match public_key(shared, job, schedule.call_deadline()).await {
                 Ok(key) => {
@@ -226,6 +223,10 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
             Done { outcome, then: Then::Nothing, _guard: None }
         }
     })
+}
+
+fn signed(Signed { outcome, closing, guard }: Signed) -> Done {
+    Done { outcome, then: Then::Close(closing), _guard: Some(guard) }
 }
 
 /// Stores the result, and does what follows.

@@ -50,6 +50,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         leases: Leases::new(client.clone(), jetstream.clone(), &worker_id, config.lease),
         together: RwLock::new(()),
         crypto: CryptoPool::new(config.crypto_threads),
+        batch_items: config.batch_items,
         times: TimePolicy::default(),
         bans: bans.clone(),
         initiators: config.initiators,

@@ -10,7 +10,7 @@ use crate::fault;
 use crate::jobs::bans::Ban;
 use crate::vault::{Begun, KeyBinding, LockedShare, VaultError};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
-use crate::wire::{Curve, ErrorCode, Fixed, Job, Method, SignInput, SignatureResult};
+use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, Method, Outcome, SignInput, SignatureResult};
 use data_encoding::HEXLOWER;
 use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
@@ -22,10 +22,28 @@ use trefoil_protocol::{Abort, CurveId, KeyShare, SessionRng};
 /// Most commits on the way to one signature.
 const MAX_COMMITS: u32 = 3;
 
-/// A signature, and what is still to be told to node 1.
+/// What a job has to sign.
+#[derive(Clone, Copy)]
+pub enum Inputs<'a> {
+    /// One input.
+    One(&'a SignInput),
+    /// Several.
+    Batch(&'a Batch),
+}
+
+impl Inputs<'_> {
+    const fn curve(self) -> Curve {
+        match self {
+            Self::One(input) => input.curve(),
+            Self::Batch(batch) => batch.curve(),
+        }
+    }
+}
+
+/// A signature, or a batch of them, and what is still to be told to node 1.
 pub struct Signed {
     /// For the job's result.
-    pub result: SignatureResult,
+    pub outcome: Outcome,
     /// Node 1's session; to be closed beside storing the result, while the key is still held.
     pub closing: Closing,
     /// Holds the key until all of it is done.
@@ -54,8 +72,8 @@ impl Closing {
 }
 
 /// What an attempt came to.
-enum Reached {
-    Signature(SignatureResult, Closing),
+pub(super) enum Reached {
+    Signed(Box<Outcome>, Closing),
     /// The key must be committed first; its generation's result is on this subject.
     NotCommitted(String),
 }
@@ -64,22 +82,26 @@ enum Reached {
 ///
 /// # Errors
 /// [`Stop`].
-pub async fn sign(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut Schedule) -> Result<Signed, Stop> {
-    let mut client = unseal(shared, job, input, schedule).await?;
+pub async fn sign(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut Schedule) -> Result<Signed, Stop> {
+    let mut client = unseal(shared, job, inputs.curve(), schedule).await?;
     let guard = shared.hold(job, schedule).await?;
     let mut commits = 0;
     loop {
         // With the key in hand, and each time: a job that waited here, or for its next attempt, must not give a party that was
         // caught meanwhile another try.
         client.not_banned(shared, job).await?;
-        let attempt = match input {
-            SignInput::Secp256k1 { digest, path } => {
+        let attempt = match inputs {
+            Inputs::One(SignInput::Secp256k1 { digest, path }) => {
                 client.ecdsa(shared, job, *digest, path.as_deref(), &guard, schedule).await
             }
-            SignInput::Ed25519 { message } => client.eddsa(shared, job, message, &guard, schedule).await,
+            Inputs::One(SignInput::Ed25519 { message }) => client.eddsa(shared, job, message, &guard, schedule).await,
+            Inputs::Batch(batch) => match batch.curve() {
+                Curve::Secp256k1 => client.ecdsa_batch(shared, job, batch, &guard, schedule).await,
+                Curve::Ed25519 => client.eddsa_batch(shared, job, batch, &guard, schedule).await,
+            },
         };
         match attempt {
-            Ok(Reached::Signature(result, closing)) => return Ok(Signed { result, closing, guard }),
+            Ok(Reached::Signed(outcome, closing)) => return Ok(Signed { outcome: *outcome, closing, guard }),
             Ok(Reached::NotCommitted(subject)) if commits < MAX_COMMITS => {
                 commits += 1;
                 // If only node 2 is missing, node 1 has committed all the same, and the next attempt succeeds.
@@ -97,7 +119,7 @@ pub async fn sign(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut 
 }
 
 /// The client party of one job.
-struct ClientParty {
+pub(super) struct ClientParty {
     locked: LockedShare,
     /// OPRF input; the same in each attempt.
     blinded: [u8; 32],
@@ -114,7 +136,7 @@ enum Access {
 }
 
 /// Opens the sealed secrets, checks that they belong together, and stretches the password.
-async fn unseal(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut Schedule) -> Result<ClientParty, Stop> {
+async fn unseal(shared: &Shared, job: &Job, curve: Curve, schedule: &mut Schedule) -> Result<ClientParty, Stop> {
     let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs").into());
     let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
     let (Some(password), Some(share), Some(store)) = (secrets.password, secrets.encrypted_share, secrets.secret_store)
@@ -122,7 +144,7 @@ async fn unseal(shared: &Shared, job: &Job, input: &SignInput, schedule: &mut Sc
         return refuse(ErrorCode::SealBroken);
     };
     let locked = LockedShare::parse(job.key_id, &share, &store).map_err(Failed::from)?;
-    if Curve::from(locked.binding().curve) != input.curve() {
+    if Curve::from(locked.binding().curve) != curve {
         return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve").into());
     }
     let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
@@ -142,7 +164,17 @@ impl ClientParty {
         Ok(())
     }
 
-    fn open_request(&mut self, job: &Job, lease_token: u64) -> SignOpen {
+    /// Of the client's share.
+    pub(super) fn epoch(&self) -> u32 {
+        self.locked.binding().epoch
+    }
+
+    /// The randomness of one item of a batch in this session.
+    pub(super) fn item_rng(&mut self, session: &SessionId, index: usize) -> SessionRng {
+        SessionRng::new(&mut self.rng, &[], &[session, &index.to_be_bytes()])
+    }
+
+    pub(super) fn open_request(&mut self, job: &Job, lease_token: u64) -> SignOpen {
         let mut contribution = [0; 32];
         self.rng.fill_bytes(&mut contribution);
         let binding = self.locked.binding();
@@ -158,7 +190,7 @@ impl ClientParty {
     }
 
     /// The share, opened with node 1's evaluation the first time.
-    async fn open_share(&mut self, shared: &Shared, evaluation: [u8; 32]) -> Result<Arc<KeyShare>, Failed> {
+    pub(super) async fn open_share(&mut self, shared: &Shared, evaluation: [u8; 32]) -> Result<Arc<KeyShare>, Failed> {
         let begun = match std::mem::replace(&mut self.share, Access::Lost) {
             Access::Open(share) => {
                 self.share = Access::Open(share.clone());
@@ -238,7 +270,10 @@ impl ClientParty {
             public_key: HEXLOWER.encode(&key.public_key),
             path: (!request.path.steps().is_empty()).then(|| request.path.to_string()),
         };
-        Ok(Reached::Signature(result, open.closing(SignOutcome::Signature(Fixed(signature.bytes)))))
+        Ok(Reached::Signed(
+            Box::new(Outcome::signed(result)),
+            open.closing(SignOutcome::Signature(Fixed(signature.bytes))),
+        ))
     }
 
     /// One FROST session: open and node 1's share.
@@ -284,7 +319,7 @@ impl ClientParty {
             public_key: HEXLOWER.encode(&share.public_key()),
             path: None,
         };
-        Ok(Reached::Signature(result, open.closing(SignOutcome::Signature(Fixed(signature)))))
+        Ok(Reached::Signed(Box::new(Outcome::signed(result)), open.closing(SignOutcome::Signature(Fixed(signature)))))
     }
 }
 
@@ -312,28 +347,28 @@ fn corrupt() -> Failed {
 }
 
 /// A session that node 1 has open, with what its end needs.
-struct OpenSession<'a> {
-    shared: &'a Shared,
-    job: &'a Job,
-    node1: Session,
-    id: SessionId,
-    epoch: u32,
+pub(super) struct OpenSession<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) job: &'a Job,
+    pub(super) node1: Session,
+    pub(super) id: SessionId,
+    pub(super) epoch: u32,
 }
 
 impl OpenSession<'_> {
-    fn closing(self, outcome: SignOutcome) -> Closing {
+    pub(super) fn closing(self, outcome: SignOutcome) -> Closing {
         Closing { node1: self.node1, id: self.id, outcome }
     }
 
     /// Ends the session because the share did not open.
-    async fn give_up(self, failed: Failed) -> Failed {
+    pub(super) async fn give_up(self, failed: Failed) -> Failed {
         let check = failed.code.as_str().to_lowercase();
         self.closing(SignOutcome::Abort { check, ban: false }).send(call_deadline()).await;
         failed
     }
 
     /// Ends the session because a check failed. Where the check locks the key, that is recorded before anybody is told.
-    async fn abort(self, abort: Abort) -> Failed {
+    pub(super) async fn abort(self, abort: Abort) -> Failed {
         if let Abort::Peer { culprit, ban: true, check } = abort {
             tracing::error!(key = %self.job.key_id, epoch = self.epoch, %culprit, check, "key locked");
             let ban = Ban::new(self.job, self.epoch, check, culprit);

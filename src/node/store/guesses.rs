@@ -54,15 +54,18 @@ pub fn settle(batch: &Batch<'_>, key: KeyId, outcome: GuessOutcome, now: u64) ->
     Ok(())
 }
 
-/// Burns a session, whose attempt was right.
-pub fn burn(batch: &Batch<'_>, session: BurnedSession) -> Result<(), StoreError> {
+/// Burns a session, or items of a batch, under these names; its password attempt was right.
+pub fn burn(batch: &Batch<'_>, session: BurnedSession, names: &[[u8; 16]]) -> Result<(), StoreError> {
     let row = key_row(batch, session.key_id)?.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?;
     row.usable(session.transcript)?;
-    let mut name = [0; 24];
-    let (time, id) = name.split_at_mut(8);
-    time.copy_from_slice(&session.time.to_be_bytes());
-    id.copy_from_slice(&session.session);
     let what = attempt_key(session.key_id, session.job_digest);
-    batch.tx.open_table(BURNED)?.insert(&name, &what)?;
+    let mut burned = batch.tx.open_table(BURNED)?;
+    for id in names {
+        let mut name = [0; 24];
+        let (time, rest) = name.split_at_mut(8);
+        time.copy_from_slice(&session.time.to_be_bytes());
+        rest.copy_from_slice(id);
+        burned.insert(&name, &what)?;
+    }
     settle(batch, session.key_id, GuessOutcome::Right, session.time)
 }

@@ -109,6 +109,12 @@ pub trait Store: Send + Sync + 'static {
     /// The code of the key's state, or `STALE_SHARE`, where that changed since the session was opened.
     fn burn(&self, session: BurnedSession) -> Written<()>;
 
+    /// The same for items of a batch, under a name each, in one commit; the session goes on.
+    ///
+    /// # Errors
+    /// As [`Store::burn`]; then none is burned.
+    fn burn_items(&self, session: BurnedSession, items: Vec<[u8; 16]>) -> Written<()>;
+
     /// Whether an owner may have this key: has it already, or has fewer than so many. Keys that are only prepared count, keys
     /// that have ended do not.
     ///

@@ -127,7 +127,11 @@ impl Store for RedbStore {
     }
 
     fn burn(&self, session: BurnedSession) -> Written<()> {
-        self.writer.submit(move |batch| guesses::burn(batch, session))
+        self.burn_items(session, vec![session.session])
+    }
+
+    fn burn_items(&self, session: BurnedSession, items: Vec<[u8; 16]>) -> Written<()> {
+        self.writer.submit(move |batch| guesses::burn(batch, session, &items))
     }
 
     fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError> {
