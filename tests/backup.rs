@@ -4,15 +4,14 @@
 mod cluster;
 mod support;
 
+use cluster::backed::{Backed, beside, file, restore_arguments, trefoil};
 use cluster::signer::{frost, message_input};
 use cluster::{Cluster, MINUTE, read};
 use nkeys::XKey;
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tempfile::TempDir;
 use trefoil::auth;
 use trefoil::wire::node::{NodeReply, NodeRequest};
 use trefoil::wire::{Curve, Op, OrderBody};
@@ -20,75 +19,6 @@ use trefoil_protocol::Party;
 
 /// Bytes of a slot.
 const SLOT: usize = 64;
-
-/// A cluster whose nodes take backups, and who can open them.
-struct Backed {
-    cluster: Cluster,
-    folder: TempDir,
-    seed_file: PathBuf,
-}
-
-impl Backed {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (seed_file, backups) = (folder.path().join("seed"), folder.path().join("backups"));
-        std::fs::create_dir(&backups).unwrap();
-        let key = XKey::new();
-        std::fs::write(&seed_file, format!("{}\n", key.seed().unwrap())).unwrap();
-        let settings = [
-            ("BACKUP_DIR", backups.to_str().unwrap()),
-            ("BACKUP_RECIPIENTS", &format!("{},{}", XKey::new().public_key(), key.public_key())),
-            ("BACKUP_SLOTS_COPY", &format!("{}/{{role}}.slots", folder.path().display())),
-        ];
-        Self { cluster: Cluster::with(&settings).await, folder, seed_file }
-    }
-
-    fn slots_copy(&self, role: Party) -> PathBuf {
-        self.folder.path().join(format!("{role}.slots"))
-    }
-
-    /// `trefoil node backup`; its answer.
-    async fn backup(&self, role: Party) -> Value {
-        let (code, told) = trefoil(&self.cluster.env(role), &["node", "backup"]).await;
-        assert_eq!(code, Some(0), "{told}");
-        told
-    }
-
-    /// `trefoil node restore` of node 1 into this directory.
-    async fn restore(&self, backup: &Path, to: &Path, more: &[&str]) -> (Option<i32>, Value) {
-        self.restore_as(&self.cluster.env(Party::Node1), backup, to, more).await
-    }
-
-    async fn restore_as(
-        &self,
-        env: &HashMap<String, String>,
-        backup: &Path,
-        to: &Path,
-        more: &[&str],
-    ) -> (Option<i32>, Value) {
-        let arguments = restore_arguments(backup, to, &self.seed_file);
-        trefoil(env, &[&arguments.iter().map(String::as_str).collect::<Vec<_>>()[..], more].concat()).await
-    }
-}
-
-fn restore_arguments(backup: &Path, to: &Path, seed_file: &Path) -> Vec<String> {
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    ["node", "restore", &text(backup), "--data-dir", &text(to), "--seed-file", &text(seed_file)]
-        .map(str::to_owned)
-        .into()
-}
-
-async fn trefoil(env: &HashMap<String, String>, arguments: &[&str]) -> (Option<i32>, Value) {
-    let mut command = support::command("trefoil");
-    command.envs(env).args(arguments).arg("--json");
-    let done = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let object = serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{done:?}"));
-    (done.status.code(), object)
-}
-
-fn file(told: &Value) -> PathBuf {
-    told["file"].as_str().unwrap().into()
-}
 
 fn message(told: &Value) -> &str {
     told["error"]["message"].as_str().unwrap_or_else(|| panic!("{told}"))
@@ -101,13 +31,6 @@ fn names(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// A directory with a copy of the slot file and nothing else.
-fn beside(slots: &Path) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(slots, folder.path().join("slots")).unwrap();
-    folder
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,9 @@
 
 use nkeys::KeyPair;
 use trefoil::wire::node::{Call, NODE_VERSION, NodeRequest, SignOpen};
-use trefoil::wire::{Attestation, Curve, Decision, DecisionKind, Fixed, InitiatorId, KeyId, SignedJob};
+use trefoil::wire::{
+    Attestation, Curve, Decision, DecisionKind, EpochState, EpochStatement, Fixed, InitiatorId, KeyId, SignedJob,
+};
 
 fn initiator() -> InitiatorId {
     KeyPair::new_from_raw(nkeys::KeyPairType::User, [1; 32]).unwrap().public_key().parse().unwrap()
@@ -48,6 +50,35 @@ fn attestations_cover_every_field() {
     assert!(decision(DecisionKind::Committed).verify(&identity.verifying_key(), &committed));
     assert!(!decision(DecisionKind::Aborted).verify(&identity.verifying_key(), &committed));
     assert!(!attestation().verify(&identity.verifying_key(), &committed));
+}
+
+#[test]
+fn words_about_an_epoch_cover_every_field() {
+    let word = EpochStatement {
+        nonce: [1; 32],
+        key_id: KeyId([2; 16]),
+        epoch: 3,
+        transcript: [4; 32],
+        state: EpochState::Active,
+        successor: None,
+    };
+    let identity = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+    let signature = word.sign(&identity);
+    let verify = |word: &EpochStatement| word.verify(&identity.verifying_key(), &signature);
+    assert!(verify(&word));
+    for changed in [
+        EpochStatement { nonce: [0; 32], ..word.clone() },
+        EpochStatement { key_id: KeyId([0; 16]), ..word.clone() },
+        EpochStatement { epoch: 4, ..word.clone() },
+        EpochStatement { transcript: [0; 32], ..word.clone() },
+        EpochStatement { state: EpochState::Locked, ..word.clone() },
+        EpochStatement { successor: Some(KeyId([2; 16])), ..word.clone() },
+    ] {
+        assert!(!verify(&changed), "{changed:?}");
+    }
+    // No other statement of the same node passes for it.
+    let decision = Decision { kind: DecisionKind::Committed, key_id: KeyId([2; 16]), epoch: 3, transcript: [4; 32] };
+    assert!(!decision.verify(&identity.verifying_key(), &signature));
 }
 
 #[test]

@@ -65,7 +65,8 @@ not, the job never ended, and what is prepared is no key.";
 const DRILL: &str = "\
 Uses the node's own settings (--config, or TREFOIL_CONFIG and TREFOIL_*), above all its master key and identity. Every share is decrypted and \
 compared with its verifying share and with what the node attested. The node must not be running on that directory, and \
-store.redb and slots must be of the same time: an old copy of one beside a newer other is refused, as the node would.
+store.redb and slots must be of the same time: an old copy of one beside a newer other is refused, as the node would. A store that \
+was restored from a backup may have lost shares, of keys that got other shares or ended after the backup was taken.
 Exit codes: 0 every share is whole, 2 not readable, 4 a share is not whole.";
 
 pub async fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<(), Failure> {
@@ -125,12 +126,17 @@ fn drill(config: Option<&Path>, data_dir: Option<&Path>, output: &Output) -> Res
     let config = node_settings(config)?;
     let directory = data_dir.unwrap_or(&config.data_dir);
     let drilled = drill::drill(directory, config.role, config.master_key, &config.identity.verifying_key());
-    let Drilled { whole, ended, broken } = drilled.map_err(|error| about(directory, &error))?;
+    let Drilled { whole, ended, lost, broken } = drilled.map_err(|error| about(directory, &error))?;
     if !broken.is_empty() {
         return Err(Failure::Drill { whole, broken });
     }
-    let lines = [("whole", whole.to_string()), ("ended", ended.to_string()), ("broken", "0".to_owned())];
-    output.answer(&lines, &json!({ "whole": whole, "ended": ended, "broken": [] }));
+    let lines = [
+        ("whole", whole.to_string()),
+        ("ended", ended.to_string()),
+        ("lost", lost.to_string()),
+        ("broken", "0".to_owned()),
+    ];
+    output.answer(&lines, &json!({ "whole": whole, "ended": ended, "lost": lost, "broken": [] }));
     Ok(())
 }
 

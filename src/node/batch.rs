@@ -81,7 +81,7 @@ impl Node {
     pub(super) async fn batch_open(&self, caller: Caller, open: SignOpen, items: u16) -> Answer {
         let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
             Entry::Admitted(admitted) => *admitted,
-            Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+            Entry::First(answer) => return Ok(*answer),
         };
         let (batch, blinded) = (items_of(&job)?, open.blinded_password);
         let requests: Result<Vec<_>, _> = batch.items().iter().map(|item| request(caller, &job, item)).collect();
@@ -150,7 +150,7 @@ impl Node {
     pub(super) async fn batch_frost(&self, caller: Caller, open: SignOpen, commitments: Vec<Fixed<64>>) -> Answer {
         let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
             Entry::Admitted(admitted) => *admitted,
-            Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+            Entry::First(answer) => return Ok(*answer),
         };
         let (batch, blinded) = (items_of(&job)?, open.blinded_password);
         if commitments.len() != batch.items().len() {

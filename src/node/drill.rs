@@ -16,6 +16,8 @@ pub struct Drilled {
     pub whole: u64,
     /// Keys that have ended, and have no share.
     pub ended: u64,
+    /// Keys of a restored store that have not ended, and have no share: their data keys were gone when it was restored.
+    pub lost: u64,
     /// Shares that are not whole, and why.
     pub broken: Vec<(KeyId, String)>,
 }
@@ -32,6 +34,7 @@ pub fn drill(
 ) -> Result<Drilled, StoreError> {
     let store = StoppedStore::open(directory)?;
     let shares = store.shares(role, master)?;
+    let restored = store.quarantine()?.is_some();
     let mut drilled = Drilled::default();
     store.for_each(|stored| {
         let gone = || Err("its data key was destroyed".to_owned());
@@ -39,6 +42,10 @@ pub fn drill(
             (true, _) => check(&shares, &stored.attempt, role, identity),
             (false, Some(state)) if state.is_end() => {
                 drilled.ended += 1;
+                return;
+            }
+            (false, Some(_)) if restored => {
+                drilled.lost += 1;
                 return;
             }
             (false, Some(_)) => gone(),

@@ -1,29 +1,36 @@
 //! What every job must pass before a node does anything for it. Nothing here changes what is stored.
 
 use super::Refusal;
-use super::store::{Attempt, KeyRecord, LedgerEntry, Store};
+use super::store::{Attempt, Doubt, KeyRecord, LedgerEntry, Quarantine, Store};
 use crate::auth::TimePolicy;
 use crate::policy::{Policy, Rates};
-use crate::wire::{ErrorCode, Job, Op, SignedJob, subject};
+use crate::wire::node::NodeReply;
+use crate::wire::{ErrorCode, Job, KeyId, Op, SignedJob, subject};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// The node's policy, its rates, and its clock rules.
 pub struct Gate {
     policy: RwLock<Arc<Policy>>,
     rates: Mutex<Rates>,
+    /// Jobs that were issued before are refused, unix milliseconds.
+    not_before: u64,
 }
 
 /// A key as a job finds it.
 pub enum Found {
     /// Committed.
     Committed(Box<KeyRecord>),
-    /// Prepared only; the result of the job that made it, which holds the evidence to commit it, is on this subject.
-    Prepared(String),
+    /// Something comes first, as this answer says: it is only prepared, and to be committed; or it was restored from a backup,
+    /// and the other node is to be asked.
+    First(Box<NodeReply>),
 }
 
 impl Gate {
-    pub fn new(policy: Policy) -> Self {
-        Self { policy: RwLock::new(Arc::new(policy)), rates: Mutex::default() }
+    /// A node that was restored from a backup does not know which jobs it was given since that was taken: it takes none that was
+    /// issued before the restore.
+    pub fn new(policy: Policy, restored_at: Option<u64>) -> Self {
+        let not_before = restored_at.unwrap_or(0);
+        Self { policy: RwLock::new(Arc::new(policy)), rates: Mutex::default(), not_before }
     }
 
     pub fn policy(&self) -> Arc<Policy> {
@@ -52,7 +59,7 @@ impl Gate {
     pub fn admit_any(&self, signed: &SignedJob, ops: &[Op], now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
         let job = Job::from_signed(signed).map_err(|error| (None, Refusal::new(error.code, error.message)))?;
         let policy = self.policy();
-        if let Err(refusal) = check(&policy, &job, ops, now) {
+        if let Err(refusal) = check(&policy, &job, ops, now).and_then(|()| self.is_new(&job)) {
             return Err((Some(Box::new(job)), refusal));
         }
         let counted = self.rates.lock().unwrap_or_else(PoisonError::into_inner).take(&policy, &job, now);
@@ -61,6 +68,14 @@ impl Gate {
         let retry_at = Some(now.saturating_add(limited.wait_ms));
         let refusal = Refusal { retry_at, ..Refusal::new(ErrorCode::RateLimited, message) };
         Err((limited.first.then(|| Box::new(job)), refusal))
+    }
+
+    fn is_new(&self, job: &Job) -> Result<(), Refusal> {
+        if job.issued_at >= self.not_before {
+            return Ok(());
+        }
+        let message = "issued before the node was restored from a backup, which does not know the jobs of that time";
+        Err(Refusal::new(ErrorCode::JobExpired, message))
     }
 }
 
@@ -93,12 +108,19 @@ pub fn find_key(store: &dyn Store, job: &Job) -> Result<Found, Refusal> {
     };
     if let Some(key) = store.key(job.key_id)? {
         owned(&key.attempt)?;
-        return Ok(Found::Committed(Box::new(key)));
+        // An end is an end, whatever is in doubt besides.
+        if key.state.is_end() {
+            return Ok(Found::Committed(Box::new(key)));
+        }
+        return Ok(match doubtful(store, job.key_id, key.attempt.transcript)? {
+            Some(first) => Found::First(Box::new(first)),
+            None => Found::Committed(Box::new(key)),
+        });
     }
     let prepared = store.prepared(job.key_id)?;
     let attempt = prepared.first().ok_or(ErrorCode::UnknownKey)?;
     owned(attempt)?;
-    Ok(Found::Prepared(result_of(attempt)))
+    Ok(Found::First(Box::new(NodeReply::NotCommitted { result_subject: result_of(attempt) })))
 }
 
 /// The same where the client's share with this transcript hash is to be used: it may be prepared to take the place of the
@@ -111,10 +133,23 @@ pub fn find_share(store: &dyn Store, job: &Job, transcript: [u8; 32]) -> Result<
     if matches!(&found, Found::Committed(key) if key.attempt.transcript != transcript) {
         let prepared = store.prepared(job.key_id)?;
         if let Some(attempt) = prepared.iter().find(|attempt| attempt.transcript == transcript) {
-            return Ok(Found::Prepared(result_of(attempt)));
+            return Ok(Found::First(Box::new(NodeReply::NotCommitted { result_subject: result_of(attempt) })));
         }
     }
     Ok(found)
+}
+
+/// What a worker hears of a key that was restored from a backup, and that the other node has not confirmed yet.
+///
+/// # Errors
+/// `SHARE_OUTDATED`; the store's.
+pub fn doubtful(store: &dyn Store, key_id: KeyId, transcript: [u8; 32]) -> Result<Option<NodeReply>, Refusal> {
+    let Some(Quarantine { nonce, .. }) = store.quarantine() else { return Ok(None) };
+    match store.doubt(key_id)? {
+        None => Ok(None),
+        Some(Doubt::Unconfirmed) => Ok(Some(NodeReply::Unconfirmed { key_id, transcript, nonce })),
+        Some(Doubt::Outdated) => Err(ErrorCode::ShareOutdated.into()),
+    }
 }
 
 /// Where the result is, or will be, of the job that made an attempt.

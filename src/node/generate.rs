@@ -53,8 +53,8 @@ impl Source {
 /// What a job may start with.
 enum Start {
     From(Option<Source>),
-    /// The source is to be committed first: the subject of its job's result.
-    NotCommitted(String),
+    /// Something else comes first, as this answer says.
+    First(Box<NodeReply>),
 }
 
 enum Progress {
@@ -108,7 +108,7 @@ impl Node {
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| self.refuse(&job, error.into()))?;
         let source = match self.may_start(&job, key_id).map_err(|refusal| self.refuse(&job, refusal))? {
             Start::From(source) => source,
-            Start::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+            Start::First(answer) => return Ok(*answer),
         };
         let about = About { share: source.map(|source| source.transcript), ..about_job(&job, caller.channel) };
         // Where two workers could hold one node each, neither would get on: so one node says whose turn it is.
@@ -166,7 +166,7 @@ impl Node {
                     return Err(Refusal::new(ErrorCode::JobIdReused, "the job has made the key's shares already"));
                 }
                 Found::Committed(key) => Some(Source::of(&key.attempt)),
-                Found::Prepared(result_subject) => return Ok(Start::NotCommitted(result_subject)),
+                Found::First(answer) => return Ok(Start::First(answer)),
             },
         };
         if job.op() != Op::Refresh && self.store.key(key_id)?.is_some() {

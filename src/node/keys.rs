@@ -72,6 +72,13 @@ impl Node {
                 "node 1's signed commit of this attempt"
             }));
         }
+        // What node 1 decided after the backup that it was restored from, only node 2 knows. Node 2 is told the decision here.
+        if self.role == Party::Node1
+            && self.store.prepared(key_id)?.iter().any(|prepared| prepared.transcript == transcript)
+            && let Some(first) = gate::doubtful(self.store.as_ref(), key_id, transcript)?
+        {
+            return Ok(first);
+        }
         let op = fault::made_by(attempt.source_key_id, attempt.epoch);
         fault::step("committing", op, key_id);
         if let Err(error) = self.store.commit(key_id, transcript).await {
@@ -138,7 +145,7 @@ impl Node {
                 let prepared = self.prepared_to_replace(key_id)?;
                 Ok(NodeReply::KeyInfo { statement: statement(&key.attempt), committed, prepared })
             }
-            Found::Prepared(result_subject) => Ok(NodeReply::NotCommitted { result_subject }),
+            Found::First(answer) => Ok(*answer),
         }
     }
 

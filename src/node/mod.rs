@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod backup;
 mod batch;
+mod confirm;
 pub mod drill;
 mod gate;
 mod generate;
@@ -170,10 +171,6 @@ impl Node {
     pub fn open(directory: &Path, keys: NodeKeys, policy: Policy, limits: NodeLimits) -> anyhow::Result<Arc<Self>> {
         let NodeKeys { role, identity, peer, master, authorisers } = keys;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(directory, role, master)?);
-        anyhow::ensure!(
-            store.quarantine().is_none(),
-            "the store was restored from a backup, and its keys are not confirmed"
-        );
         let anchored = store.anchored()?;
         let anchor = Arc::clone(&store);
         let audit = AuditLog::open(&directory.join(AUDIT_LOG), anchored, move |head| anchor.anchor(head))?;
@@ -182,7 +179,7 @@ impl Node {
             identity,
             peer,
             authorisers,
-            gate: gate::Gate::new(policy),
+            gate: gate::Gate::new(policy, store.quarantine().map(|restored| restored.restored_at)),
             pool: CryptoPool::new(limits.crypto_threads, limits.crypto_queue),
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
             preparations: keys::Preparations::default(),
@@ -243,6 +240,8 @@ impl Node {
             }
             NodeRequest::Order { job } => self.order(&job).await,
             NodeRequest::KeyInfo { job } => self.key_info(&job),
+            NodeRequest::EpochOf { key_id, transcript, nonce } => self.epoch_of(key_id, transcript, nonce),
+            NodeRequest::ConfirmEpoch { statement, signature } => self.confirm_epoch(statement, signature.0).await,
         }
     }
 
@@ -296,7 +295,11 @@ impl Node {
     /// The log cannot be written; then the node must not serve.
     pub async fn mark(&self, decision: &str) -> Result<(), audit::AuditError> {
         self.audit.append(Event { decision: decision.to_owned(), ..self.event("node") }).await?;
-        if decision == "started" { self.mark_policy(self.gate.policy().digest()).await } else { Ok(()) }
+        if decision != "started" {
+            return Ok(());
+        }
+        self.mark_quarantine().await?;
+        self.mark_policy(self.gate.policy().digest()).await
     }
 
     /// Writes into the audit log which policy is in force, durably.

@@ -26,8 +26,8 @@ impl Node {
         if state == OrderedState::Destroyed && !auth::is_authorised(&job, &self.authorisers) {
             return Err(refused(ErrorCode::NotAuthorised.into()));
         }
-        if let Found::Prepared(result_subject) = gate::find_key(self.store.as_ref(), &job).map_err(refused)? {
-            return Ok(NodeReply::NotCommitted { result_subject });
+        if let Found::First(answer) = gate::find_key(self.store.as_ref(), &job).map_err(refused)? {
+            return Ok(*answer);
         }
         let to = match state {
             OrderedState::Active => KeyState::Active,

@@ -38,7 +38,7 @@ impl Node {
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
         let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {
             Found::Committed(key) => key,
-            Found::Prepared(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+            Found::First(answer) => return Ok(*answer),
         };
         // Whoever wants new shares proves the old password first, and a locked key waits for new shares.
         let usable = if job.op() == Op::Refresh { key.replaceable() } else { key.usable() };

@@ -48,7 +48,7 @@ impl Node {
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
         let attempt = match self.origin(&job).map_err(refused)? {
             Found::Committed(key) => key.attempt,
-            Found::Prepared(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+            Found::First(answer) => return Ok(*answer),
         };
         let Attempt { key_id, epoch, transcript, .. } = attempt;
         let prepared = self.prepared_to_replace(key_id)?;

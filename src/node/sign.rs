@@ -53,11 +53,11 @@ pub(super) struct Admitted {
     pub(super) busy: Busy<Stage>,
 }
 
-/// Either the job goes on, or the key must be committed first.
+/// Either the job goes on, or something else comes first.
 pub(super) enum Entry {
     Admitted(Box<Admitted>),
-    /// The subject of the generation's result.
-    NotCommitted(String),
+    /// The answer that says so.
+    First(Box<NodeReply>),
 }
 
 impl Node {
@@ -75,9 +75,7 @@ impl Node {
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
         let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {
             Found::Committed(key) => key,
-            Found::Prepared(result_subject) => {
-                return Ok(Entry::NotCommitted(result_subject));
-            }
+            Found::First(answer) => return Ok(Entry::First(answer)),
         };
         key.usable().map_err(|error| refused(error.into()))?;
         let attempt = key.attempt;
@@ -115,7 +113,7 @@ impl Node {
     pub(super) async fn sign_open(&self, caller: Caller, open: SignOpen) -> Answer {
         let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
             Entry::Admitted(admitted) => *admitted,
-            Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+            Entry::First(answer) => return Ok(*answer),
         };
         let input = input_of(&job)?;
         let signed = signed_text(&input);
@@ -193,7 +191,7 @@ impl Node {
     pub(super) async fn frost_sign(&self, caller: Caller, open: SignOpen, commitments: [u8; 64]) -> Answer {
         let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
             Entry::Admitted(admitted) => *admitted,
-            Entry::NotCommitted(result_subject) => return Ok(NodeReply::NotCommitted { result_subject }),
+            Entry::First(answer) => return Ok(*answer),
         };
         let input = input_of(&job)?;
         let signed = signed_text(&input);

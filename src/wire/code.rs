@@ -83,6 +83,8 @@ codes! {
     KeyLocked = "KEY_LOCKED", Final, "Stop using this share and recover the key; a cryptographic check failed.";
     KeyFrozen = "KEY_FROZEN", Final, "Have the key's owner lift the freeze.";
     KeyDestroyed = "KEY_DESTROYED", Final, "Nothing can be done; the key was destroyed.";
+    KeyUnconfirmed = "KEY_UNCONFIRMED", Final, "Ask the operators; a node was restored from a backup, and the other one does not confirm the key.";
+    ShareOutdated = "SHARE_OUTDATED", Final, "Have the node's operator restore a newer backup; what it holds of this key is not its current share.";
     StaleShare = "STALE_SHARE", Final, "Use the newest encryptedShare and secretStore of the key.";
     TooManyAttempts = "TOO_MANY_ATTEMPTS", Final, "Wait until the lockout is over before the next password attempt.";
     ProtocolAbort = "PROTOCOL_ABORT", Final, "Ask the operators; a party sent what an honest one cannot.";

@@ -29,6 +29,6 @@ pub use result::{
 };
 pub use sign::{Batch, ItemBody, MAX_MESSAGE_BYTES, SignBody, SignInput};
 pub(crate) use statement::signing_bytes;
-pub use statement::{Attestation, Decision, DecisionKind, FIRST_EPOCH, StateStatement};
+pub use statement::{Attestation, Decision, DecisionKind, EpochState, EpochStatement, FIRST_EPOCH, StateStatement};
 #[cfg(feature = "faults")]
 pub(crate) use strict::{Json, parse as parse_strict};

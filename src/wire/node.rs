@@ -1,6 +1,6 @@
 //! Calls from a worker to a node, inside the Noise channel: postcard after one version byte.
 
-use crate::wire::{Base64, ErrorCode, Fixed, KeyId, SignedJob};
+use crate::wire::{Base64, EpochStatement, ErrorCode, Fixed, KeyId, SignedJob};
 use serde::{Deserialize, Serialize};
 
 /// First byte of every call and reply.
@@ -241,6 +241,22 @@ pub enum NodeRequest {
         /// The job.
         job: SignedJob,
     },
+    /// What this node knows of a key that the other one, restored from a backup, has in doubt. Answer: `EpochOf`.
+    EpochOf {
+        /// The key.
+        key_id: KeyId,
+        /// Transcript hash T of the shares that the other node has.
+        transcript: [u8; 32],
+        /// Of the other node's restore.
+        nonce: [u8; 32],
+    },
+    /// The other node's answer to `EpochOf`. Answer: `Confirmed`, or `Unconfirmed` about another key that comes first.
+    ConfirmEpoch {
+        /// What it says.
+        statement: EpochStatement,
+        /// Its signature.
+        signature: Fixed<64>,
+    },
 }
 
 /// What a node says about a key: its attestation's fields.
@@ -398,6 +414,25 @@ pub enum NodeReply {
         /// `mpc.result.…` of the job that made the shares.
         result_subject: String,
     },
+    /// This node was restored from a backup, and must hear of the key from the other one first: `EpochOf` there, then
+    /// `ConfirmEpoch` here.
+    Unconfirmed {
+        /// The key.
+        key_id: KeyId,
+        /// Transcript hash T of the shares that are here.
+        transcript: [u8; 32],
+        /// Of this restore.
+        nonce: [u8; 32],
+    },
+    /// To `EpochOf`.
+    EpochOf {
+        /// What this node knows of the key.
+        statement: EpochStatement,
+        /// Over that.
+        signature: Fixed<64>,
+    },
+    /// To `ConfirmEpoch`: heard. Whether the key can be used is for the next request to find out.
+    Confirmed,
     /// No.
     Refused {
         /// Why.

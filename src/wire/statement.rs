@@ -5,6 +5,7 @@
 
 use crate::wire::{Curve, InitiatorId, KeyId, OrderedState};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
 use trefoil_protocol::transcript::{Tag, hash};
 
 /// The epoch of the shares that a generation makes; each reshare makes the next.
@@ -93,6 +94,79 @@ impl StateStatement {
         let Self { initiator, job_digest, key_id, state } = self;
         let fields: [&[u8]; 4] = [initiator.as_str().as_bytes(), job_digest, &key_id.0, state.as_str().as_bytes()];
         signing_bytes("trefoil-state-v1", &hash(Tag::STATE, &fields))
+    }
+
+    /// Signs as a node.
+    #[must_use]
+    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
+        identity.sign(&self.signing_bytes()).to_bytes()
+    }
+
+    /// Whether a node with this identity signed exactly this.
+    #[must_use]
+    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
+        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+/// What a node knows of a key, told to the other one after that was restored from a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EpochState {
+    /// Nothing is committed; the shares that were asked for are prepared.
+    Prepared,
+    /// Signs.
+    Active,
+    /// Stopped by its owner.
+    Frozen,
+    /// A check failed.
+    Locked,
+    /// Another key took its place.
+    Retired,
+    /// Ended by its owner.
+    Destroyed,
+}
+
+impl EpochState {
+    /// As it enters the statement's hash.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Active => "active",
+            Self::Frozen => "frozen",
+            Self::Locked => "locked",
+            Self::Retired => "retired",
+            Self::Destroyed => "destroyed",
+        }
+    }
+}
+
+/// A node's word about a key, for one restore of the other node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStatement {
+    /// The restore's, so that no earlier word can be used again.
+    pub nonce: [u8; 32],
+    /// The key.
+    pub key_id: KeyId,
+    /// Which generation of its shares.
+    pub epoch: u32,
+    /// Transcript hash T of its shares.
+    pub transcript: [u8; 32],
+    /// Its state.
+    pub state: EpochState,
+    /// The key that took its place.
+    pub successor: Option<KeyId>,
+}
+
+impl EpochStatement {
+    /// The bytes under the signature.
+    #[must_use]
+    pub fn signing_bytes(&self) -> Vec<u8> {
+        let Self { nonce, key_id, epoch, transcript, state, successor } = self;
+        let successor: &[u8] = successor.as_ref().map_or(&[], |id| &id.0);
+        let (epoch, state) = (epoch.to_be_bytes(), state.as_str().as_bytes());
+        let fields: [&[u8]; 6] = [nonce, &key_id.0, &epoch, transcript, state, successor];
+        signing_bytes("trefoil-epoch-v1", &hash(Tag::EPOCH, &fields))
     }
 
     /// Signs as a node.

@@ -1,6 +1,7 @@
 //! The quick questions, as a NATS service (`nats micro ls` shows it): the same signed jobs, answered at once and not stored.
 
 use super::Shared;
+use super::confirm::Confirming;
 use super::failure::Failed;
 use super::password::PasswordJob;
 use super::public_key::public_key;
@@ -81,27 +82,34 @@ async fn answer(shared: &Shared, request: &Request) -> Result<JobResult, JobErro
 async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
     shared.admit(job, now_ms())?;
     let mut schedule = Schedule::for_question(job.issued_at, job.expires_at);
-    let found = match job.payload {
-        Payload::PublicKey => loop {
-            match public_key(shared, job, schedule.call_deadline()).await {
-                Ok(key) => break Ok(Outcome::of_key(key)),
-                Err(failed) => {
-                    if let Err(stop) = schedule.pause(failed).await {
-                        break Err(stop);
-                    }
+    let mut confirming = Confirming::default();
+    let found = loop {
+        match look_once(shared, job, &mut schedule).await {
+            Err(stop) => {
+                if let Err(stop) = confirming.after(shared, stop, &mut schedule).await {
+                    break Err(stop);
                 }
             }
-        },
-        Payload::Validate { .. } => match PasswordJob::prepare(shared, job, &mut schedule).await {
-            Ok(prepared) => prepared.run(&mut schedule).await,
-            Err(stop) => Err(stop),
-        },
-        _ => return Err(Failed::new(ErrorCode::UnsupportedOperation, "this operation is a job: publish it")),
+            found => break found,
+        }
     };
     found.map_err(|stop| match stop {
         Stop::Failed(failed) => failed,
         Stop::Away(_) | Stop::Postponed(_) => Failed::new(ErrorCode::Overloaded, "too busy to answer at once"),
     })
+}
+
+async fn look_once(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Outcome, Stop> {
+    match job.payload {
+        Payload::PublicKey => loop {
+            match public_key(shared, job, schedule.call_deadline()).await {
+                Ok(key) => break Ok(Outcome::of_key(key)),
+                Err(failed) => schedule.pause(failed).await?,
+            }
+        },
+        Payload::Validate { .. } => PasswordJob::prepare(shared, job, schedule).await?.run(schedule).await,
+        _ => Err(Failed::new(ErrorCode::UnsupportedOperation, "this operation is a job: publish it").into()),
+    }
 }
 
 /// Sends a result, or for a body that names no job, an error of the service with the code as its text.

@@ -2,6 +2,7 @@
 //! Everything here may be repeated, by any worker, at any time after the result is stored.
 
 use super::Shared;
+use super::confirm::Confirming;
 use super::failure::Failed;
 use super::nodes;
 use super::retry::call_deadline;
@@ -16,6 +17,16 @@ use crate::wire::{ErrorCode, Fixed, JobResult, KeyId, KeyResult, Outcome};
 /// # Errors
 /// `NODE_UNAVAILABLE` if a node cannot be asked: to be repeated. Otherwise the node's refusal.
 pub async fn commit(shared: &Shared, key: &KeyResult) -> Result<(), Failed> {
+    let mut confirming = Confirming::default();
+    loop {
+        match attempt(shared, key).await {
+            Err(failed) => confirming.heard(shared, failed).await?,
+            done => return done,
+        }
+    }
+}
+
+async fn attempt(shared: &Shared, key: &KeyResult) -> Result<(), Failed> {
     let request =
         |evidence: Fixed<64>| NodeRequest::Commit { key_id: key.key_id, transcript: key.transcript.0, evidence };
     let committed = nodes::call(&shared.node1, call_deadline(), request(key.attestations.node2), decision).await?;

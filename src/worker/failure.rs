@@ -18,12 +18,34 @@ pub struct Failed {
     pub retry_at: Option<u64>,
     /// `KEY_RETIRED`: the key that replaced this one.
     pub successor: Option<KeyId>,
+    /// A restored node waits for the other one's word about a key.
+    pub unconfirmed: Option<Unconfirmed>,
+}
+
+/// What a restored node does not know of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// The restored node.
+    pub node: Party,
+    /// The key.
+    pub key_id: KeyId,
+    /// Transcript hash T of the shares that it has.
+    pub transcript: [u8; 32],
+    /// Of its restore.
+    pub nonce: [u8; 32],
+}
+
+impl From<Unconfirmed> for Failed {
+    fn from(unconfirmed: Unconfirmed) -> Self {
+        let message = format!("{} was restored from a backup, and the key is not confirmed", unconfirmed.node);
+        Self { unconfirmed: Some(unconfirmed), ..Self::new(ErrorCode::KeyUnconfirmed, message) }
+    }
 }
 
 impl Failed {
     /// A failure with this code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_at: None, successor: None }
+        Self { code, message: message.into(), retry_at: None, successor: None, unconfirmed: None }
     }
 
     /// The failure as a job's outcome.

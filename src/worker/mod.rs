@@ -11,6 +11,7 @@ mod api;
 mod batch;
 mod commit;
 mod company;
+mod confirm;
 mod crypto;
 mod failure;
 mod generate;

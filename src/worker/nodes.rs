@@ -1,6 +1,6 @@
 //! Calls to the nodes with typed answers.
 
-use super::failure::Failed;
+use super::failure::{Failed, Unconfirmed};
 use crate::channel::{Link, NodeChannel};
 use crate::fault;
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest};
@@ -33,7 +33,7 @@ impl Session {
     /// One call. `pick` takes the answer apart; what it gives back is an answer of another kind.
     ///
     /// # Errors
-    /// The node's refusal with its code, `NODE_UNAVAILABLE`, or `PROTOCOL_ABORT` for an answer of another kind.
+    /// The node's refusal with its code, `KEY_UNCONFIRMED` with what is missing, `NODE_UNAVAILABLE`, or `PROTOCOL_ABORT` for an answer of another kind.
     pub async fn call<T>(
         &self,
         deadline: u64,
@@ -66,6 +66,9 @@ fn picked<T>(node: Party, reply: NodeReply, pick: impl FnOnce(NodeReply) -> Resu
         Ok(answer) => Ok(answer),
         Err(NodeReply::Refused { code, message, retry_at, successor }) => {
             Err(Failed { retry_at, successor, ..Failed::new(code, format!("{node}: {message}")) })
+        }
+        Err(NodeReply::Unconfirmed { key_id, transcript, nonce }) => {
+            Err(Unconfirmed { node, key_id, transcript, nonce }.into())
         }
         Err(_) => Err(Failed::unexpected(node)),
     }

@@ -3,6 +3,7 @@
 //! parse and verify -> a result already? -> count crashes -> times -> work -> store the result by compare-and-set ->
 //! new shares: commit at both nodes -> acknowledge -> event. Nothing here ends without a result or the job back in the queue.
 
+use super::confirm::Confirming;
 use super::failure::Failed;
 use super::generate::generate;
 use super::hold::Held;
@@ -189,8 +190,18 @@ async fn known(shared: &Shared, job: &Job, crashes: u32, mut schedule: Schedule)
     finish(shared, job, done, started).await
 }
 
-/// Does what the job asks for.
+/// Does what the job asks for, after what a restored node must hear first.
 async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Done, Stop> {
+    let mut confirming = Confirming::default();
+    loop {
+        match attempt(shared, job, schedule).await {
+            Err(stop) => confirming.after(shared, stop, schedule).await?,
+            done => return done,
+        }
+    }
+}
+
+async fn attempt(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Done, Stop> {
     shared.admit(job, now_ms())?;
     if shared.keys.is_full(&job.key_id) {
         schedule.leave(Failed::new(ErrorCode::KeyBusy, "too many jobs wait for this key")).await?;
@@ -294,6 +305,7 @@ async fn committed(shared: &Shared, job: &Job, result: &JobResult, started: Inst
                     | ErrorCode::JobSuperseded
                     | ErrorCode::KeyRetired
                     | ErrorCode::KeyDestroyed
+                    | ErrorCode::ShareOutdated
             ) =>
         {
             tracing::error!(key = %key.key_id, %failed, "a node refused to commit");

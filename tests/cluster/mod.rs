@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod backed;
 pub mod reshare;
 pub mod signer;
 

@@ -53,6 +53,8 @@ pub struct Deployment {
     pub log: &'static str,
     /// Settings that every worker gets besides the usual.
     pub worker_settings: Vec<(&'static str, String)>,
+    /// The same of every node; `{role}` stands for its name.
+    pub node_settings: Vec<(&'static str, String)>,
     started: u32,
 }
 
@@ -73,6 +75,7 @@ impl Deployment {
             faults: false,
             log: "",
             worker_settings: Vec::new(),
+            node_settings: Vec::new(),
             started: 0,
         }
     }
@@ -128,8 +131,10 @@ impl Deployment {
             ("TREFOIL_AUTHORISERS", self.authoriser.public_key()),
             ("TREFOIL_POLICY_FILE", policy.to_str().unwrap().to_owned()),
         ]
+        .into_iter()
+        .chain(self.node_settings.iter().map(|(key, value)| (*key, value.replace("{role}", name))))
         .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        .collect()
     }
 
     /// Starts a node; one that ran before finds its data again.

@@ -23,7 +23,7 @@ mod writer;
 
 pub use dump::{Snapshot, skim};
 pub use open::{DATABASE, SLOTS};
-pub use quarantine::{Doubt, Quarantine};
+pub use quarantine::{Doubt, Quarantine, Verdict};
 pub use redb_store::RedbStore;
 pub use rekey::rekey;
 pub use restore::{Draft, Restored};
@@ -33,7 +33,7 @@ pub use types::{
 };
 
 use super::audit::Head;
-use crate::wire::{InitiatorId, KeyId};
+use crate::wire::{EpochStatement, InitiatorId, KeyId};
 use futures::future::BoxFuture;
 use std::path::PathBuf;
 use zeroize::Zeroizing;
@@ -194,4 +194,22 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether the store was restored from a backup, and when.
     fn quarantine(&self) -> Option<Quarantine>;
+
+    /// What is open about a key of a restored store.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    fn doubt(&self, id: KeyId) -> Result<Option<Doubt>, StoreError>;
+
+    /// How many keys of a restored store are unconfirmed, and how many outdated.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    fn doubts(&self) -> Result<(u64, u64), StoreError>;
+
+    /// Takes the other node's word about a key of a restored store. `wipe`: what has ended is destroyed here, too.
+    ///
+    /// # Errors
+    /// `KEY_UNCONFIRMED` if the other node is behind this one.
+    fn confirm(&self, said: EpochStatement, wipe: bool) -> Written<Verdict>;
 }

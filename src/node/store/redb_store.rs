@@ -4,7 +4,7 @@ use super::attempts::{attempts_of, has_room, read_material, replacements_of};
 use super::dump::Snapshot;
 use super::ledger::{self, check_ledger};
 use super::open::{HeadCell, read_head};
-use super::quarantine::Quarantine;
+use super::quarantine::{self, Doubt, Quarantine, Verdict};
 use super::rows::{self, ATTEMPTS, AttemptRow, JOBS, KEYS, KeyRow, ORDERS, OWNED, OrderRow, REPLACEMENTS, attempt_key};
 use super::slots::{SlotFile, SlotReader};
 use super::writer::{Batch, Writer};
@@ -13,7 +13,7 @@ use super::{
     guesses, staging,
 };
 use crate::node::audit::Head;
-use crate::wire::{ErrorCode, InitiatorId, KeyId};
+use crate::wire::{EpochStatement, ErrorCode, InitiatorId, KeyId};
 use redb::{Database, ReadableDatabase};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -215,5 +215,17 @@ impl Store for RedbStore {
 
     fn quarantine(&self) -> Option<Quarantine> {
         self.restored
+    }
+
+    fn doubt(&self, id: KeyId) -> Result<Option<Doubt>, StoreError> {
+        quarantine::of(self.db.as_ref(), id)
+    }
+
+    fn doubts(&self) -> Result<(u64, u64), StoreError> {
+        quarantine::count(self.db.as_ref())
+    }
+
+    fn confirm(&self, said: EpochStatement, wipe: bool) -> Written<Verdict> {
+        self.writer.submit(move |batch| quarantine::confirm(batch, &said, wipe))
     }
 }

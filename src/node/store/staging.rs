@@ -135,7 +135,7 @@ fn replace(batch: &mut Batch<'_>, new: &Attempt, source: KeyId, from: [u8; 32]) 
 }
 
 /// Destroys what is prepared to take the place of a key's shares. It is remembered: its worker asks for its commit, perhaps.
-fn supersede(batch: &mut Batch<'_>, source: KeyId) -> Result<(), StoreError> {
+pub fn supersede(batch: &mut Batch<'_>, source: KeyId) -> Result<(), StoreError> {
     let prepared = replacements_of(&batch.tx.open_table(REPLACEMENTS)?, &batch.tx.open_table(ATTEMPTS)?, source)?;
     prepared.into_iter().try_for_each(|row| destroy(batch, row, Some(Fate::Superseded)))
 }

@@ -7,7 +7,7 @@ use super::open::{DATABASE, SLOTS, check_store, read_head, slots_generation};
 use super::rekey::is_unfinished;
 use super::rows::{self, ATTEMPTS, AttemptRow, KEYS, KeyRow};
 use super::slots::SlotReader;
-use super::{Attempt, Fate, KeyState, StoreError};
+use super::{Attempt, Fate, KeyState, Quarantine, StoreError, quarantine};
 use crate::node::audit::Head;
 use redb::{DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable};
 use std::path::{Path, PathBuf};
@@ -64,6 +64,14 @@ impl StoppedStore {
     /// `Failed`, `Corrupt`.
     pub fn anchored(&self) -> Result<Option<Head>, StoreError> {
         read_head(&self.db)
+    }
+
+    /// Whether the store was restored from a backup, and when.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    pub fn quarantine(&self) -> Result<Option<Quarantine>, StoreError> {
+        quarantine::read(&self.db)
     }
 
     /// All of it, for a backup.
