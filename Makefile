@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-scripts test-rust interleavings bench lint fmt clippy deny advisories
+.PHONY: help demo serve test test-scripts test-rust interleavings bench bench-service lint fmt clippy deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ interleavings: ## run SEEDS (1000) random interleavings of recovery, refresh and
 
 bench: ## measure key generation and signing
 	$(CARGO) bench --locked -p trefoil-protocol --bench protocol
+
+bench-service: ## measure the whole service under load (QUICK=1: briefly) into target/bench
+	@server=$$(scripts/nats-server) && echo "nats-server: $$server"
+	$(CARGO) bench --locked -p trefoil --bench service
+	@$(PYTHON) scripts/bench_report.py table $(OUT)
+	@$(PYTHON) scripts/bench_report.py plots $(OUT)
 
 lint: fmt clippy deny ## check the format, the lints and the dependencies' policy
 

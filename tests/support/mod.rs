@@ -73,6 +73,11 @@ impl NatsServer {
         self.folder.path().join("store")
     }
 
+    /// The server's process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What the server has logged since its last start.
     pub fn log(&self) -> String {
         self.process.log()
