@@ -76,6 +76,12 @@ pub trait Group: sealed::Sealed + Sized + 'static {
     /// prime-order subgroup and not the identity.
     fn decode_point(bytes: &[u8]) -> Option<Self::Point>;
 
+    /// Parses a point of the curve that is not the identity, without asking whether it is of the prime-order subgroup and its
+    /// encoding canonical: for bytes of which that is known, or follows once the point has passed another check.
+    fn decode_curve_point(bytes: &[u8]) -> Option<Self::Point> {
+        Self::decode_point(bytes)
+    }
+
     /// The bytes that [`Group::decode_point`] reads. The identity's encoding is one that it refuses.
     fn encode_point(point: &Self::Point) -> Self::PointBytes;
 
@@ -192,11 +198,15 @@ impl Group for Ed25519 {
         Zeroizing::new(scalar.to_bytes())
     }
 
-    fn decode_point(bytes: &[u8]) -> Option<Self::Point> {
+    fn decode_curve_point(bytes: &[u8]) -> Option<Self::Point> {
         let point = CompressedEdwardsY::from_slice(bytes).ok()?.decompress()?;
+        (!Self::is_identity(&point)).then_some(point)
+    }
+
+    fn decode_point(bytes: &[u8]) -> Option<Self::Point> {
         // Decompression alone takes 40 other encodings, y at least p or x = 0 with a sign. Not one is of a point that passes
         // here (a test tries them all), so what passes is canonical.
-        (!Self::is_identity(&point) && point.is_torsion_free()).then_some(point)
+        Self::decode_curve_point(bytes).filter(EdwardsPoint::is_torsion_free)
     }
 
     fn encode_point(point: &Self::Point) -> Self::PointBytes {

@@ -31,7 +31,7 @@ pub const COMMITMENTS_LEN: usize = 64;
 /// Bytes of a signature share.
 pub const SHARE_LEN: usize = 32;
 
-/// Our own values, re-encoded for the library: what it refuses is our mistake.
+/// Our own values, handed to the library: what it refuses is our mistake.
 fn own<T>(value: core::result::Result<T, frost_ed25519::Error>) -> Result<T> {
     value.map_err(|_| Abort::Bug("frost-ed25519 refused our own value"))
 }
@@ -40,7 +40,8 @@ fn identifier(party: Party) -> Result<Identifier> {
     own(Identifier::try_from(u16::from(party.point())))
 }
 
-/// The signer's secret share in the library's type.
+/// The signer's secret share in the library's type. [`KeyShare`] has checked its points, and the library's parser would spend two
+/// multiplications by the group's order on checking them again; hence its constructors, which it calls internals.
 ///
 /// # Errors
 /// `InvalidInput` unless the share is `party`'s and of an ed25519 key.
@@ -51,17 +52,16 @@ fn key_package(share: &KeyShare, party: Party) -> Result<KeyPackage> {
     let shamir = share.as_ed25519()?;
     Ok(KeyPackage::new(
         identifier(party)?,
-        own(SigningShare::deserialize(Ed25519::encode_scalar(shamir.secret()).as_ref()))?,
-        own(VerifyingShare::deserialize(&share.verifying_share(party)))?,
-        own(frost_ed25519::VerifyingKey::deserialize(&share.public_key()))?,
+        SigningShare::new(*shamir.secret()),
+        VerifyingShare::new(*shamir.verifying_share(party)),
+        frost_ed25519::VerifyingKey::new(*shamir.public_key()),
         2,
     ))
 }
 
-/// The key and the signers' verifying shares in the library's type. Its parser checks every point for torsion, so what the
-/// client's `key` holds already is not parsed again.
+/// The key and the signers' verifying shares in the library's type.
 fn public_key_package(share: &KeyShare, key: &KeyPackage) -> Result<PublicKeyPackage> {
-    let node1 = own(VerifyingShare::deserialize(&share.verifying_share(Party::Node1)))?;
+    let node1 = VerifyingShare::new(*share.as_ed25519()?.verifying_share(Party::Node1));
     let verifying = [(*key.identifier(), *key.verifying_share()), (identifier(Party::Node1)?, node1)];
     Ok(PublicKeyPackage::new(BTreeMap::from(verifying), *key.verifying_key(), Some(2)))
 }
@@ -77,6 +77,14 @@ fn read_commitments(bytes: &[u8; COMMITMENTS_LEN], from: Party) -> Result<Signin
     let read = |point: &[u8]| NonceCommitment::deserialize(point).ok();
     let commitments = read(hiding).zip(read(binding)).map(|(h, b)| SigningCommitments::new(h, b));
     commitments.ok_or(Abort::peer(from, "frost_commitments"))
+}
+
+/// Commitments that [`read_commitments`] let pass or that we made: their points are not checked for torsion again.
+fn known_commitments(bytes: &[u8; COMMITMENTS_LEN]) -> Result<SigningCommitments> {
+    let (hiding, binding) = bytes.split_at(32);
+    let read = |point: &[u8]| Ed25519::decode_curve_point(point).map(NonceCommitment::new);
+    let commitments = read(hiding).zip(read(binding)).map(|(h, b)| SigningCommitments::new(h, b));
+    commitments.ok_or(Abort::Bug("commitments that were read before"))
 }
 
 fn package(client: SigningCommitments, node1: SigningCommitments, message: &[u8]) -> Result<SigningPackage> {
@@ -114,7 +122,8 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// From what [`node_sign`] took and gave.
+    /// From exactly what [`node_sign`] took and gave. Points that it would have refused are not refused here: then no signature
+    /// is accepted.
     ///
     /// # Errors
     /// As [`node_sign`].
@@ -125,13 +134,12 @@ impl Sent {
         commitments: &[u8; COMMITMENTS_LEN],
         z1: [u8; SHARE_LEN],
     ) -> Result<Self> {
-        let client = read_commitments(client_commitments, Party::Client)?;
-        let verifying = own(VerifyingShare::deserialize(&share.verifying_share(Party::Client)))?;
+        let shamir = share.as_ed25519()?;
         Ok(Self {
-            package: package(client, read_commitments(commitments, Party::Node1)?, message)?,
-            client: (identifier(Party::Client)?, verifying),
-            key: own(frost_ed25519::VerifyingKey::deserialize(&share.public_key()))?,
-            public_key: Ed25519::encode_point(share.as_ed25519()?.public_key()),
+            package: package(known_commitments(client_commitments)?, known_commitments(commitments)?, message)?,
+            client: (identifier(Party::Client)?, VerifyingShare::new(*shamir.verifying_share(Party::Client))),
+            key: frost_ed25519::VerifyingKey::new(*shamir.public_key()),
+            public_key: Ed25519::encode_point(shamir.public_key()),
             z1,
         })
     }

@@ -88,11 +88,22 @@ impl<C: Group> Shamir<C> {
         }
     }
 
+    /// Only one point is asked whether it is of the prime-order subgroup, a neighbour of the party's own, because the question costs
+    /// a multiplication on ed25519. That the others are follows from what [`Shamir::new`] checks: the own one is `secret·G`, and
+    /// from two neighbours on the line the rest come by addition. What is of the subgroup was encoded canonically.
     fn read(party: Party, reader: &mut Reader<'_>) -> Result<Self> {
+        let neighbour = match party {
+            Party::Client | Party::Node2 => Party::Node1,
+            Party::Node1 => Party::Client,
+        };
         let mut parse = || {
             let secret = Secret::new(C::decode_scalar(reader.bytes(SCALAR_LEN)?)?);
-            let mut point = || C::decode_point(reader.bytes(C::POINT_LEN)?);
-            Some((secret, [point()?, point()?, point()?], point()?))
+            let mut point = |of: Option<Party>| {
+                let bytes = reader.bytes(C::POINT_LEN)?;
+                if of == Some(neighbour) { C::decode_point(bytes) } else { C::decode_curve_point(bytes) }
+            };
+            let verifying = [point(Some(Party::Client))?, point(Some(Party::Node1))?, point(Some(Party::Node2))?];
+            Some((secret, verifying, point(None)?))
         };
         let (secret, verifying, public) = parse().ok_or(MALFORMED)?;
         Self::new(party, secret, verifying, public).ok_or(INCONSISTENT)

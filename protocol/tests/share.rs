@@ -3,10 +3,11 @@
 
 mod harness;
 
+use curve25519_dalek::constants::EIGHT_TORSION;
 use harness::{SECRET, TestCurve, run};
 use num_bigint::BigUint;
 use proptest::prelude::*;
-use trefoil_protocol::curve::{Ed25519, Secp256k1};
+use trefoil_protocol::curve::{Ed25519, Group, Secp256k1};
 use trefoil_protocol::{Abort, KeyShare, Party};
 
 fn refused(bytes: &[u8]) -> bool {
@@ -100,6 +101,26 @@ fn verifying_shares_of_another_key_are_refused() {
     // Own verifying share kept, so that only the line is wrong.
     mixed[SECRET.end..SECRET.end + 32].copy_from_slice(&a[0].verifying_share(Party::Client));
     assert!(refused(&mixed));
+}
+
+/// A line through the own point whose other points are off the prime-order subgroup fits the secret, and every sum that is checked.
+#[test]
+fn a_line_outside_the_subgroup_is_refused() {
+    for share in run::<Ed25519>(1) {
+        let bytes = share.to_bytes();
+        for torsion in &EIGHT_TORSION[1..] {
+            let mut changed = bytes.to_vec();
+            // The verifying shares are at 1, 2 and 3, the public key at 0.
+            for (slot, at) in [1u64, 2, 3, 0].into_iter().enumerate() {
+                let range = SECRET.end + 32 * slot..SECRET.end + 32 * (slot + 1);
+                let point = Ed25519::decode_point(&bytes[range.clone()]).unwrap();
+                let steps = (at + 8 - u64::from(share.party().point())) % 8;
+                let moved = (0..steps).fold(point, |point, _| point + torsion);
+                changed[range].copy_from_slice(&Ed25519::encode_point(&moved));
+            }
+            assert!(refused(&changed), "{:?}", share.party());
+        }
+    }
 }
 
 #[test]
