@@ -167,7 +167,8 @@ async fn a_cheat_in_the_ot_extension_locks_the_key_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cheat_in_one_item_of_a_batch_locks_the_key() {
     let (service, cheat, backend) = beside_a_cheat().await;
-    let (checks, lies): ([&str; 2], [fn(&mut NodeReply); 2]) = (
+    type Lie = fn(&mut NodeReply);
+    let (checks, lies): ([&str; 2], [Lie; 2]) = (
         ["ot_consistency", "rvole_mu"],
         [
             |reply| {
