@@ -134,6 +134,39 @@ async fn costly_passwords_of_one_backend_do_not_stop_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_amount_of_computing_makes_a_worker_seem_dead() {
+    let mut service = Deployment::start(0);
+    let settings = [("TREFOIL_ACK_WAIT_SECONDS", "2".to_owned()), ("TREFOIL_CRYPTO_THREADS", "1".to_owned())];
+    service.worker_settings = settings.into();
+    service.start_worker("worker1");
+    let backend = service.backend().await;
+    let secret = Secrets { password: Some(password()), ..Secrets::default() };
+    // As long as nothing else is heard of the worker, each is longer than a job may be silent.
+    let kdf = KdfParams::Argon2id { memory_kib: 262_144, passes: 8 };
+    let (jobs, reply, lifetime) = (backend.jobs(), backend.reply_key().unwrap(), Duration::from_secs(120));
+    let requests: Vec<_> = (0..2)
+        .map(|_| jobs.generate(random_job_id(), Curve::Secp256k1, kdf, &secret, &reply, lifetime).unwrap())
+        .collect();
+    let nats = service.nats.connect().await;
+    let mut events = nats.subscribe("mpc.event.generate.*").await.unwrap();
+    nats.flush().await.unwrap();
+    for request in &requests {
+        backend.publish(request).await.unwrap();
+        heard(&mut events, &mut Vec::new(), |event| event.job_id == request.job_id).await;
+    }
+    // Another that would get what the first one is silent about.
+    service.start_worker("worker2");
+    for request in &requests {
+        backend.result_of(&request.job_id, request.digest, Duration::from_secs(120)).await.unwrap();
+    }
+    // Whatever is delivered again has a record, and a worker that loses the server says so.
+    let jetstream = async_nats::jetstream::new(nats);
+    let attempts = jetstream.get_stream("MPC_ATTEMPTS").await.unwrap().cached_info().state.messages;
+    let log = service.process("worker1").log();
+    assert!(attempts == 0 && !log.contains("disconnected"), "{attempts} delivered again: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_from_before_the_kept_results_gets_no_second_result() {
     let mut service = Deployment::start(0);
     service.worker_settings = vec![("TREFOIL_RESULTS_KEPT_HOURS", "2".to_owned())];

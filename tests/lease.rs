@@ -422,3 +422,39 @@ async fn jobs_go_on_when_leases_cannot_be_had_and_when_the_server_was_killed() {
     }
     sessions(&service);
 }
+
+/// Not a test: `cargo test --release --test lease -- --ignored --nocapture what_a_lease_costs` (docs/performance.md).
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures"]
+#[allow(clippy::print_stdout)]
+async fn what_a_lease_costs() {
+    const BLOCK: usize = 200;
+    let service = Deployment::start(1);
+    let backend = service.backend().await;
+    // No password stretching, so that little else is measured.
+    let key = new_key(&backend, Curve::Secp256k1).await;
+    let jetstream = jetstream::new(service.nats.connect().await);
+    let mut took = [Vec::new(), Vec::new()];
+    for block in 0..12 {
+        let with = block % 2;
+        if with == 0 {
+            jetstream.delete_stream(LEASES_STREAM).await.unwrap();
+        } else {
+            streams::provision(&jetstream, &StreamSettings::default()).await.unwrap();
+        }
+        // The worker asks again after two seconds.
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        for i in 0..BLOCK + 10 {
+            let started = Instant::now();
+            backend.sign(&key, Method::Mta, &digest(1), password()).await.unwrap();
+            if i >= 10 {
+                took[with].push(started.elapsed());
+            }
+        }
+    }
+    for (with, mut took) in [("without", took[0].clone()), ("with", took[1].clone())] {
+        took.sort();
+        let at = |permille: usize| took[took.len() * permille / 1_000].as_micros();
+        println!("{with} leases: {} jobs, p50 {} us, p90 {} us, p99 {} us", took.len(), at(500), at(900), at(990));
+    }
+}

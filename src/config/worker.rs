@@ -30,11 +30,11 @@ pub struct PeerConfig {
 /// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line; old ones stay until the longest job age has passed |
 /// | `initiators` | list of the `U…` keys whose jobs are worked on at all; what each of them may do is the nodes' decision |
 /// | `concurrency` (64) | jobs worked on at once |
-/// | `waiting` (64) | jobs in hand besides that wait for their key; the next one goes back to the queue for a while |
+/// | `waiting` (256) | jobs in hand besides that wait for their key; the next one goes back to the queue for a while |
 /// | `crypto_threads` (cores) | protocol steps and key derivations computed at once |
 /// | `batch_items` (8) | items of a batch that are signed side by side, 1 to 9: each takes about 50 KB of a message to node 1 |
 /// | `kdf_memory_kib` (327,680) | memory of all running key derivations together, at least 320 MiB; a quarter of it is for those of up to 64 MiB |
-/// | `key_queue` (16) | jobs of one key that may wait inside this worker |
+/// | `key_queue` (64) | jobs of one key that may wait inside this worker |
 /// | `lease_seconds` (2) | how long other workers leave a key alone whose worker is gone; renewed every third of it |
 /// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
 /// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
@@ -103,11 +103,11 @@ impl WorkerConfig {
             s.problem("initiators", "must name at least one initiator's public key (U…)");
         }
         let concurrency = s.number("concurrency", 64, 1..=4_096);
-        let waiting = s.number("waiting", 64, 1..=65_536);
+        let waiting = s.number("waiting", 256, 1..=65_536);
         let crypto_threads = s.number("crypto_threads", cores, 1..=1_024);
         let batch_items = s.number("batch_items", 8, 1..=MAX_SIDE_BY_SIDE as u64);
         let kdf_memory_kib = s.number("kdf_memory_kib", 327_680, 1_024..=67_108_864);
-        let key_queue = s.number("key_queue", 16, 1..=4_096);
+        let key_queue = s.number("key_queue", 64, 1..=4_096);
         let lease = s.number("lease_seconds", 2, 1..=600);
         let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
         let drain = s.number("drain_seconds", 30, 1..=600);

@@ -38,13 +38,13 @@ use crate::seal::WorkerKeys;
 use crate::vault::Vault;
 use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId};
 use async_nats::jetstream::Context;
+use company::Companies;
 use crypto::CryptoPool;
 use failure::Failed;
 use hold::Luggage;
 use retry::{Schedule, Stop};
 use std::collections::HashSet;
 use std::time::Duration;
-use tokio::sync::RwLock;
 
 /// What all jobs of one worker use.
 struct Shared {
@@ -58,8 +58,7 @@ struct Shared {
     vault: Vault,
     keys: KeyedMutex<KeyId, Luggage>,
     leases: Leases,
-    /// Shared by the jobs that run, and had alone by one that must.
-    together: RwLock<()>,
+    companies: Companies,
     crypto: CryptoPool,
     /// Items of a batch that go side by side.
     batch_items: usize,

@@ -37,7 +37,7 @@ const STORE: Duration = Duration::from_secs(10);
 /// these bounds.
 const COMMIT_AWAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// How long a job stays away that has to run alone and cannot.
-const NOT_ALONE: Duration = Duration::from_millis(250);
+const NOT_ALONE: Duration = Duration::from_secs(1);
 /// How long a job stays away when JetStream itself is in trouble.
 const TROUBLE_AWAY: Duration = Duration::from_secs(1);
 

@@ -1,5 +1,6 @@
 //! A worker process: connect, provision, serve until told to stop, drain.
 
+use super::company::Companies;
 use super::crypto::CryptoPool;
 use super::{Shared, api, pipeline};
 use crate::auth::TimePolicy;
@@ -18,7 +19,7 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::watch;
 use trefoil_protocol::Party;
 
 /// Runs a worker until `stop` becomes true: then it pulls no more, finishes what it has in hand and returns.
@@ -48,7 +49,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         vault: Vault::new(KdfPool::new(config.kdf_memory_kib, config.crypto_threads)),
         keys: KeyedMutex::new(config.key_queue),
         leases: Leases::new(client.clone(), jetstream.clone(), &worker_id, config.lease),
-        together: RwLock::new(()),
+        companies: Companies::new(),
         crypto: CryptoPool::new(config.crypto_threads),
         batch_items: config.batch_items,
         times: TimePolicy::default(),
