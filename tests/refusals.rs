@@ -255,3 +255,87 @@ fn decision(cluster: &Cluster, key: &Key) -> trefoil::wire::Fixed<64> {
     };
     cluster::fixed(decision.sign(&identity))
 }
+
+/// A NATS server chooses what a connection key signs. Whatever it chooses, a job's body even, it gets no job's signature by it; nor is
+/// one kind of our own signatures another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_of_a_servers_nonce_is_no_jobs() {
+    let cluster = Cluster::start().await;
+    let good = cluster.generate_job("g1", Curve::Ed25519);
+    let digest = cluster::digest(&good);
+    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes).into_bytes();
+    let nonces = [
+        good.body.clone(),
+        digest.to_vec(),
+        hex(&digest),
+        data_encoding::BASE64URL_NOPAD.encode(&digest).into_bytes(),
+        [b"trefoil-job-v1\0".as_slice(), &digest].concat(),
+        // A server's nonces are text; this is what the first byte of ours becomes in one.
+        [String::from("\u{ff}trefoil-job-v1\0").as_bytes(), &digest].concat(),
+        // Signed by us, and for something else.
+        trefoil::auth::authorise_signing_bytes(&digest),
+    ];
+    for nonce in nonces {
+        let signature = cluster.initiator.sign(&nonce).unwrap().try_into().unwrap();
+        let job = SignedJob { signature: cluster::fixed(signature), ..good.clone() };
+        for role in [Party::Node1, Party::Node2] {
+            assert_eq!(refused(ask(&cluster, role, open(role, &job)).await), ErrorCode::BadSignature);
+        }
+        // Nor is the signature of a job an authoriser's consent to it.
+        let destroy = empty(&cluster, Op::Destroy, "d1", KeyId([1; 16]));
+        let body = trefoil::auth::job_signing_bytes(&cluster::digest(&destroy));
+        let signature = cluster::fixed(cluster.authoriser.sign(&body).unwrap().try_into().unwrap());
+        let authoriser = cluster.authoriser.public_key().parse().unwrap();
+        let authorisation = Some(trefoil::wire::Authorisation { authoriser, signature });
+        let job = SignedJob { authorisation, ..destroy };
+        assert_eq!(refused(ask(&cluster, Party::Node1, order(&job)).await), ErrorCode::NotAuthorised);
+    }
+    assert!(matches!(cluster.ask1(open(Party::Node1, &good)).await, NodeReply::GenerateOpened { .. }));
+}
+
+/// What a worker or broker kept is of no use to it later: an id means one body for ever, over restarts; jobs that make shares make them
+/// once; and nothing is begun after its expiry.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_were_kept_do_nothing_twice() {
+    let mut cluster = Cluster::start().await;
+    let key = cluster.committed_key("g1", Curve::Secp256k1).await;
+    let recovered = cluster.recover(&key, "r1").await;
+    cluster.commit(&recovered).await;
+    let refreshed = cluster.refresh(&recovered, "f1").await;
+    cluster.commit(&refreshed).await;
+    let soon = cluster.job(Op::PublicKey, "q1", refreshed.id(), 1_500, PublicKeyBody {});
+    let info = || NodeRequest::KeyInfo { job: soon.clone() };
+    assert!(matches!(cluster.ask1(info()).await, NodeReply::KeyInfo { .. }));
+    let signed = cluster.sign_job("s1", refreshed.id(), &digest_input());
+    cluster::signer::to_m2(&cluster, &refreshed, &signed, 1).await.unwrap().finish().await;
+    for round in ["before a restart", "after it"] {
+        let before = [contents(&cluster.data(Party::Node1)), contents(&cluster.data(Party::Node2))];
+        for role in [Party::Node1, Party::Node2] {
+            for (job, expected) in [
+                (&key.job, ErrorCode::JobIdReused),
+                (&recovered.job, ErrorCode::KeyRetired),
+                (&refreshed.job, ErrorCode::JobIdReused),
+            ] {
+                assert_eq!(refused(ask(&cluster, role, open(role, job)).await), expected, "{role}, {round}");
+            }
+        }
+        let other = SignInput::Secp256k1 { digest: [1; 32], path: None };
+        let other = cluster.sign_job("s1", refreshed.id(), &other);
+        assert_eq!(
+            refused(cluster.ask1(sign_open(&cluster, &refreshed, &other)).await),
+            ErrorCode::JobIdReused,
+            "{round}"
+        );
+        assert_eq!([contents(&cluster.data(Party::Node1)), contents(&cluster.data(Party::Node2))], before, "{round}");
+        for role in [Party::Node1, Party::Node2] {
+            cluster.drain_node(role).await;
+            cluster.start_node(role).await;
+            let channel = if role == Party::Node1 { &cluster.to1 } else { &cluster.to2 };
+            while channel.renew().await.is_err() {}
+        }
+    }
+    while now_ms() <= serde_json::from_slice::<serde_json::Value>(&soon.body).unwrap()["expiresAt"].as_u64().unwrap() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(refused(cluster.ask1(info()).await), ErrorCode::JobExpired);
+}
