@@ -3,10 +3,11 @@
 use super::plan::{Act, Plan, Step};
 use super::world::World;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::StreamExt;
 use futures::future::join_all;
 use nkeys::KeyPair;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use trefoil::client::{Backend, ClientError, Making, NewKey, OldKey, SignedRequest, SigningMaterial};
@@ -275,17 +276,23 @@ impl<'a> Family<'a> {
         }
     }
 
-    /// Takes this key's jobs out of the queue, finished or not.
+    /// Takes this key's jobs out of the queue, finished or not. One by one: a purge by subject makes this server forget jobs of others
+    /// that were given back to the queue (nats-server issue 5727).
     async fn lose_the_queue(&self) {
-        let subjects: Vec<_> = self.requests.lock().unwrap().iter().map(|request| request.subject.clone()).collect();
+        let subjects: BTreeSet<_> =
+            self.requests.lock().unwrap().iter().map(|request| request.subject.clone()).collect();
         for subject in subjects {
             let started = Instant::now();
             while started.elapsed() < PATIENCE {
-                let purged = async {
-                    let stream = self.jetstream.get_stream_no_info("MPC_JOBS").await.ok()?;
-                    stream.purge().filter(subject.as_str()).await.ok()
+                let removed = async {
+                    let stream = self.jetstream.get_stream("MPC_JOBS").await.ok()?;
+                    match stream.get_last_raw_message_by_subject(&subject).await {
+                        Ok(message) => stream.delete_message(message.sequence).await.ok().map(|_| false),
+                        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Some(true),
+                        Err(_) => None,
+                    }
                 };
-                if let Ok(Some(_)) = tokio::time::timeout(Duration::from_secs(5), purged).await {
+                if let Ok(Some(true)) = tokio::time::timeout(Duration::from_secs(5), removed).await {
                     break;
                 }
             }
