@@ -6,18 +6,18 @@
 mod deployment;
 mod support;
 
-use deployment::{Deployment, QUICK, digest, new_key, password};
+use deployment::{Deployment, QUICK, digest, material, new_key, password};
 use futures::StreamExt;
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
 use trefoil::channel::Responder;
-use trefoil::client::{Backend, ClientError, SigningMaterial};
+use trefoil::client::{Backend, ClientError, OldKey, SigningMaterial};
 use trefoil::clock::now_ms;
 use trefoil::config::{NodeConfig, Settings};
 use trefoil::jobs::bans::Ban;
 use trefoil::node::{Caller, Node, NodeKeys};
-use trefoil::wire::node::{Call, NODE_VERSION, NodeReply};
-use trefoil::wire::{Batch, Curve, ErrorCode, Method, SignInput, subject};
+use trefoil::wire::node::{Call, KeyStatement, NODE_VERSION, NodeReply};
+use trefoil::wire::{Base64, Batch, Curve, ErrorCode, KeyId, Method, SignInput, subject};
 use trefoil_protocol::ecdsa::{M1_LEN, M3_LEN};
 
 type Change = Box<dyn FnMut(&mut NodeReply) + Send>;
@@ -262,6 +262,59 @@ async fn nobody_else_locks_a_key_or_hides_a_lock() {
             other => panic!("{other}"),
         }
     }
+    // New shares mend it, under another id or under the same.
+    let recovered = backend.recover(&known(&key), QUICK, password(), &service.authoriser).await.unwrap();
+    let refreshed = backend.refresh(&known(&other), &other, password(), None, QUICK).await.unwrap();
+    for (old, new) in [(&key, recovered), (&other, refreshed)] {
+        assert_eq!(new.key.public_key, old.public_key);
+        assert_eq!(signed(&backend, &material(&new), &digest(4)).await, Ok(()));
+        assert_eq!(signed(&backend, old, &digest(4)).await, Err(ErrorCode::KeyLocked));
+    }
+}
+
+fn known(key: &SigningMaterial) -> OldKey {
+    OldKey {
+        key_id: key.key_id,
+        curve: Curve::Secp256k1,
+        public_key: Some(key.public_key.clone()),
+        chain_code: Some(key.chain_code),
+        epoch: Some(1),
+    }
+}
+
+/// A client without a share knows of the key what both nodes say, and nothing that only one of them says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_says_something_else_of_a_key_ends_its_recovery() {
+    let (service, cheat, backend) = beside_a_cheat().await;
+    let (key, theirs) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Secp256k1).await);
+    let public_key = theirs.public_key.clone();
+    let lies: [Box<dyn Fn(&mut KeyStatement, &mut [Base64; 3]) + Send>; 7] = [
+        Box::new(move |said, _| said.public_key.clone_from(&public_key)),
+        Box::new(|said, _| said.chain_code = [0; 32]),
+        Box::new(|said, _| said.transcript = [0; 32]),
+        Box::new(|said, _| said.epoch -= 1),
+        Box::new(|said, _| said.epoch += 1),
+        Box::new(|said, _| said.key_id = KeyId([0; 16])),
+        Box::new(|_, shares| shares.swap(0, 2)),
+    ];
+    for lie in lies {
+        cheat.answers(move |reply| {
+            if let NodeReply::Source { statement, verifying_shares, .. } = reply {
+                lie(statement, verifying_shares);
+            }
+        });
+        let recovered = backend.recover(&known(&key), QUICK, password(), &service.authoriser).await;
+        let refreshed = backend.refresh(&known(&key), &key, password(), None, QUICK).await;
+        for ended in [recovered, refreshed] {
+            match ended.unwrap_err() {
+                ClientError::Job(failure) => assert_eq!(failure.code, ErrorCode::ProtocolAbort, "{failure:?}"),
+                other => panic!("{other}"),
+            }
+        }
+    }
+    cheat.honestly();
+    assert_eq!(signed(&backend, &key, &digest(1)).await, Ok(()), "nothing was prepared, nothing is lost");
+    backend.recover(&known(&key), QUICK, password(), &service.authoriser).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

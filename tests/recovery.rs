@@ -31,6 +31,13 @@ fn failure<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Failure {
     }
 }
 
+fn job_code(error: &ClientError) -> ErrorCode {
+    match error {
+        ClientError::Job(failure) => failure.code,
+        other => panic!("{other}"),
+    }
+}
+
 fn refused<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorCode {
     failure(answer).code
 }
@@ -354,5 +361,41 @@ async fn what_is_stored_becomes_the_key_by_redelivery_or_by_its_first_use() {
         signs(&backend, &material(&new), curve, &public_key, password()).await;
         wait_until_empty(&jetstream).await;
         key = new;
+    }
+}
+
+/// Whatever comes first, each job has an end, one share of the key signs, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_at_a_time_each_ends_and_one_share_lives() {
+    let service = Deployment::start(2);
+    let backend = service.backend().await;
+    let key = generated(&backend, Curve::Ed25519).await;
+    let (known, share) = (OldKey::from(&key.key), material(&key));
+    let sign = |key: SigningMaterial| {
+        let backend = &backend;
+        async move { backend.sign(&key, Method::Default, &message("m"), password()).await }
+    };
+    let refresh = || backend.refresh(&known, &share, password(), None, QUICK);
+    let recover = || backend.recover(&known, QUICK, password(), &service.authoriser);
+    let (made, signed) = futures::join!(
+        futures::future::join_all((0..6).map(async |i| if i % 2 == 0 { refresh().await } else { recover().await })),
+        futures::future::join_all((0..12).map(|_| sign(share.clone()))),
+    );
+    let ended = [ErrorCode::StaleShare, ErrorCode::KeyRetired];
+    for signed in signed {
+        assert!(signed.as_ref().map_or_else(|error| ended.contains(&job_code(error)), |_| true), "{signed:?}");
+    }
+    let (new, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+    for error in lost {
+        assert!(ended.contains(&refused(error)));
+    }
+    // Shares that were made and replaced at once are of no use either; the last ones are the key.
+    let mut new: Vec<NewKey> = new.into_iter().map(Result::unwrap).collect();
+    new.sort_by_key(|new| new.key.epoch);
+    let last = new.pop().expect("one of them came first");
+    backend.committed(&last.key, PATIENCE).await.unwrap();
+    signs(&backend, &material(&last), Curve::Ed25519, &key.key.public_key, password()).await;
+    for old in new.iter().map(material).chain([share.clone()]) {
+        assert!(ended.contains(&refused(sign(old).await)));
     }
 }

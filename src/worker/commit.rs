@@ -86,16 +86,21 @@ pub async fn finish_stored(
     Ok(false)
 }
 
-/// Has node 2 follow node 1, whose signed commit of this attempt it has not heard of.
+/// Has node 2 follow node 1, whose signed commit of this attempt it has not heard of. `brought` is the attempt that it was brought to
+/// before.
 ///
 /// # Errors
-/// `NODE_UNAVAILABLE`: to be repeated. `PROTOCOL_ABORT` if node 2 cannot follow.
+/// `NODE_UNAVAILABLE`: to be repeated. `PROTOCOL_ABORT` if node 2 cannot follow, or followed and says something else all the same.
 pub async fn bring_forward(
     shared: &Shared,
     key_id: KeyId,
     transcript: [u8; 32],
     evidence: Fixed<64>,
+    brought: &mut Option<[u8; 32]>,
 ) -> Result<(), Failed> {
+    if brought.replace(transcript) == Some(transcript) {
+        return Err(Failed::new(ErrorCode::ProtocolAbort, "the nodes hold different shares of the key"));
+    }
     let request = NodeRequest::Commit { key_id, transcript, evidence };
     let followed = nodes::call(&shared.node2, call_deadline(), request, decision).await;
     followed.map_err(|failed| {

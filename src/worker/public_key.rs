@@ -31,6 +31,7 @@ const MAX_STEPS: u32 = 4;
 /// A node's refusal (`UNKNOWN_KEY`, …), `KEY_NOT_READY` while the key's first shares have no result, `NODE_UNAVAILABLE`, or
 /// `PROTOCOL_ABORT` if the nodes disagree.
 pub async fn public_key(shared: &Shared, job: &Job, deadline: u64) -> Result<KeyResult, Failed> {
+    let mut brought = None;
     for _ in 0..MAX_STEPS {
         match ask_both(shared, job, deadline).await? {
             (Said::Active(one), Said::Active(two)) if one.statement.epoch <= two.statement.epoch => {
@@ -40,7 +41,8 @@ pub async fn public_key(shared: &Shared, job: &Job, deadline: u64) -> Result<Key
                 }
             }
             (Said::Active(one), _) => {
-                commit::bring_forward(shared, job.key_id, one.statement.transcript, one.committed).await?;
+                commit::bring_forward(shared, job.key_id, one.statement.transcript, one.committed, &mut brought)
+                    .await?;
             }
             (Said::NotCommitted(subject), _) => commit::commit_stored(shared, job.key_id, &subject).await?,
         }

@@ -35,12 +35,14 @@ struct Answer {
 /// A node's refusal (`NOT_AUTHORISED`, `KEY_RETIRED`, `KEY_FROZEN`, …), `CURVE_MISMATCH`, `NODE_UNAVAILABLE`, or `PROTOCOL_ABORT`
 /// if the nodes disagree.
 pub async fn agreed(shared: &Shared, job: &Job, curve: Curve, schedule: &Schedule) -> Result<Source, Failed> {
+    let mut brought = None;
     for _ in 0..MAX_STEPS {
         let (said1, said2) = futures::try_join!(ask(&shared.node1, job, schedule), ask(&shared.node2, job, schedule))?;
         let (one, two) = match (said1, said2) {
             (Said::Source(one), Said::Source(two)) if one.statement.epoch <= two.statement.epoch => (one, two),
             (Said::Source(one), _) => {
-                commit::bring_forward(shared, job.key_id, one.statement.transcript, one.committed).await?;
+                commit::bring_forward(shared, job.key_id, one.statement.transcript, one.committed, &mut brought)
+                    .await?;
                 continue;
             }
             (Said::NotCommitted(subject), _) => {
