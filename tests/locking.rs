@@ -6,83 +6,14 @@
 mod deployment;
 mod support;
 
+use deployment::cheat::beside_a_cheat;
 use deployment::{Deployment, QUICK, digest, material, new_key, password};
-use futures::StreamExt;
 use std::sync::{Arc, Mutex};
-use tokio::task::JoinSet;
-use trefoil::channel::Responder;
 use trefoil::client::{Backend, ClientError, OldKey, SigningMaterial};
-use trefoil::clock::now_ms;
-use trefoil::config::{NodeConfig, Settings};
 use trefoil::jobs::bans::Ban;
-use trefoil::node::{Caller, Node, NodeKeys};
-use trefoil::wire::node::{Call, KeyStatement, NODE_VERSION, NodeReply};
-use trefoil::wire::{Base64, Batch, Curve, ErrorCode, KeyId, Method, SignInput, subject};
+use trefoil::wire::node::NodeReply;
+use trefoil::wire::{Batch, Curve, ErrorCode, Method, SignInput, subject};
 use trefoil_protocol::ecdsa::{M1_LEN, M3_LEN};
-
-type Change = Box<dyn FnMut(&mut NodeReply) + Send>;
-
-/// Node 1 in this process, with its answers changed.
-struct Cheat {
-    change: Arc<Mutex<Change>>,
-    _tasks: JoinSet<()>,
-}
-
-impl Cheat {
-    async fn start(service: &Deployment) -> Self {
-        let NodeConfig {
-            role,
-            nats,
-            data_dir,
-            master_key,
-            identity,
-            noise_key,
-            peer_identity,
-            workers,
-            policy,
-            policy_file: _,
-            authorisers,
-            limits,
-            backup: _,
-        } = NodeConfig::read(Settings::from_env(service.node_env("node1"))).unwrap();
-        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
-        let node = Node::open(&data_dir, keys, policy, limits).unwrap();
-        let client = nats.connect("cheat").await.unwrap();
-        let responder = Arc::new(Responder::new(role, noise_key, &workers, "cheat".to_owned(), 16));
-        let change: Arc<Mutex<Change>> = Arc::new(Mutex::new(Box::new(|_: &mut NodeReply| {})));
-        let mut handshakes = client.subscribe(subject::node_handshake("node1")).await.unwrap();
-        let mut calls = client.subscribe(subject::node_instance("node1", "cheat")).await.unwrap();
-        client.flush().await.unwrap();
-        let mut tasks = JoinSet::new();
-        let (shaking, answering) = (responder.clone(), client.clone());
-        tasks.spawn(async move {
-            while let Some(request) = handshakes.next().await {
-                let answer = shaking.handshake(&request.payload, now_ms()).unwrap();
-                answering.publish(request.reply.unwrap(), answer.into()).await.unwrap();
-            }
-        });
-        let changing = change.clone();
-        tasks.spawn(async move {
-            while let Some(request) = calls.next().await {
-                let incoming = responder.open(&request.payload).unwrap();
-                let call: Call = postcard::from_bytes(&incoming.payload).unwrap();
-                let mut reply = node.handle(Caller { channel: incoming.channel_hash }, call).await;
-                (changing.lock().unwrap())(&mut reply);
-                let bytes = [vec![NODE_VERSION], postcard::to_allocvec(&reply).unwrap()].concat();
-                client.publish(request.reply.unwrap(), incoming.reply.seal(&bytes).unwrap().into()).await.unwrap();
-            }
-        });
-        Self { change, _tasks: tasks }
-    }
-
-    fn answers(&self, change: impl FnMut(&mut NodeReply) + Send + 'static) {
-        *self.change.lock().unwrap() = Box::new(change);
-    }
-
-    fn honestly(&self) {
-        self.answers(|_| {});
-    }
-}
 
 async fn signed(backend: &Backend, key: &SigningMaterial, input: &SignInput) -> Result<(), ErrorCode> {
     match backend.sign(key, Method::Default, input, password()).await {
@@ -103,16 +34,6 @@ async fn bans(service: &Deployment) -> Vec<Ban> {
         found.push(serde_json::from_value(record["ban"].clone()).unwrap());
     }
     found
-}
-
-/// An honest node 2 and worker, a node 1 that can cheat, and a backend.
-async fn beside_a_cheat() -> (Deployment, Cheat, Backend) {
-    let mut service = Deployment::new();
-    service.start_node("node2");
-    let cheat = Cheat::start(&service).await;
-    service.start_worker("worker1");
-    let backend = service.backend().await;
-    (service, cheat, backend)
 }
 
 /// One bit of one column of U: node 1 uses other choice bits there, to learn a bit of the client's Δ.
@@ -280,41 +201,6 @@ fn known(key: &SigningMaterial) -> OldKey {
         chain_code: Some(key.chain_code),
         epoch: Some(1),
     }
-}
-
-/// A client without a share knows of the key what both nodes say, and nothing that only one of them says.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_says_something_else_of_a_key_ends_its_recovery() {
-    let (service, cheat, backend) = beside_a_cheat().await;
-    let (key, theirs) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Secp256k1).await);
-    let public_key = theirs.public_key.clone();
-    let lies: [Box<dyn Fn(&mut KeyStatement, &mut [Base64; 3]) + Send>; 7] = [
-        Box::new(move |said, _| said.public_key.clone_from(&public_key)),
-        Box::new(|said, _| said.chain_code = [0; 32]),
-        Box::new(|said, _| said.transcript = [0; 32]),
-        Box::new(|said, _| said.epoch -= 1),
-        Box::new(|said, _| said.epoch += 1),
-        Box::new(|said, _| said.key_id = KeyId([0; 16])),
-        Box::new(|_, shares| shares.swap(0, 2)),
-    ];
-    for lie in lies {
-        cheat.answers(move |reply| {
-            if let NodeReply::Source { statement, verifying_shares, .. } = reply {
-                lie(statement, verifying_shares);
-            }
-        });
-        let recovered = backend.recover(&known(&key), QUICK, password(), &service.authoriser).await;
-        let refreshed = backend.refresh(&known(&key), &key, password(), None, QUICK).await;
-        for ended in [recovered, refreshed] {
-            match ended.unwrap_err() {
-                ClientError::Job(failure) => assert_eq!(failure.code, ErrorCode::ProtocolAbort, "{failure:?}"),
-                other => panic!("{other}"),
-            }
-        }
-    }
-    cheat.honestly();
-    assert_eq!(signed(&backend, &key, &digest(1)).await, Ok(()), "nothing was prepared, nothing is lost");
-    backend.recover(&known(&key), QUICK, password(), &service.authoriser).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

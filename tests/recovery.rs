@@ -11,13 +11,10 @@ use deployment::{
 use ed25519_dalek::Verifier;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use std::time::Duration;
-use trefoil::client::verify::Untrusted;
 use trefoil::client::{Backend, ClientError, Making, NewKey, OldKey, SignedRequest, SigningMaterial};
 use trefoil::seal::Secrets;
 use trefoil::vault::Password;
-use trefoil::wire::{
-    Curve, ErrorCode, Failure, Fixed, JobResult, KeyId, KeyResult, Method, OrderedState, Outcome, SignInput,
-};
+use trefoil::wire::{Curve, ErrorCode, Failure, KeyId, Method, OrderedState, Outcome, SignInput};
 use zeroize::Zeroizing;
 
 fn other_password() -> Password {
@@ -223,67 +220,6 @@ async fn what_may_not_be_replaced_is_refused_and_stays_as_it_is() {
     backend.order(key.key.key_id, OrderedState::Destroyed, Some(&service.authoriser)).await.unwrap();
     assert_eq!(recover(&known).await, ErrorCode::KeyDestroyed);
     assert_eq!(refresh(&share, password(), &known).await, ErrorCode::KeyDestroyed);
-}
-
-/// A worker sees the backend's share and password, and writes the result. It must not be able to put another key into it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_substitutes_key_or_source_is_not_believed() {
-    let service = Deployment::start(1);
-    let backend = service.backend().await;
-    let (one, two) = (generated(&backend, Curve::Ed25519).await, generated(&backend, Curve::Ed25519).await);
-    let (old, other) = (OldKey::from(&one.key), OldKey::from(&two.key));
-    let recover = async |known: &OldKey| {
-        let mut request = backend.recovery(known, QUICK, password(), Duration::from_secs(20)).unwrap();
-        request.authorise(&service.authoriser).unwrap();
-        let result = backend.run(&request).await.unwrap();
-        (request, result)
-    };
-    let (request, result) = recover(&old).await;
-    let recovered = backend.made(&request, Making::Recovery(&old), result.clone()).unwrap();
-    let changed = |change: &dyn Fn(&mut KeyResult)| -> JobResult {
-        let mut result = result.clone();
-        let Outcome::Ok { key: Some(key), .. } = &mut result.outcome else { panic!("{result:?}") };
-        change(key);
-        result
-    };
-    let refused = |making: Making<'_>, result: JobResult| match backend.made(&request, making, result) {
-        Err(ClientError::Untrusted(untrusted)) => untrusted,
-        other => panic!("{other:?}"),
-    };
-    let recovery = Making::Recovery(&old);
-    let mine = data_encoding::HEXLOWER.encode(&two.key.public_key);
-    for altered in [
-        changed(&|key| key.public_key = mine.clone()),
-        changed(&|key| key.chain_code = Fixed([0; 32])),
-        changed(&|key| key.source_key_id = Some(two.key.key_id)),
-        changed(&|key| key.source_key_id = None),
-        changed(&|key| key.epoch += 1),
-        changed(&|key| key.transcript = Fixed([0; 32])),
-        changed(&|key| key.generated_by = Some(Fixed([0; 32]))),
-    ] {
-        assert_eq!(refused(recovery, altered), Untrusted::NotAttested("node 1"));
-    }
-    assert_eq!(refused(recovery, changed(&|key| key.key_id = two.key.key_id)), Untrusted::OtherKey);
-    // True to the last byte, and of another key: the nodes' word about what the backend did not ask for.
-    let (_, theirs) = recover(&other).await;
-    assert!(matches!(refused(recovery, theirs), Untrusted::OtherKey));
-    assert_eq!(refused(Making::Recovery(&other), result.clone()), Untrusted::AnotherKey);
-    assert_eq!(refused(Making::Generation, result.clone()), Untrusted::AnotherKey);
-    // That it is prepared is no word of either node that it counts.
-    let said_active = changed(&|key| key.state = trefoil::wire::KeyState::Active);
-    assert_eq!(refused(recovery, said_active), Untrusted::NotCommitted("node 1"));
-
-    // A refresh, likewise.
-    let known = OldKey::from(&backend.committed(&recovered.key, PATIENCE).await.unwrap());
-    let request = backend.refreshment(&known, &material(&recovered), password(), None, QUICK).unwrap();
-    let result = backend.run(&request).await.unwrap();
-    let later = OldKey { epoch: known.epoch.map(|epoch| epoch + 1), ..known.clone() };
-    for wrong in [Making::Refresh(&later), Making::Refresh(&OldKey { public_key: Some(vec![0; 32]), ..known.clone() })]
-    {
-        let error = backend.made(&request, wrong, result.clone()).unwrap_err();
-        assert!(matches!(error, ClientError::Untrusted(Untrusted::AnotherKey)), "{error}");
-    }
-    backend.made(&request, Making::Refresh(&known), result).unwrap();
 }
 
 /// The result is stored, and no node has committed: what is left is the job in the queue, or the key's next use.

@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod cheat;
+
 use crate::support::process::Process;
 use crate::support::{NatsServer, command};
 use futures::StreamExt;
