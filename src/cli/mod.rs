@@ -19,6 +19,7 @@ mod node;
 mod orders;
 mod output;
 mod password;
+mod pending;
 mod public_key;
 mod recover;
 mod refresh;

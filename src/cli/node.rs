@@ -1,11 +1,11 @@
 //! `trefoil node`: what a node's operator does beside running it.
 
 use super::output::{Failure, Output};
+use super::pending;
 use crate::config::{NodeConfig, Settings, keys};
 use crate::node::drill::{self, Drilled};
-use crate::node::store::{self, Attempt, Fate, StoppedStore, StoreError};
+use crate::node::store::{self, StoreError};
 use crate::policy::{Grant, Policy};
-use crate::wire::subject;
 use clap::Subcommand;
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
@@ -24,12 +24,9 @@ pub enum Command {
         /// The file; docs/policy.md has its format
         file: PathBuf,
     },
-    /// List what is prepared and not committed, at a node that does not run
-    #[command(after_help = PENDING)]
-    Pending {
-        /// The node's data directory, or a copy
-        data_dir: PathBuf,
-    },
+    /// List what is prepared and not committed, at a node that does not run; drop what never will be
+    #[command(after_help = pending::HELP)]
+    Pending(pending::Arguments),
     /// Prove that a node's data directory, or a backup of it, would bring the node back; nothing is signed or changed
     #[command(after_help = DRILL)]
     Drill {
@@ -58,10 +55,6 @@ node is started. Every data key is wrapped anew and the slot file overwritten in
 to the new one, whole. An old copy of the slot file still opens with the old master key: make a new backup over the old one.
 Exit codes: 0 done, 2 nothing was changed.";
 
-const PENDING: &str = "\
-Nothing prepared ever times out. If the result of the job that made it is in its subject, the first use of the key commits it; if \
-not, the job never ended, and what is prepared is no key.";
-
 const DRILL: &str = "\
 Uses the node's own settings (--config, or TREFOIL_CONFIG and TREFOIL_*), above all its master key and identity. Every share is decrypted and \
 compared with its verifying share and with what the node attested. The node must not be running on that directory, and \
@@ -74,7 +67,7 @@ pub async fn run(config: Option<&Path>, command: &Command, output: &Output) -> R
         Command::Backup => super::backup::backup(config, output).await,
         Command::Restore(arguments) => super::backup::restore(config, arguments, output),
         Command::CheckPolicy { file } => check_policy(file, output),
-        Command::Pending { data_dir } => pending(data_dir, output),
+        Command::Pending(arguments) => pending::run(config, arguments, output).await,
         Command::Rekey { new_master_key_file } => rekey(config, new_master_key_file, output),
         Command::Drill { data_dir } => drill(config, data_dir.as_deref(), output),
     }
@@ -83,36 +76,6 @@ pub async fn run(config: Option<&Path>, command: &Command, output: &Output) -> R
 /// What a store said, with the directory that it is about.
 pub(super) fn about(directory: &Path, error: &StoreError) -> Failure {
     Failure::usage(format!("{}: {error}", directory.display()))
-}
-
-fn pending(directory: &Path, output: &Output) -> Result<(), Failure> {
-    let store = StoppedStore::open(directory).map_err(|error| about(directory, &error))?;
-    let mut prepared = Vec::new();
-    let listed = store.for_each(|stored| prepared.extend((stored.fate == Fate::Prepared).then_some(stored.attempt)));
-    listed.map_err(|error| about(directory, &error))?;
-    let mut lines = vec![("prepared", prepared.len().to_string())];
-    for attempt in &prepared {
-        lines.push(("", String::new()));
-        lines.push(("key id", attempt.key_id.to_string()));
-        lines.extend(attempt.source_key_id.map(|source| ("  in place of", source.to_string())));
-        lines.push(("  curve, epoch", format!("{}, {}", attempt.curve, attempt.epoch)));
-        lines.push(("  attempt", HEXLOWER.encode(&attempt.transcript)));
-        lines.push(("  result in", subject::result(&attempt.initiator, &attempt.job_id)));
-    }
-    let shown = |attempt: &Attempt| {
-        json!({
-            "keyId": attempt.key_id,
-            "sourceKeyId": attempt.source_key_id,
-            "curve": attempt.curve,
-            "epoch": attempt.epoch,
-            "transcript": HEXLOWER.encode(&attempt.transcript),
-            "initiator": attempt.initiator,
-            "jobId": attempt.job_id,
-            "resultSubject": subject::result(&attempt.initiator, &attempt.job_id),
-        })
-    };
-    output.answer(&lines, &json!({ "prepared": prepared.iter().map(shown).collect::<Vec<_>>() }));
-    Ok(())
 }
 
 /// The settings of a node: environment, and the file given.

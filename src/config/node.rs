@@ -85,6 +85,10 @@ pub struct NodeLimits {
     pub password_attempts: u32,
     /// `password_lockout_seconds` (900): how long a key then refuses.
     pub password_lockout: Duration,
+    /// `undecided_after_seconds` (60): for how long node 2 has prepared what it asks node 1 about.
+    pub undecided_after: Duration,
+    /// `abort_after_seconds` (600): for how long node 1 is asked about shares that it never prepared before it declares them void.
+    pub abort_after: Duration,
     /// `drain_seconds` (30): how long running sessions may go on after SIGTERM.
     pub drain: Duration,
 }
@@ -199,6 +203,8 @@ impl NodeLimits {
         let crypto_queue = s.number("crypto_queue", 256, 1..=65_536);
         let password_attempts = s.number("password_attempts", 10, 1..=1_000);
         let password_lockout = s.number("password_lockout_seconds", 900, 1..=86_400);
+        let undecided_after = s.number("undecided_after_seconds", 60, 1..=86_400);
+        let abort_after = s.number("abort_after_seconds", 600, 1..=86_400);
         let drain = s.number("drain_seconds", 30, 1..=600);
         // The bounds above fit every target of these conversions.
         Some(Self {
@@ -209,6 +215,8 @@ impl NodeLimits {
             crypto_queue: crypto_queue? as usize,
             password_attempts: password_attempts? as u32,
             password_lockout: Duration::from_secs(password_lockout?),
+            undecided_after: Duration::from_secs(undecided_after?),
+            abort_after: Duration::from_secs(abort_after?),
             drain: Duration::from_secs(drain?),
         })
     }

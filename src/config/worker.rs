@@ -36,6 +36,7 @@ pub struct PeerConfig {
 /// | `kdf_memory_kib` (327,680) | memory of all running key derivations together, at least 320 MiB; a quarter of it is for those of up to 64 MiB |
 /// | `key_queue` (64) | jobs of one key that may wait inside this worker |
 /// | `lease_seconds` (2) | how long other workers leave a key alone whose worker is gone; renewed every third of it |
+/// | `reconcile_seconds` (60) | about how often node 2's open questions are brought to node 1 |
 /// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
 /// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
 /// | `replicas` (1) | replicas of the streams where this worker creates them |
@@ -71,6 +72,8 @@ pub struct WorkerConfig {
     pub lease: Duration,
     /// Redelivery time of the job consumer.
     pub ack_wait: Duration,
+    /// How often node 2's open questions are brought to node 1.
+    pub reconcile: Duration,
     /// Grace time of a drain.
     pub drain: Duration,
     /// What the streams are made with where they do not exist.
@@ -110,6 +113,7 @@ impl WorkerConfig {
         let key_queue = s.number("key_queue", 64, 1..=4_096);
         let lease = s.number("lease_seconds", 2, 1..=600);
         let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
+        let reconcile = s.number("reconcile_seconds", 60, 1..=86_400);
         let drain = s.number("drain_seconds", 30, 1..=600);
         let replicas = s.number("replicas", 1, 1..=5);
         let jobs_per_key = s.number("jobs_per_key", 64, 1..=100_000);
@@ -132,6 +136,7 @@ impl WorkerConfig {
                 key_queue: key_queue? as usize,
                 lease: Duration::from_secs(lease?),
                 ack_wait: Duration::from_secs(ack_wait?),
+                reconcile: Duration::from_secs(reconcile?),
                 drain: Duration::from_secs(drain?),
                 streams: StreamSettings {
                     replicas: replicas? as usize,

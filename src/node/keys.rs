@@ -149,7 +149,7 @@ impl Node {
         }
     }
 
-    fn about_attempt(
+    pub(super) fn about_attempt(
         &self,
         op: &str,
         key_id: KeyId,

@@ -20,6 +20,7 @@ mod server;
 mod sessions;
 mod sign;
 pub mod store;
+mod undecided;
 
 pub use server::{NodeServer, run};
 
@@ -144,6 +145,7 @@ pub struct Node {
     pool: CryptoPool,
     sessions: Sessions<Stage>,
     preparations: keys::Preparations,
+    asked: undecided::Asked,
     draining: AtomicBool,
     /// Locks that the disk has not taken yet.
     unstored_locks: Arc<AtomicUsize>,
@@ -183,6 +185,7 @@ impl Node {
             pool: CryptoPool::new(limits.crypto_threads, limits.crypto_queue),
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
             preparations: keys::Preparations::default(),
+            asked: undecided::Asked::default(),
             limits,
             store,
             audit,
@@ -240,6 +243,8 @@ impl Node {
             }
             NodeRequest::Order { job } => self.order(&job).await,
             NodeRequest::KeyInfo { job } => self.key_info(&job),
+            NodeRequest::Undecided => self.undecided(),
+            NodeRequest::Decision { attempt } => self.decision(attempt).await,
             NodeRequest::EpochOf { key_id, transcript, nonce } => self.epoch_of(key_id, transcript, nonce),
             NodeRequest::ConfirmEpoch { statement, signature } => self.confirm_epoch(statement, signature.0).await,
         }
@@ -284,6 +289,7 @@ impl Node {
     pub async fn tidy(&self, ledger: bool) {
         self.sessions.sweep();
         self.preparations.sweep();
+        self.asked.sweep(self.limits.abort_after);
         if ledger && let Err(error) = self.store.prune(now_ms()).await {
             tracing::warn!(%error, "the ledger was not pruned");
         }

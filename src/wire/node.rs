@@ -1,6 +1,6 @@
 //! Calls from a worker to a node, inside the Noise channel: postcard after one version byte.
 
-use crate::wire::{Base64, EpochStatement, ErrorCode, Fixed, KeyId, SignedJob};
+use crate::wire::{Base64, EpochStatement, ErrorCode, Fixed, InitiatorId, KeyId, SignedJob};
 use serde::{Deserialize, Serialize};
 
 /// First byte of every call and reply.
@@ -241,6 +241,14 @@ pub enum NodeRequest {
         /// The job.
         job: SignedJob,
     },
+    /// Node 2: what it has prepared for a while, and has not heard a decision about. Answer: `Undecided`.
+    Undecided,
+    /// Node 1: its decision about an attempt that node 2 has prepared. Answer: `Committed`, `Aborted`, or `NotCommitted` where it
+    /// has prepared it, too.
+    Decision {
+        /// The attempt.
+        attempt: UndecidedAttempt,
+    },
     /// What this node knows of a key that the other one, restored from a backup, has in doubt. Answer: `EpochOf`.
     EpochOf {
         /// The key.
@@ -257,6 +265,15 @@ pub enum NodeRequest {
         /// Its signature.
         signature: Fixed<64>,
     },
+}
+
+/// An attempt that node 2 has prepared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndecidedAttempt {
+    /// The key's owner.
+    pub initiator: InitiatorId,
+    /// What node 2 attested.
+    pub statement: KeyStatement,
 }
 
 /// What a node says about a key: its attestation's fields.
@@ -423,6 +440,11 @@ pub enum NodeReply {
         transcript: [u8; 32],
         /// Of this restore.
         nonce: [u8; 32],
+    },
+    /// To `Undecided`.
+    Undecided {
+        /// At most 64; others have their turn another time.
+        attempts: Vec<UndecidedAttempt>,
     },
     /// To `EpochOf`.
     EpochOf {

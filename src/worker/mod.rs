@@ -21,6 +21,7 @@ mod orders;
 mod password;
 mod pipeline;
 mod public_key;
+mod reconcile;
 mod retry;
 mod service;
 mod sign;

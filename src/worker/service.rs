@@ -2,7 +2,7 @@
 
 use super::company::Companies;
 use super::crypto::CryptoPool;
-use super::{Shared, api, pipeline};
+use super::{Shared, api, pipeline, reconcile};
 use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
@@ -66,6 +66,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         waiting: config.waiting,
         grace: config.drain,
     };
+    tokio::spawn(reconcile::run(shared.clone(), config.reconcile, stop.clone()));
     let questions = tokio::spawn(api::serve(shared.clone(), stop.clone()));
     tracing::info!(worker = %worker_id, sealing_key = %shared.sealing.current(), "ready");
     let abandoned = consumer::run(jetstream, consumer, stop, {

@@ -20,6 +20,11 @@ pub struct Backed {
 
 impl Backed {
     pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With more settings for both nodes.
+    pub async fn with(more: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (seed_file, backups) = (folder.path().join("seed"), folder.path().join("backups"));
         std::fs::create_dir(&backups).unwrap();
@@ -30,7 +35,7 @@ impl Backed {
             ("BACKUP_RECIPIENTS", &format!("{},{}", XKey::new().public_key(), key.public_key())),
             ("BACKUP_SLOTS_COPY", &format!("{}/{{role}}.slots", folder.path().display())),
         ];
-        Self { cluster: Cluster::with(&settings).await, folder, seed_file }
+        Self { cluster: Cluster::with(&[&settings[..], more].concat()).await, folder, seed_file }
     }
 
     pub fn slots_copy(&self, role: Party) -> PathBuf {

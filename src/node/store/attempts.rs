@@ -5,6 +5,7 @@ use super::rows::{
 };
 use super::seal::{self, Binding};
 use super::slots::SlotReader;
+use super::undecided;
 use super::writer::Batch;
 use super::{Attempt, Fate, StoreError};
 use crate::wire::{InitiatorId, KeyId};
@@ -43,6 +44,7 @@ pub fn destroy(batch: &mut Batch<'_>, row: AttemptRow, remember: Option<Fate>) -
         batch.wipe.push(row.slot);
     }
     unlink(batch, &row.attempt)?;
+    undecided::end(batch, &key)?;
     match remember {
         Some(fate) => put_attempt(batch, &AttemptRow { fate, slot: 0, ..row }),
         None => batch.tx.open_table(ATTEMPTS)?.remove(&key).map(|_| ()).map_err(StoreError::from),

@@ -14,6 +14,7 @@ use super::rows::{
     ATTEMPTS, BURNED, CHARGED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, ORDERS, OWNED, RECORDS,
     REPLACEMENTS,
 };
+use super::undecided::UNDECIDED;
 use redb::{
     Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, TableHandle, Value,
     WriteTransaction,
@@ -102,6 +103,7 @@ tables!(
     ORDERS,
     BURNED,
     DOUBTS,
+    UNDECIDED,
 );
 
 /// The whole store as of one moment, whatever is written meanwhile.

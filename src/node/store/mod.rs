@@ -19,6 +19,7 @@ mod slots;
 mod staging;
 mod stopped;
 mod types;
+mod undecided;
 mod writer;
 
 pub use dump::{Snapshot, skim};
@@ -31,6 +32,7 @@ pub use stopped::{Shares, StoppedStore, Stored};
 pub use types::{
     Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Order, StoreError,
 };
+pub use undecided::Standing;
 
 use super::audit::Head;
 use crate::wire::{EpochStatement, InitiatorId, KeyId};
@@ -191,6 +193,15 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `Mismatch` if what is there is no copy of this store's, or a newer one; `Failed`.
     fn copy_slots(&self, to: PathBuf) -> Written<()>;
+
+    /// Some of the attempts that were prepared before this time, unix milliseconds, and are not decided.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    fn undecided(&self, before: u64, limit: usize) -> Result<Vec<Attempt>, StoreError>;
+
+    /// How an attempt stands, after all writes that were asked for before. `generated`: it was not made from another key's shares.
+    fn standing(&self, id: KeyId, transcript: [u8; 32], generated: bool) -> Written<Standing>;
 
     /// Whether the store was restored from a backup, and when.
     fn quarantine(&self) -> Option<Quarantine>;

@@ -6,7 +6,7 @@ use super::rows::{
 };
 use super::seal;
 use super::slots::SlotFile;
-use super::{RedbStore, StoreError, quarantine, rekey};
+use super::{RedbStore, StoreError, quarantine, rekey, undecided};
 use crate::node::audit::Head;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableError};
 use std::collections::BTreeSet;
@@ -151,6 +151,7 @@ fn initialise(db: &Database, slots_path: &Path, party: Party, master: &Secret<[u
         tx.open_table(BURNED)?;
         tx.open_table(ORDERS)?;
         tx.open_table(quarantine::DOUBTS)?;
+        tx.open_table(undecided::UNDECIDED)?;
         let mut meta = tx.open_table(META)?;
         meta.insert("store-id", store_id.as_slice())?;
         meta.insert("format", [FORMAT].as_slice())?;

@@ -7,6 +7,7 @@ use super::open::{HeadCell, read_head};
 use super::quarantine::{self, Doubt, Quarantine, Verdict};
 use super::rows::{self, ATTEMPTS, AttemptRow, JOBS, KEYS, KeyRow, ORDERS, OWNED, OrderRow, REPLACEMENTS, attempt_key};
 use super::slots::{SlotFile, SlotReader};
+use super::undecided::{self, Standing};
 use super::writer::{Batch, Writer};
 use super::{
     Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, LedgerEntry, Order, Store, StoreError, Written,
@@ -211,6 +212,14 @@ impl Store for RedbStore {
         // On the writer's thread, so that no slot is written meanwhile. A failure concerns the copy, not the store.
         let copied = self.writer.writer.submit(move |_| Ok(slots.copy_to(&to)));
         Box::pin(async move { copied.await? })
+    }
+
+    fn undecided(&self, before: u64, limit: usize) -> Result<Vec<Attempt>, StoreError> {
+        undecided::list(self.db.as_ref(), before, limit)
+    }
+
+    fn standing(&self, id: KeyId, transcript: [u8; 32], generated: bool) -> Written<Standing> {
+        self.writer.submit(move |batch| undecided::standing(batch, id, transcript, generated))
     }
 
     fn quarantine(&self) -> Option<Quarantine> {

@@ -9,6 +9,7 @@ use super::rows::{
     self, ATTEMPTS, AttemptRow, KEYS, KeyRow, META, RECORDS, REPLACEMENTS, attempt_key, replacement_key,
 };
 use super::slots::SlotReader;
+use super::undecided::UNDECIDED;
 use super::{Fate, dump, rekey};
 use crate::node::audit::Head;
 use redb::{Database, ReadableTable, WriteTransaction};
@@ -134,6 +135,7 @@ fn fit(tx: &WriteTransaction, slots: &SlotReader, party: Party) -> Result<Restor
             links.remove(&replacement_key(source, row.attempt.key_id, row.attempt.transcript))?;
         }
         records.remove(&key)?;
+        tx.open_table(UNDECIDED)?.remove(&key)?;
         let fate = if row.fate == Fate::Prepared { Fate::Superseded } else { row.fate };
         attempts.insert(&key, rows::encode(&AttemptRow { slot: 0, fate, ..row })?.as_slice())?;
     }

@@ -8,6 +8,7 @@ use super::attempts::{
 use super::rows::{
     ATTEMPTS, AttemptRow, DISCARDED, GUESSES, KeyRow, OWNED, REPLACEMENTS, attempt_key, replacement_key,
 };
+use super::undecided;
 use super::writer::Batch;
 use super::{Attempt, Fate, KeyState, StoreError};
 use crate::wire::{ErrorCode, KeyId};
@@ -75,6 +76,7 @@ pub fn stage(
             put_owned(batch, &attempt.initiator, attempt.key_id)?;
         }
     }
+    undecided::begin(batch, &key)?;
     put_material(batch, attempt, Fate::Prepared, party, material)
 }
 
@@ -90,6 +92,7 @@ pub fn commit(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32]) -> Result<
         None => begin(batch, id, transcript)?,
         Some((source, from)) => replace(batch, &row.attempt, source, from)?,
     }
+    undecided::end(batch, &attempt_key(id, transcript))?;
     put_attempt(batch, &AttemptRow { fate: Fate::Committed, attempt: row.attempt.clone(), slot: row.slot })?;
     Ok(row.attempt)
 }

@@ -7,7 +7,7 @@ use super::open::{DATABASE, SLOTS, check_store, read_head, slots_generation};
 use super::rekey::is_unfinished;
 use super::rows::{self, ATTEMPTS, AttemptRow, KEYS, KeyRow};
 use super::slots::SlotReader;
-use super::{Attempt, Fate, KeyState, Quarantine, StoreError, quarantine};
+use super::{Attempt, Fate, KeyState, Quarantine, StoreError, quarantine, undecided};
 use crate::node::audit::Head;
 use redb::{DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ pub struct Stored {
     pub attempt: Attempt,
     /// What became of it.
     pub fate: Fate,
+    /// Since when it is prepared, unix milliseconds.
+    pub since: Option<u64>,
     /// The key's state if this attempt is the key.
     pub state: Option<KeyState>,
     /// Whether the share is there; of ended keys and replaced attempts it is not.
@@ -93,7 +95,8 @@ impl StoppedStore {
             let AttemptRow { attempt, fate, slot } = rows::decode(entry?.1.value())?;
             let key: Option<KeyRow> = rows::get(&keys, &attempt.key_id.0)?;
             let state = key.filter(|key| key.transcript == attempt.transcript).map(|key| key.state);
-            see(Stored { attempt, fate, state, held: slot != 0 });
+            let since = if fate == Fate::Prepared { undecided::since(&self.db, &attempt)? } else { None };
+            see(Stored { attempt, fate, since, state, held: slot != 0 });
         }
         Ok(())
     }
