@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use trefoil::client::verify;
-use trefoil::wire::{JobResult, Outcome, SignInput};
+use trefoil::wire::{Batch, JobResult, Outcome, SignInput};
 
 /// JetStream's refusal of a subject that is full.
 const FULL: ErrorCode = ErrorCode(10_077);
@@ -50,6 +50,11 @@ pub enum Check {
     Signature {
         public_key: Vec<u8>,
         input: SignInput,
+    },
+    Batch {
+        public_key: Vec<u8>,
+        chain_code: [u8; 32],
+        batch: Batch,
     },
 }
 
@@ -250,16 +255,21 @@ impl Generator {
 }
 
 fn check(check: &Check, bytes: &[u8]) -> Result<(), String> {
-    let Check::Signature { public_key, input } = check else { return Ok(()) };
-    let result: JobResult = serde_json::from_slice(bytes).map_err(|_| "unreadable result".to_owned())?;
-    match result.outcome {
-        Outcome::Error { error } => Err(error.code.to_string()),
-        Outcome::Ok { signature: Some(signature), .. } => {
-            let bytes = &signature.signature.0;
-            verify::signature_bytes(public_key, input, bytes, signature.recovery_id).map_err(|e| format!("{e}"))
-        }
-        Outcome::Ok { .. } => Err("a result without a signature".to_owned()),
+    if matches!(check, Check::Stored) {
+        return Ok(());
     }
+    let result: JobResult = serde_json::from_slice(bytes).map_err(|_| "unreadable result".to_owned())?;
+    let checked = match (check, result.outcome) {
+        (_, Outcome::Error { error }) => return Err(error.code.to_string()),
+        (Check::Signature { public_key, input }, Outcome::Ok { signature: Some(signature), .. }) => {
+            verify::signature_bytes(public_key, input, &signature.signature.0, signature.recovery_id)
+        }
+        (Check::Batch { public_key, chain_code, batch }, Outcome::Ok { signatures: Some(signatures), .. }) => {
+            verify::signatures(public_key, chain_code, batch, &signatures)
+        }
+        _ => return Err("a result without signatures".to_owned()),
+    };
+    checked.map_err(|error| error.to_string())
 }
 
 /// Makes `count` jobs on all cores.

@@ -80,7 +80,8 @@ impl Bench {
         bench.generate().await;
         bench.site.weigh();
         bench.warm_up().await;
-        for (name, series) in [("single", 0), ("workers", 1), ("in-flight", 2), ("open", 3), ("hot", 4), ("memory", 5)]
+        for (name, series) in
+            [("single", 0), ("workers", 1), ("in-flight", 2), ("open", 3), ("hot", 4), ("batch", 5), ("memory", 6)]
         {
             if !bench.options.wants(name) {
                 continue;
@@ -92,6 +93,7 @@ impl Bench {
                 2 => bench.sweep_in_flight().await,
                 3 => bench.sweep_rate().await,
                 4 => bench.hot_key().await,
+                5 => bench.batch().await,
                 _ => bench.memory().await,
             }
         }
@@ -220,6 +222,33 @@ impl Bench {
         self.report.add(record("hot-key", ECDSA, &hot, more, Value::Null));
         let client = self.site.service.nats.connect().await;
         crate::deployment::wait_until_empty(&async_nats::jetstream::new(client)).await;
+    }
+
+    /// One key: batches of several sizes, beside its single jobs.
+    async fn batch(&mut self) {
+        self.site.workers(ECDSA, WORKERS);
+        let sizes: &[usize] = self.options.pick(&[0, 8, 32, 64, 128], &[0, 64]);
+        for curve in [Curve::Secp256k1, Curve::Ed25519] {
+            let what = What::Real(curve);
+            for items in sizes {
+                let signatures = self.rate(what) * self.options.pick(8.0, 3.0);
+                let count = ((signatures / 1.max(*items) as f64) as usize).max(20);
+                // Without a size: jobs that are no batches.
+                let jobs = plan(&self.site, count, |site, _| match items {
+                    0 => site.job(what, 0, 0),
+                    items => site.batch(curve, *items),
+                });
+                let in_flight = if *items == 0 { IN_FLIGHT } else { 4 };
+                let before = Usage::now(&self.site);
+                let run = self.real.closed(jobs, in_flight).await;
+                let signatures = 1.max(*items) as f64 * run.rate(0);
+                let more = json!({
+                    "batch": items, "itemRate": report::rounded(signatures), "inFlight": in_flight, "workers": WORKERS,
+                });
+                let usage = before.until(&self.site, count * 1.max(*items));
+                self.report.add(record("batch", what, &run, more, usage));
+            }
+        }
     }
 
     /// Many jobs, and what the workers' memory does meanwhile.

@@ -11,10 +11,10 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use trefoil::client::{Backend, SigningMaterial};
+use trefoil::client::{Backend, SignedRequest, SigningMaterial};
 use trefoil::seal::Secrets;
 use trefoil::vault::Password;
-use trefoil::wire::{Curve, KdfParams, Method, SignInput};
+use trefoil::wire::{Batch, Curve, KdfParams, Method, SignInput};
 use zeroize::Zeroizing;
 
 /// What `hkdf` takes: 32 bytes that a machine made.
@@ -161,28 +161,20 @@ impl Site {
     fn sign(&self, curve: Curve, key: usize, group: usize) -> Planned {
         let keys = self.keys(curve);
         let key = &keys[key % keys.len()];
-        let mut digest = [0; 32];
-        OsRng.fill_bytes(&mut digest);
-        let input = match curve {
-            Curve::Secp256k1 => SignInput::Secp256k1 { digest, path: None },
-            Curve::Ed25519 => SignInput::Ed25519 { message: digest.to_vec() },
-        };
-        let secrets = Secrets {
-            password: Some(Password::new(Zeroizing::new(SECRET.to_vec())).unwrap()),
-            encrypted_share: Some(key.encrypted_share.clone()),
-            secret_store: Some(key.secret_store.clone()),
-            ..Secrets::default()
-        };
+        let (input, reply) = (input(curve), self.backend.reply_key().unwrap());
+        let job = self.backend.jobs();
+        let job = job.sign(key.key_id, Method::Default, &input, &secrets(key), &reply, LIFETIME).unwrap();
+        planned(job, Check::Signature { public_key: key.public_key.clone(), input }, group)
+    }
+
+    /// A job of so many items for the first key.
+    pub fn batch(&self, curve: Curve, items: usize) -> Planned {
+        let key = &self.keys(curve)[0];
+        let batch = Batch::new((0..items).map(|_| input(curve)).collect()).unwrap();
         let reply = self.backend.reply_key().unwrap();
-        let job = self.backend.jobs().sign(key.key_id, Method::Default, &input, &secrets, &reply, LIFETIME).unwrap();
-        Planned {
-            subject: job.subject,
-            headers: job.headers,
-            body: job.body.into(),
-            name: job.job_id.to_string(),
-            check: Check::Signature { public_key: key.public_key.clone(), input },
-            group,
-        }
+        let job = self.backend.jobs();
+        let job = job.sign_batch(key.key_id, Method::Default, &batch, &secrets(key), &reply, LIFETIME).unwrap();
+        planned(job, Check::Batch { public_key: key.public_key.clone(), chain_code: key.chain_code, batch }, 0)
     }
 
     /// Brings the number of workers of this kind to `count`, and that of the other kind's to none.
@@ -268,6 +260,30 @@ impl Site {
             })
             .collect()
     }
+}
+
+/// 32 random bytes to sign.
+fn input(curve: Curve) -> SignInput {
+    let mut digest = [0; 32];
+    OsRng.fill_bytes(&mut digest);
+    match curve {
+        Curve::Secp256k1 => SignInput::Secp256k1 { digest, path: None },
+        Curve::Ed25519 => SignInput::Ed25519 { message: digest.to_vec() },
+    }
+}
+
+fn secrets(key: &SigningMaterial) -> Secrets {
+    Secrets {
+        password: Some(Password::new(Zeroizing::new(SECRET.to_vec())).unwrap()),
+        encrypted_share: Some(key.encrypted_share.clone()),
+        secret_store: Some(key.secret_store.clone()),
+        ..Secrets::default()
+    }
+}
+
+fn planned(job: SignedRequest, check: Check, group: usize) -> Planned {
+    let SignedRequest { subject, headers, body, job_id, .. } = job;
+    Planned { subject, headers, body: body.into(), name: job_id.to_string(), check, group }
 }
 
 /// The sum of some fields of a stat file, counted behind the program's name, which may hold spaces.
