@@ -97,8 +97,11 @@ impl Node {
             return Err(Refusal::new(ErrorCode::ProtocolAbort, "so many items cannot be opened"));
         }
         let evaluation = self.pool.run(move || evaluate(&material, &blinded)).await??;
-        let m1 = opened.open_next(&self.pool, items).await?;
-        self.charge(&job, open.transcript, blinded).await?;
+        // As for a single signature: m1 is made while the charge is written, and leaves after both.
+        let charge = self.charge(&job, open.transcript, blinded);
+        let (m1, charged) = tokio::join!(opened.open_next(&self.pool, items), charge);
+        charged?;
+        let m1 = m1?;
         self.audit.note(self.about("sign", busy.about(), "opened", None));
         let session = busy.id();
         busy.park(Stage::Sign(SignStage::Batch(Box::new(opened))));

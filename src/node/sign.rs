@@ -120,15 +120,14 @@ impl Node {
         let SignInput::Secp256k1 { digest, path } = input else { return Err(ErrorCode::CurveMismatch.into()) };
         let path = DerivationPath::parse(path.as_deref().unwrap_or("m")).map_err(|_| ErrorCode::InvalidPath)?;
         let request = Request { channel_hash: caller.channel, job_digest: job.digest, digest, path };
-        let (step_material, blinded) = (Arc::clone(&material), open.blinded_password);
-        let step = self.pool.run(move || {
-            let evaluation = evaluate(&step_material, &blinded)?;
-            let share = Arc::clone(&step_material.share);
-            let (node1, m1) = Node1::open(share, request, &open.contribution, &mut OsRng).map_err(aborted)?;
-            Ok::<_, Refusal>((node1, m1, evaluation))
-        });
-        let (node1, m1, evaluation) = step.await??;
-        self.charge(&job, open.transcript, blinded).await?;
+        let (for_oprf, blinded) = (Arc::clone(&material), open.blinded_password);
+        let evaluation = self.pool.run(move || evaluate(&for_oprf, &blinded)).await??;
+        // Nothing that a request says can be refused any more, so m1 is made while the charge is written, and leaves after both.
+        let share = Arc::clone(&material.share);
+        let step = self.pool.run(move || Node1::open(share, request, &open.contribution, &mut OsRng));
+        let (opened, charged) = tokio::join!(step, self.charge(&job, open.transcript, blinded));
+        charged?;
+        let (node1, m1) = opened?.map_err(aborted)?;
         self.audit.note(self.about("sign", busy.about(), "opened", None));
         let session = busy.id();
         busy.park(Stage::Sign(SignStage::Opened { node1: Box::new(node1), material, signed }));
