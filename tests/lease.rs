@@ -423,18 +423,27 @@ async fn jobs_go_on_when_leases_cannot_be_had_and_when_the_server_was_killed() {
     sessions(&service);
 }
 
+/// Processor time that a process has used so far, in milliseconds.
+fn cpu(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // User and system time, in ticks of 10 ms.
+    [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap() * 10).sum()
+}
+
 /// Not a test: `cargo test --release --test lease -- --ignored --nocapture what_a_lease_costs` (docs/performance.md).
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
 #[allow(clippy::print_stdout)]
 async fn what_a_lease_costs() {
-    const BLOCK: usize = 200;
-    let service = Deployment::start(1);
+    const BLOCK: usize = 100;
+    let mut service = Deployment::start(1);
+    let processes = [service.process("worker1").id(), service.nats.id()];
     let backend = service.backend().await;
     // No password stretching, so that little else is measured.
     let key = new_key(&backend, Curve::Secp256k1).await;
     let jetstream = jetstream::new(service.nats.connect().await);
-    let mut took = [Vec::new(), Vec::new()];
+    let (mut took, mut used) = ([Vec::new(), Vec::new()], [[0; 2]; 2]);
     for block in 0..12 {
         let with = block % 2;
         if with == 0 {
@@ -444,17 +453,21 @@ async fn what_a_lease_costs() {
         }
         // The worker asks again after two seconds.
         tokio::time::sleep(Duration::from_millis(2_100)).await;
-        for i in 0..BLOCK + 10 {
+        let before = processes.map(cpu);
+        for _ in 0..BLOCK {
             let started = Instant::now();
             backend.sign(&key, Method::Mta, &digest(1), password()).await.unwrap();
-            if i >= 10 {
-                took[with].push(started.elapsed());
-            }
+            took[with].push(started.elapsed());
+        }
+        for (used, (after, before)) in used[with].iter_mut().zip(processes.map(cpu).into_iter().zip(before)) {
+            *used += after - before;
         }
     }
-    for (with, mut took) in [("without", took[0].clone()), ("with", took[1].clone())] {
+    for ((with, mut took), used) in ["without", "with"].into_iter().zip(took).zip(used) {
         took.sort();
-        let at = |permille: usize| took[took.len() * permille / 1_000].as_micros();
-        println!("{with} leases: {} jobs, p50 {} us, p90 {} us, p99 {} us", took.len(), at(500), at(900), at(990));
+        let at = |percent: usize| took[took.len() * percent / 100].as_micros();
+        let [worker, server] = used.map(|ms| ms * 1_000 / took.len() as u64);
+        println!("{with} leases: {} jobs, p5 {} us, p50 {} us, p99 {} us", took.len(), at(5), at(50), at(99));
+        println!("    processor time a job: worker {worker} us, nats-server {server} us");
     }
 }

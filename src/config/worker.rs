@@ -1,6 +1,7 @@
 //! Settings of `trefoil-worker`.
 
 use super::{ConfigError, NatsConfig, Settings, keys};
+use crate::jobs::lease::LONGEST;
 use crate::jobs::streams::StreamSettings;
 use crate::wire::InitiatorId;
 use ed25519_dalek::VerifyingKey;
@@ -111,7 +112,7 @@ impl WorkerConfig {
         let batch_items = s.number("batch_items", 8, 1..=MAX_SIDE_BY_SIDE as u64);
         let kdf_memory_kib = s.number("kdf_memory_kib", 327_680, 1_024..=67_108_864);
         let key_queue = s.number("key_queue", 64, 1..=4_096);
-        let lease = s.number("lease_seconds", 2, 1..=600);
+        let lease = s.number("lease_seconds", 2, 1..=LONGEST);
         let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
         let reconcile = s.number("reconcile_seconds", 60, 1..=86_400);
         let drain = s.number("drain_seconds", 30, 1..=600);

@@ -27,6 +27,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+/// Longest life of a lease, in seconds; one that claims more is not believed.
+pub const LONGEST: u64 = 600;
+
 /// How long the empty message that ends a lease stays: the shortest TTL there is.
 const ENDED: Duration = Duration::from_secs(1);
 /// Longest wait for JetStream's answers to one attempt.
@@ -89,7 +92,7 @@ pub enum Attempt {
 }
 
 impl Leases {
-    /// For the worker of this name. `ttl` is rounded up to whole seconds, at least one.
+    /// For the worker of this name. `ttl` is rounded up to whole seconds, at least one; at most [`LONGEST`].
     #[must_use]
     pub fn new(nats: async_nats::Client, jetstream: Context, worker: &str, ttl: Duration) -> Self {
         let ttl = Duration::from_secs(ttl.as_millis().div_ceil(1_000).max(1) as u64);
@@ -201,8 +204,8 @@ impl Claim {
         if message.payload.is_empty() || ours {
             return Ok(Found::Free(message.sequence));
         }
-        let ttl = message.headers.get(NATS_MESSAGE_TTL).and_then(|ttl| ttl.as_str().parse().ok());
-        Ok(Found::Taken { sequence: message.sequence, ttl: ttl.map(Duration::from_secs) })
+        let ttl = message.headers.get(NATS_MESSAGE_TTL).and_then(|ttl| ttl.as_str().parse::<u64>().ok());
+        Ok(Found::Taken { sequence: message.sequence, ttl: ttl.map(|ttl| Duration::from_secs(ttl.min(LONGEST))) })
     }
 
     /// Whether a lease has stood unchanged for twice its life: its TTL should have ended it, so it has none that works.
