@@ -39,6 +39,7 @@ async fn messages(jetstream: &Context) -> u64 {
 }
 
 const KEY: KeyId = KeyId([1; 16]);
+const T: [u8; 32] = [5; 32];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ban_counts_for_its_key_epoch_and_owner_and_is_stored_once() {
@@ -47,16 +48,20 @@ async fn a_ban_counts_for_its_key_epoch_and_owner_and_is_stored_once() {
     let (owner, other) = (KeyPair::new_user(), KeyPair::new_user());
     let maker = bans(&[&seed]);
     let job1 = job(&owner, KEY);
-    assert!(!maker.is_banned(&jetstream, &job1, 1).await.unwrap());
+    assert!(!maker.is_banned(&jetstream, &job1, 1, T).await.unwrap());
     for _ in 0..2 {
-        maker.record(&jetstream, &Ban::new(&job1, 1, "rvole_mu", Party::Node1)).await.unwrap();
+        maker.record(&jetstream, &Ban::new(&job1, 1, T, "rvole_mu", Party::Node1)).await.unwrap();
     }
     assert_eq!(messages(&jetstream).await, 1);
     for checker in [maker, bans(&[&seed])] {
-        assert!(checker.is_banned(&jetstream, &job(&owner, KEY), 1).await.unwrap());
-        assert!(!checker.is_banned(&jetstream, &job1, 2).await.unwrap(), "another epoch");
-        assert!(!checker.is_banned(&jetstream, &job(&owner, KeyId([2; 16])), 1).await.unwrap(), "another key");
-        assert!(!checker.is_banned(&jetstream, &job(&other, KEY), 1).await.unwrap(), "on somebody else's job");
+        assert!(checker.is_banned(&jetstream, &job(&owner, KEY), 1, T).await.unwrap());
+        assert!(!checker.is_banned(&jetstream, &job1, 2, T).await.unwrap(), "another epoch");
+        assert!(
+            !checker.is_banned(&jetstream, &job1, 1, [6; 32]).await.unwrap(),
+            "other shares, which nobody knew then"
+        );
+        assert!(!checker.is_banned(&jetstream, &job(&owner, KeyId([2; 16])), 1, T).await.unwrap(), "another key");
+        assert!(!checker.is_banned(&jetstream, &job(&other, KEY), 1, T).await.unwrap(), "on somebody else's job");
     }
 }
 
@@ -66,7 +71,7 @@ async fn records_that_are_not_authentic_neither_lock_nor_hide() {
     let seed = XKey::new();
     let owner = KeyPair::new_user();
     let job = job(&owner, KEY);
-    let ban = Ban::new(&job, 1, "rvole_mu", Party::Node1);
+    let ban = Ban::new(&job, 1, T, "rvole_mu", Party::Node1);
     let put = async |bytes: Vec<u8>| {
         jetstream.publish(subject::ban(&KEY, 1), bytes.into()).await.unwrap().await.unwrap();
     };
@@ -79,17 +84,17 @@ async fn records_that_are_not_authentic_neither_lock_nor_hide() {
     assert!(bans(&[&seed]).record(&jetstream, &unsigned).await.is_err());
     let renamed = Ban { key_id: KeyId([2; 16]), ..ban.clone() };
     assert!(bans(&[&seed]).record(&jetstream, &renamed).await.is_err());
-    assert!(!bans(&[&seed]).is_banned(&jetstream, &job, 1).await.unwrap());
+    assert!(!bans(&[&seed]).is_banned(&jetstream, &job, 1, T).await.unwrap());
 
     // They do not stop the true one, and one that was changed afterwards does not hide it.
     bans(&[&seed]).record(&jetstream, &ban).await.unwrap();
     let stream = jetstream.get_stream("MPC_BANS").await.unwrap();
     let stored = stream.get_last_raw_message_by_subject(&subject::ban(&KEY, 1)).await.unwrap().payload;
     put(String::from_utf8(stored.to_vec()).unwrap().replace("rvole_mu", "nothing").into_bytes()).await;
-    assert!(bans(&[&seed]).is_banned(&jetstream, &job, 1).await.unwrap());
+    assert!(bans(&[&seed]).is_banned(&jetstream, &job, 1, T).await.unwrap());
     // A record under this name of another epoch is not this epoch's.
     jetstream.publish(subject::ban(&KEY, 2), stored).await.unwrap().await.unwrap();
-    assert!(!bans(&[&seed]).is_banned(&jetstream, &job, 2).await.unwrap());
+    assert!(!bans(&[&seed]).is_banned(&jetstream, &job, 2, T).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,11 +102,11 @@ async fn bans_outlive_the_seed_that_they_were_made_under() {
     let (_server, jetstream) = provisioned().await;
     let (old, new) = (XKey::new(), XKey::new());
     let job = job(&KeyPair::new_user(), KEY);
-    bans(&[&old]).record(&jetstream, &Ban::new(&job, 1, "rvole_mu", Party::Node1)).await.unwrap();
+    bans(&[&old]).record(&jetstream, &Ban::new(&job, 1, T, "rvole_mu", Party::Node1)).await.unwrap();
     let both = bans(&[&new, &old]);
-    assert!(both.is_banned(&jetstream, &job, 1).await.unwrap());
+    assert!(both.is_banned(&jetstream, &job, 1, T).await.unwrap());
     both.renew(&jetstream).await.unwrap();
     both.renew(&jetstream).await.unwrap();
     assert_eq!(messages(&jetstream).await, 2, "renewed once");
-    assert!(bans(&[&new]).is_banned(&jetstream, &job, 1).await.unwrap());
+    assert!(bans(&[&new]).is_banned(&jetstream, &job, 1, T).await.unwrap());
 }

@@ -32,8 +32,10 @@ pub struct Ban {
     pub version: u32,
     /// The key.
     pub key_id: KeyId,
-    /// The epoch of its shares; recovery makes a new one.
+    /// The epoch of its shares; refresh and recovery make new ones.
     pub epoch: u32,
+    /// Transcript hash T of its shares. Nobody knows that of later ones, so nobody can lock them in advance.
+    pub transcript: Fixed<32>,
     /// The check that failed, named as in docs/protocol.md.
     pub check: String,
     /// Whose message failed it, such as `node1`.
@@ -56,13 +58,14 @@ struct Record {
 }
 
 impl Ban {
-    /// The lock of this job's key, because a check of `culprit`'s message failed in it.
+    /// The lock of these shares of this job's key, because a check of `culprit`'s message failed in it.
     #[must_use]
-    pub fn new(job: &Job, epoch: u32, check: &str, culprit: Party) -> Self {
+    pub fn new(job: &Job, epoch: u32, transcript: [u8; 32], check: &str, culprit: Party) -> Self {
         Self {
             version: VERSION,
             key_id: job.key_id,
             epoch,
+            transcript: Fixed(transcript),
             check: check.to_owned(),
             culprit: culprit.to_string(),
             job: Base64(job.signed.body.clone()),
@@ -77,10 +80,22 @@ impl Ban {
         let job = Job::from_signed(&signed).ok()?;
         (self.version == VERSION && job.key_id == self.key_id).then_some(job.initiator)
     }
+
+    /// What it locks, if it carries a job that is signed and of this key.
+    fn locked(&self) -> Option<Locked> {
+        let Self { key_id, epoch, transcript, .. } = *self;
+        Some(Locked { key_id, epoch, transcript: transcript.0, initiator: self.initiator()? })
+    }
 }
 
-/// One epoch of a key, and on whose job it was locked.
-type Locked = (KeyId, u32, InitiatorId);
+/// The shares of one epoch of a key, and on whose job they were locked.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Locked {
+    key_id: KeyId,
+    epoch: u32,
+    transcript: [u8; 32],
+    initiator: InitiatorId,
+}
 
 /// The bans: makes and checks the stored ones, and remembers what it has seen. Cheap to clone.
 #[derive(Clone)]
@@ -103,13 +118,19 @@ impl Bans {
         Some(Self(Arc::new(Inner { seeds, known: Mutex::default() })))
     }
 
-    /// Whether this epoch of the job's key is locked. The key's owner is whoever signed the job: what others' jobs led to does not
+    /// Whether these shares of the job's key are locked. The key's owner is whoever signed the job: what others' jobs led to does not
     /// count, and if it is the job that is not the owner's, the nodes refuse it.
     ///
     /// # Errors
     /// [`Unavailable`]; the key must then not be used.
-    pub async fn is_banned(&self, jetstream: &Context, job: &Job, epoch: u32) -> Result<bool, Unavailable> {
-        let locked = (job.key_id, epoch, job.initiator.clone());
+    pub async fn is_banned(
+        &self,
+        jetstream: &Context,
+        job: &Job,
+        epoch: u32,
+        transcript: [u8; 32],
+    ) -> Result<bool, Unavailable> {
+        let locked = Locked { key_id: job.key_id, epoch, transcript, initiator: job.initiator.clone() };
         let banned = self.known().contains(&locked) || self.is_stored(jetstream, &locked).await?;
         if banned {
             self.known().insert(locked);
@@ -118,12 +139,13 @@ impl Bans {
     }
 
     async fn is_stored(&self, jetstream: &Context, locked: &Locked) -> Result<bool, Unavailable> {
-        let subject = subject::ban(&locked.0, locked.1);
+        let subject = subject::ban(&locked.key_id, locked.epoch);
         let mut from = 1;
         while let Some((sequence, bytes)) = once::next(jetstream, BANS_STREAM, &subject, from).await? {
             match self.read(&bytes) {
                 Some((_, found, _)) if found == *locked => return Ok(true),
-                _ => tracing::error!(%subject, sequence, "a ban that is not authentic is ignored"),
+                Some(_) => tracing::warn!(%subject, sequence, "a ban of other shares, or on another's job, is ignored"),
+                None => tracing::error!(%subject, sequence, "a ban that is not authentic is ignored"),
             }
             from = sequence.saturating_add(1);
         }
@@ -137,8 +159,7 @@ impl Bans {
     /// [`Unavailable`]; banning again is safe.
     pub async fn record(&self, jetstream: &Context, ban: &Ban) -> Result<(), Unavailable> {
         let unavailable = |reason: String| Unavailable { stream: BANS_STREAM, reason };
-        let initiator = ban.initiator().ok_or_else(|| unavailable("a ban without a job of its key".into()))?;
-        let locked = (ban.key_id, ban.epoch, initiator);
+        let locked = ban.locked().ok_or_else(|| unavailable("a ban without a job of its key".into()))?;
         self.known().insert(locked.clone());
         if self.is_stored(jetstream, &locked).await? { Ok(()) } else { self.store(jetstream, ban).await }
     }
@@ -193,7 +214,7 @@ impl Bans {
             .seeds
             .iter()
             .position(|seed| code(seed, &ban).is_some_and(|expected| bool::from(expected.ct_eq(&mac.0))))?;
-        let locked = (ban.key_id, ban.epoch, ban.initiator()?);
+        let locked = ban.locked()?;
         Some((ban, locked, seed))
     }
 

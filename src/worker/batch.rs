@@ -103,7 +103,7 @@ impl ClientParty {
             Ok(opened) => opened,
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
-        let open = OpenSession { shared, job, node1, id, epoch: self.epoch() };
+        let open = OpenSession { shared, job, node1, id, shares: self.shares() };
         fault::step("session", "sign", job.key_id);
         let share = match self.open_share(shared, evaluation).await {
             Ok(share) => share,
@@ -176,7 +176,7 @@ impl ClientParty {
             Ok(signed) => signed,
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
-        let open = OpenSession { shared, job, node1, id, epoch: self.epoch() };
+        let open = OpenSession { shared, job, node1, id, shares: self.shares() };
         fault::step("session", "sign", job.key_id);
         let share = match self.open_share(shared, evaluation).await {
             Ok(share) => share,

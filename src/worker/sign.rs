@@ -158,15 +158,16 @@ impl ClientParty {
     /// # Errors
     /// `KEY_LOCKED` if a check of this key failed before; [`Stop`] if that cannot be found out.
     async fn not_banned(&self, shared: &Shared, job: &Job) -> Result<(), Failed> {
-        if shared.bans.is_banned(&shared.jetstream, job, self.locked.binding().epoch).await? {
+        let binding = self.locked.binding();
+        if shared.bans.is_banned(&shared.jetstream, job, binding.epoch, binding.transcript).await? {
             return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before"));
         }
         Ok(())
     }
 
-    /// Of the client's share.
-    pub(super) fn epoch(&self) -> u32 {
-        self.locked.binding().epoch
+    /// What the client's share says of itself.
+    pub(super) fn shares(&self) -> KeyBinding {
+        *self.locked.binding()
     }
 
     /// The randomness of one item of a batch in this session.
@@ -233,7 +234,7 @@ impl ClientParty {
             Ok(opened) => opened,
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
-        let open = OpenSession { shared, job, node1, id, epoch: self.locked.binding().epoch };
+        let open = OpenSession { shared, job, node1, id, shares: self.shares() };
         fault::step("session", "sign", job.key_id);
         let share = match self.open_share(shared, evaluation).await {
             Ok(share) => share,
@@ -300,7 +301,7 @@ impl ClientParty {
             Ok(signed) => signed,
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
-        let open = OpenSession { shared, job, node1, id, epoch: self.locked.binding().epoch };
+        let open = OpenSession { shared, job, node1, id, shares: self.shares() };
         fault::step("session", "sign", job.key_id);
         let share = match self.open_share(shared, evaluation).await {
             Ok(share) => share,
@@ -352,7 +353,8 @@ pub(super) struct OpenSession<'a> {
     pub(super) job: &'a Job,
     pub(super) node1: Session,
     pub(super) id: SessionId,
-    pub(super) epoch: u32,
+    /// What the client's share says of itself.
+    pub(super) shares: KeyBinding,
 }
 
 impl OpenSession<'_> {
@@ -370,8 +372,9 @@ impl OpenSession<'_> {
     /// Ends the session because a check failed. Where the check locks the key, that is recorded before anybody is told.
     pub(super) async fn abort(self, abort: Abort) -> Failed {
         if let Abort::Peer { culprit, ban: true, check } = abort {
-            tracing::error!(key = %self.job.key_id, epoch = self.epoch, %culprit, check, "key locked");
-            let ban = Ban::new(self.job, self.epoch, check, culprit);
+            let KeyBinding { epoch, transcript, .. } = self.shares;
+            tracing::error!(key = %self.job.key_id, epoch, %culprit, check, "key locked");
+            let ban = Ban::new(self.job, epoch, transcript, check, culprit);
             self.shared.bans.record_until_stored(self.shared.jetstream.clone(), ban).await;
         }
         let outcome = SignOutcome::Abort { check: abort.check().to_owned(), ban: abort.is_ban() };
