@@ -30,6 +30,7 @@ FOLDER = ROOT / "target" / "demo"
 OPERATIONS = [
     "generate", "sign", "public-key", "validate-password", "validate-share", "change-password", "recover", "refresh",
     "freeze", "unfreeze",
+    "keys", "register-key", "job-status", "cancel", "cancel-recovery",
 ]
 CURVES = ("secp256k1", "ed25519")
 METHODS = ("default", "mta")

@@ -42,7 +42,7 @@ async fn a_prepared_key_without_a_result_is_not_ready() {
     let mut service = service();
     let backend = service.backend().await;
     let jetstream = async_nats::jetstream::new(service.nats.connect().await);
-    let request = backend.generation(Curve::Ed25519, QUICK, password()).unwrap();
+    let request = backend.generation(Curve::Ed25519, QUICK, password(), None).unwrap();
     arm(&service, "worker", "prepared-node1 generate * 1 kill");
     backend.publish(&request).await.unwrap();
     service.process("worker1").wait();
@@ -68,7 +68,7 @@ async fn a_worker_dies_at_each_row_of_the_table() {
             .enumerate()
     {
         let Some((new, old)) = key.take() else {
-            let request = backend.generation(Curve::Ed25519, QUICK, password()).unwrap();
+            let request = backend.generation(Curve::Ed25519, QUICK, password(), None).unwrap();
             let result = survived(&mut service, &backend, step, &request).await;
             let new = backend.made(&request, Making::Generation, result).unwrap();
             let old = OldKey::from(&new.key);

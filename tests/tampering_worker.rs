@@ -17,8 +17,9 @@ use trefoil::fault::tamper::alterations;
 use trefoil::node::AUDIT_LOG;
 use trefoil::seal::{Binding, Secrets, seal};
 use trefoil::wire::{
-    ChangePasswordBody, Curve, Envelope, ErrorCode, GenerateBody, JobId, KdfParams, KeyId, Method, Op, OrderBody,
-    Outcome, PublicKeyBody, Sealed, SignBody, SignInput, SignedJob, ValidateBody,
+    ChangePasswordBody, Curve, Envelope, ErrorCode, GenerateBody, JobId, KdfParams, KeyId, KeysBody, Method, Op,
+    OrderBody, Outcome, PublicKeyBody, RegisterBody, Sealed, SignBody, SignInput, SignedJob, ValidateBody,
+    WhichJobBody,
 };
 
 /// Machine-made, so that it costs nothing to stretch it.
@@ -63,6 +64,19 @@ impl Owner<'_> {
             }
             Op::Freeze | Op::Unfreeze => self.with(op, id, key.key_id, |_| OrderBody {}),
             Op::Destroy => self.consented(self.with(op, id, key.key_id, |_| OrderBody {})),
+            Op::Keys => {
+                let key_id = KeyId::derive(self.backend.jobs().initiator(), &id);
+                self.with(op, id, key_id, |_| KeysBody { after: Some(key.key_id), limit: Some(7) })
+            }
+            Op::RegisterKey => self.with(op, id, key.key_id, |_| RegisterBody {
+                curve: Curve::Ed25519.to_string(),
+                public_key: data_encoding::HEXLOWER.encode(&key.public_key),
+                label: Some("till".to_owned()),
+            }),
+            Op::Cancel | Op::JobStatus => {
+                self.with(op, id, key.key_id, |_| WhichJobBody { job_id: "another".parse().unwrap() })
+            }
+            Op::CancelRecovery => self.with(op, id, key.key_id, |_| OrderBody {}),
         }
     }
 

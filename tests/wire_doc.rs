@@ -12,9 +12,10 @@ use trefoil::auth::{job_signing_bytes, sign_job};
 use trefoil::seal::{self, Binding};
 use trefoil::wire::node::KeyStatement;
 use trefoil::wire::{
-    Attestation, Attestations, Batch, Curve, Decision, DecisionKind, Disposition, Envelope, ErrorCode, Event,
-    EventOutcome, Failure, Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, KdfParams, KeyId,
-    KeyResult, Method, Op, Outcome, PublicKeyBody, Sealed, SignBody, SignInput, SignatureResult, subject,
+    Attestation, Attestations, Batch, CancelStatement, Curve, Decision, DecisionKind, Disposition, Envelope, ErrorCode,
+    Event, EventOutcome, Failure, Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, JobState,
+    JobStatus, KdfParams, KeyEntry, KeyId, KeyList, KeyResult, ListedState, Method, Op, Outcome, PublicKeyBody, Sealed,
+    SignBody, SignInput, SignatureResult, subject,
 };
 
 fn initiator_key() -> KeyPair {
@@ -318,6 +319,34 @@ fn results() -> String {
     blocks.join("\n\n")
 }
 
+fn manage_example() -> String {
+    let list = KeyList {
+        keys: vec![KeyEntry {
+            key_id: key_id(),
+            curve: Curve::Secp256k1,
+            public_key: "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798".to_owned(),
+            label: Some("till 1".to_owned()),
+            created_at: 1_790_000_000_412,
+            state: ListedState::Active,
+            epoch: 1,
+            source_key_id: None,
+            new_key_id: None,
+        }],
+        next: Some(key_id()),
+    };
+    let result_subject = Some(subject::result(&initiator(), &job_id()));
+    let status = JobStatus { job_id: job_id(), state: JobState::Done, result_subject };
+    let statement = CancelStatement { initiator: initiator(), job_digest: generate_job().digest, key_id: key_id() };
+    let (digest, id) = (generate_job().digest, key_id());
+    let owner = initiator();
+    let fields: [&[u8]; 3] = [owner.as_str().as_bytes(), &digest, &id.0];
+    let signed = text(&[
+        ("hash input", framed("recovery-cancelled", &fields)),
+        ("signed bytes", HEXLOWER.encode(&statement.signing_bytes())),
+    ]);
+    [pretty(&Outcome::listed(list)), pretty(&Outcome::of_job(status)), signed].join("\n\n")
+}
+
 fn event() -> String {
     pretty(&Event {
         version: 1,
@@ -356,6 +385,7 @@ fn the_document_shows_what_the_code_does() {
         ("attestation", attestation_example()),
         ("commit", commit_example()),
         ("results", results()),
+        ("manage", manage_example()),
         ("event", event()),
         ("codes", codes()),
     ] {

@@ -33,6 +33,8 @@ tags! {
     ABORTED = "aborted";
     /// A node's statement about a key's state.
     STATE = "state";
+    /// A node's statement that a waiting recovery was cancelled.
+    RECOVERY_CANCELLED = "recovery-cancelled";
     /// The workers' record that a key is locked.
     BAN = "ban";
     /// The password as OPRF input.

@@ -1,6 +1,6 @@
 //! `trefoil audit`: what a node decided, and whether its log is whole.
 
-use super::output::{Failure, Output, merged};
+use super::output::{Failure, Output, merged, shown_time};
 use crate::node::audit::{Entries, Event, Head};
 use crate::node::store::StoppedStore;
 use clap::{Args, Subcommand};
@@ -72,12 +72,6 @@ fn milliseconds(text: &str) -> Result<u64, &'static str> {
     let parsed = OffsetDateTime::parse(text, &Rfc3339).ok();
     let parsed = parsed.and_then(|time| u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok());
     parsed.ok_or("must be a time such as 2026-01-31T12:00:00Z, or unix milliseconds")
-}
-
-pub(super) fn shown_time(milliseconds: u64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok();
-    let time = time.and_then(|time| time.format(&Rfc3339).ok());
-    time.unwrap_or_else(|| milliseconds.to_string())
 }
 
 pub fn run(command: &Command, output: &Output) -> Result<(), Failure> {

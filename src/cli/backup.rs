@@ -1,7 +1,7 @@
 //! `trefoil node backup` and `restore`.
 
-use super::audit::shown_time;
 use super::node::{about, node_settings};
+use super::output::shown_time;
 use super::output::{Failure, Output};
 use crate::node::backup::{self, Made, Paths, control};
 use crate::node::store::{Restored, StoppedStore};

@@ -26,6 +26,9 @@ pub struct Arguments {
     /// The key file to write; never overwritten. Until it is complete, FILE.draft is beside it
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     out: Option<PathBuf>,
+    /// What to call the key in `trefoil keys list`, at most 128 bytes
+    #[arg(long, conflicts_with = "resume")]
+    label: Option<String>,
     /// File that holds the password
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -98,7 +101,7 @@ async fn generate(
     let started = Instant::now();
     let reply_seed = own_reply_key(&mut config)?;
     let backend = connect(config, output).await?;
-    let request = backend.generation(curve, kdf, password)?;
+    let request = backend.generation(curve, kdf, password, arguments.label.clone())?;
     // Before the job: once it is published, its result is the only copy of the share, and must be found again.
     let draft = Draft::create(out, &backend, &request, None, reply_seed)?;
     let work = async { backend.made(&request, Making::Generation, backend.run(&request).await?) };

@@ -14,7 +14,9 @@ mod generate;
 mod identity;
 mod input;
 mod jobfile;
+mod jobs;
 mod keyfile;
+mod keys;
 mod node;
 mod orders;
 mod output;
@@ -77,6 +79,14 @@ enum Command {
     Unfreeze(orders::Target),
     /// End a key for good, with a recovery authoriser's consent
     Destroy(orders::Destroy),
+    /// End a key's waiting recovery, at both nodes
+    CancelRecovery(orders::Target),
+    /// List keys, and label them
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// How far a job is, and cancelling it before it is started
+    #[command(subcommand)]
+    Job(jobs::Command),
     /// Consent to a job file as a recovery authoriser
     Authorise(jobfile::Authorise),
     /// Check a signature, offline
@@ -119,6 +129,9 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::Unfreeze(target) => orders::run(config, &target, OrderedState::Active, output).await,
         Command::Destroy(arguments) => orders::destroy(config, &arguments, output).await,
         Command::Authorise(arguments) => jobfile::authorise(&arguments, output),
+        Command::CancelRecovery(target) => jobs::cancel_recovery(config, &target, output).await,
+        Command::Keys(command) => keys::run(config, &command, output).await,
+        Command::Job(command) => jobs::run(config, &command, output).await,
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
         Command::Node(command) => node::run(config, &command, output).await,

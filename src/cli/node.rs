@@ -24,7 +24,7 @@ pub enum Command {
         /// The file; docs/policy.md has its format
         file: PathBuf,
     },
-    /// List what is prepared and not committed, at a node that does not run; drop what never will be
+    /// List what is prepared and not committed, and recoveries that wait, at a node that does not run; drop what never will be committed
     #[command(after_help = pending::HELP)]
     Pending(pending::Arguments),
     /// Prove that a node's data directory, or a backup of it, would bring the node back; nothing is signed or changed

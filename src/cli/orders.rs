@@ -22,7 +22,11 @@ pub struct Target {
 }
 
 /// The key that the command line names.
-fn key_id(key: Option<&Path>, key_id: Option<KeyId>, config: &ClientConfig) -> Result<KeyId, Failure> {
+pub fn key_id(target: &Target, config: &ClientConfig) -> Result<KeyId, Failure> {
+    named_key(target.key.as_deref(), target.key_id, config)
+}
+
+fn named_key(key: Option<&Path>, key_id: Option<KeyId>, config: &ClientConfig) -> Result<KeyId, Failure> {
     match (key, key_id) {
         (_, Some(id)) => Ok(id),
         (Some(path), None) => Ok(KeyFile::read(path, &config.nodes)?.key_id()),
@@ -56,7 +60,7 @@ pub struct Destroy {
 /// Freezes or unfreezes.
 pub async fn run(config: Option<&Path>, target: &Target, state: OrderedState, output: &Output) -> Result<(), Failure> {
     let config = settings(config)?;
-    let key_id = key_id(target.key.as_deref(), target.key_id, &config)?;
+    let key_id = key_id(target, &config)?;
     let backend = connect(config, output).await?;
     let result = output.patiently("asking both nodes", backend.order(key_id, state, None)).await?;
     show(key_id, &result, output);
@@ -75,7 +79,7 @@ pub async fn destroy(config: Option<&Path>, arguments: &Destroy, output: &Output
         show(job.key_id, &result, output);
         return Ok(());
     }
-    let key_id = key_id(arguments.key.as_deref(), arguments.key_id, &config)?;
+    let key_id = named_key(arguments.key.as_deref(), arguments.key_id, &config)?;
     let authoriser = arguments.authoriser_seed_file.as_deref().map(authoriser).transpose()?;
     if authoriser.is_none() && arguments.save_job.is_none() {
         return Err(Failure::usage(NO_CONSENT));

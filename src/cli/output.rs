@@ -9,6 +9,8 @@ use crate::wire::KeyId;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, interval_at};
 
 /// Why a command did not do what it was asked.
@@ -86,6 +88,13 @@ pub fn merged(mut object: Value, more: Value) -> Value {
         object.extend(more);
     }
     object
+}
+
+/// A time for people: RFC 3339, from unix milliseconds.
+pub fn shown_time(milliseconds: u64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok();
+    let time = time.and_then(|time| time.format(&Rfc3339).ok());
+    time.unwrap_or_else(|| milliseconds.to_string())
 }
 
 /// Where answers and remarks go.

@@ -1,11 +1,11 @@
-//! `trefoil node pending`: what is prepared and not committed, what resolves it, and dropping what nothing ever will.
+//! `trefoil node pending`: what is prepared and not committed, what resolves it, and dropping what nothing ever will; recoveries that
+//! wait.
 
-use super::audit::shown_time;
 use super::node::{about, node_settings};
-use super::output::{Failure, Output};
-use crate::node::store::{Fate, StoppedStore, Stored};
+use super::output::{Failure, Output, shown_time};
+use crate::node::store::{Fate, Request, StoppedStore, Stored};
 use crate::node::{Node, NodeKeys};
-use crate::wire::{Fixed, subject};
+use crate::wire::{Fixed, KeyId, subject};
 use clap::Args;
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ minute or two while a worker runs;
 - other shares: whatever takes the place of the same source, or becomes the same key, ends it;
 - node 1's operator: where the job has ended, and its result is an error or names another attempt, --discard drops it at node 1, and node 2 \
 follows. With the settings of node 1 (--config, or TREFOIL_CONFIG and TREFOIL_*), while it is stopped.
+A recovery that waits and that nobody meant is cancelled by the key's owner: trefoil cancel-recovery.
 Never discard an attempt that a stored result names: its backend may hold the only other share of a key that is to be.
 Exit codes: 0 listed or dropped, 2 not readable, or nothing was dropped.";
 
@@ -45,9 +46,10 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     let mut prepared = Vec::new();
     let listed = store.for_each(|stored| prepared.extend((stored.fate == Fate::Prepared).then_some(stored)));
     listed.map_err(|error| about(directory, &error))?;
+    let recoveries = store.recoveries().map_err(|error| about(directory, &error))?;
     drop(store);
     match arguments.discard {
-        None => list(&prepared, output),
+        None => list(&prepared, &recoveries, output),
         Some(transcript) => {
             let found = prepared.into_iter().find(|stored| stored.attempt.transcript == transcript);
             let found = found.ok_or_else(|| Failure::usage("no such attempt is prepared here"))?;
@@ -57,7 +59,7 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     Ok(())
 }
 
-fn list(prepared: &[Stored], output: &Output) {
+fn list(prepared: &[Stored], recoveries: &[(KeyId, Request)], output: &Output) {
     let mut lines = vec![("prepared", prepared.len().to_string())];
     for Stored { attempt, since, .. } in prepared {
         lines.push(("", String::new()));
@@ -68,7 +70,32 @@ fn list(prepared: &[Stored], output: &Output) {
         lines.extend(since.map(|since| ("  since", shown_time(since))));
         lines.push(("  resolved by", subject::result(&attempt.initiator, &attempt.job_id)));
     }
-    output.answer(&lines, &json!({ "prepared": prepared.iter().map(shown).collect::<Vec<_>>() }));
+    lines.push(("", String::new()));
+    lines.push(("recoveries", recoveries.len().to_string()));
+    for (key, request) in recoveries {
+        lines.push(("", String::new()));
+        lines.push(("key id", key.to_string()));
+        lines.push(("  requested", format!("{} by job {}", shown_time(request.requested_at), request.job_id)));
+        lines.push(("  of", request.owner.to_string()));
+        lines.push(("  executable", format!("{} to {}", shown_time(request.retry_at), shown_time(request.until))));
+    }
+    let object = json!({
+        "prepared": prepared.iter().map(shown).collect::<Vec<_>>(),
+        "recoveries": recoveries.iter().map(waiting).collect::<Vec<_>>(),
+    });
+    output.answer(&lines, &object);
+}
+
+fn waiting((key, request): &(KeyId, Request)) -> Value {
+    json!({
+        "keyId": key,
+        "initiator": request.owner,
+        "jobId": request.job_id,
+        "jobDigest": HEXLOWER.encode(&request.digest),
+        "requestedAt": request.requested_at,
+        "retryAt": request.retry_at,
+        "until": request.until,
+    })
 }
 
 fn shown(Stored { attempt, since, .. }: &Stored) -> Value {

@@ -231,7 +231,9 @@ impl Backend {
         };
         let request = self.jobs.change_password(key.key_id, kdf, &secrets, &self.reply_key()?, self.lifetime)?;
         let sealed = match self.run(&request).await?.outcome {
-            Outcome::Ok { secrets: Some(sealed), key: None, signature: None, signatures: None, state: None } => sealed,
+            Outcome::Ok {
+                secrets: Some(sealed), key: None, signature: None, signatures: None, state: None, ..
+            } => sealed,
             Outcome::Ok { .. } => return Err(Untrusted::WrongShape.into()),
             Outcome::Error { error } => return Err(ClientError::Job(error)),
         };
@@ -361,7 +363,7 @@ impl Backend {
     }
 
     /// Asks the workers' service; nothing is stored.
-    async fn ask(&self, request: &SignedRequest, patience: Duration) -> Result<JobResult, ClientError> {
+    pub(super) async fn ask(&self, request: &SignedRequest, patience: Duration) -> Result<JobResult, ClientError> {
         let headers: HeaderMap = request.headers.clone();
         let message =
             async_nats::Request::new().headers(headers).payload(request.body.clone().into()).timeout(Some(patience));

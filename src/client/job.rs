@@ -5,8 +5,8 @@ use crate::clock::now_ms;
 use crate::seal::{Binding, SealError, Secrets, seal};
 use crate::wire::{
     Address, Batch, ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, Job, JobError, JobHeaders, JobId,
-    KdfParams, KeyId, MAX_BODY_BYTES, Method, Op, OrderBody, OrderedState, PublicKeyBody, SealKey, Sealed, SignBody,
-    SignInput, VERSION, ValidateBody, subject,
+    KdfParams, KeyId, MAX_BODY_BYTES, Method, Op, OrderBody, OrderedState, PublicKeyBody, ReshareBody, SealKey, Sealed,
+    SignBody, SignInput, VERSION, ValidateBody, subject,
 };
 use async_nats::HeaderMap;
 use nkeys::KeyPair;
@@ -106,9 +106,26 @@ impl JobBuilder {
         reply: &SealKey,
         lifetime: Duration,
     ) -> Result<SignedRequest, BuildError> {
+        self.generate_labelled(job_id, None, (curve, kdf), secrets, reply, lifetime)
+    }
+
+    /// The same with a label for the key, at most 128 bytes without control characters.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn generate_labelled(
+        &self,
+        job_id: JobId,
+        label: Option<String>,
+        (curve, kdf): (Curve, KdfParams),
+        secrets: &Secrets,
+        reply: &SealKey,
+        lifetime: Duration,
+    ) -> Result<SignedRequest, BuildError> {
         let key_id = KeyId::derive(&self.initiator, &job_id);
         let sealed = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
-        self.build(Op::Generate, job_id, key_id, GenerateBody::new(curve, kdf, sealed), reply, lifetime)
+        let payload = GenerateBody { label, ..GenerateBody::new(curve, kdf, sealed) };
+        self.build(Op::Generate, job_id, key_id, payload, reply, lifetime)
     }
 
     /// A job that gives a key new shares under a new id. `secrets` holds the new password. [`SignedRequest::authorise`] must
@@ -126,7 +143,7 @@ impl JobBuilder {
         lifetime: Duration,
     ) -> Result<SignedRequest, BuildError> {
         let (job_id, sealed) = self.sealed(key_id, secrets)?;
-        self.build(Op::Recover, job_id, key_id, GenerateBody::new(curve, kdf, sealed), reply, lifetime)
+        self.build(Op::Recover, job_id, key_id, ReshareBody::new(curve, kdf, sealed), reply, lifetime)
     }
 
     /// A job that gives a key new shares under its own id. `secrets` holds password, encryptedShare, secretStore, and the new
@@ -144,7 +161,7 @@ impl JobBuilder {
         lifetime: Duration,
     ) -> Result<SignedRequest, BuildError> {
         let (job_id, sealed) = self.sealed(key_id, secrets)?;
-        self.build(Op::Refresh, job_id, key_id, GenerateBody::new(curve, kdf, sealed), reply, lifetime)
+        self.build(Op::Refresh, job_id, key_id, ReshareBody::new(curve, kdf, sealed), reply, lifetime)
     }
 
     /// A job that signs. `secrets` holds password, encryptedShare and secretStore.
@@ -276,7 +293,7 @@ impl JobBuilder {
         Binding { job_id: job_id.clone(), key_id, initiator: self.initiator.clone() }
     }
 
-    fn build<P: Serialize>(
+    pub(super) fn build<P: Serialize>(
         &self,
         op: Op,
         job_id: JobId,

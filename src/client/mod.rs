@@ -4,6 +4,7 @@ pub mod address;
 mod backend;
 mod config;
 mod job;
+mod manage;
 mod results;
 mod shares;
 pub mod verify;

@@ -69,7 +69,7 @@ impl Backend {
     /// # Errors
     /// [`ClientError`].
     pub async fn generate(&self, curve: Curve, kdf: KdfParams, password: Password) -> Result<NewKey, ClientError> {
-        let request = self.generation(curve, kdf, password)?;
+        let request = self.generation(curve, kdf, password, None)?;
         let result = self.run(&request).await?;
         self.made(&request, Making::Generation, result)
     }
@@ -79,9 +79,16 @@ impl Backend {
     ///
     /// # Errors
     /// [`ClientError::Build`].
-    pub fn generation(&self, curve: Curve, kdf: KdfParams, password: Password) -> Result<SignedRequest, ClientError> {
+    pub fn generation(
+        &self,
+        curve: Curve,
+        kdf: KdfParams,
+        password: Password,
+        label: Option<String>,
+    ) -> Result<SignedRequest, ClientError> {
         let secrets = Secrets { password: Some(password), ..Secrets::default() };
-        Ok(self.jobs.generate(random_job_id(), curve, kdf, &secrets, &self.reply_key()?, self.lifetime)?)
+        let (reply, lifetime) = (self.reply_key()?, self.lifetime);
+        Ok(self.jobs.generate_labelled(random_job_id(), label, (curve, kdf), &secrets, &reply, lifetime)?)
     }
 
     /// Has the nodes deal new shares of a key, under a new id and a new password, without the client's old share; `authoriser` must

@@ -2,8 +2,8 @@
 
 use super::shares::Making;
 use crate::wire::{
-    Attestation, Attestations, Batch, Curve, Decision, DecisionKind, Fixed, InitiatorId, KeyId, KeyResult, KeyState,
-    OrderedState, SignInput, SignatureResult, StateResult, StateStatement,
+    Attestation, Attestations, Batch, CancelStatement, Curve, Decision, DecisionKind, Fixed, InitiatorId, KeyId,
+    KeyResult, KeyState, OrderedState, RecoveryCancelled, SignInput, SignatureResult, StateResult, StateStatement,
 };
 use data_encoding::HEXLOWER;
 use ed25519_dalek::VerifyingKey;
@@ -181,6 +181,27 @@ pub fn state(
     let StateResult { state: said, attestations: Attestations { node1, node2 } } = result;
     for (name, identity, signature) in [("node 1", &nodes.node1, node1), ("node 2", &nodes.node2, node2)] {
         if *said != state || !statement.verify(identity, &signature.0) {
+            return Err(Untrusted::NotOrdered(name));
+        }
+    }
+    Ok(())
+}
+
+/// Verifies that both nodes say that a cancel-recovery job ended the key's waiting recovery.
+///
+/// # Errors
+/// [`Untrusted::NotOrdered`].
+pub fn recovery_cancelled(
+    nodes: &NodeIdentities,
+    initiator: &InitiatorId,
+    job_digest: [u8; 32],
+    key_id: KeyId,
+    result: &RecoveryCancelled,
+) -> Result<(), Untrusted> {
+    let statement = CancelStatement { initiator: initiator.clone(), job_digest, key_id };
+    let Attestations { node1, node2 } = &result.attestations;
+    for (name, identity, signature) in [("node 1", &nodes.node1, node1), ("node 2", &nodes.node2, node2)] {
+        if !statement.verify(identity, &signature.0) {
             return Err(Untrusted::NotOrdered(name));
         }
     }

@@ -89,6 +89,10 @@ pub struct NodeLimits {
     pub undecided_after: Duration,
     /// `abort_after_seconds` (600): for how long node 1 is asked about shares that it never prepared before it declares them void.
     pub abort_after: Duration,
+    /// `recovery_wait_seconds` (0): how long a recovery waits before a second job may execute it.
+    pub recovery_wait: Duration,
+    /// `recovery_window_seconds` (604,800): how long after that a second job may.
+    pub recovery_window: Duration,
     /// `drain_seconds` (30): how long running sessions may go on after SIGTERM.
     pub drain: Duration,
 }
@@ -205,6 +209,8 @@ impl NodeLimits {
         let password_lockout = s.number("password_lockout_seconds", 900, 1..=86_400);
         let undecided_after = s.number("undecided_after_seconds", 60, 1..=86_400);
         let abort_after = s.number("abort_after_seconds", 600, 1..=86_400);
+        let recovery_wait = s.number("recovery_wait_seconds", 0, 0..=31_536_000);
+        let recovery_window = s.number("recovery_window_seconds", 604_800, 60..=31_536_000);
         let drain = s.number("drain_seconds", 30, 1..=600);
         // The bounds above fit every target of these conversions.
         Some(Self {
@@ -217,6 +223,8 @@ impl NodeLimits {
             password_lockout: Duration::from_secs(password_lockout?),
             undecided_after: Duration::from_secs(undecided_after?),
             abort_after: Duration::from_secs(abort_after?),
+            recovery_wait: Duration::from_secs(recovery_wait?),
+            recovery_window: Duration::from_secs(recovery_window?),
             drain: Duration::from_secs(drain?),
         })
     }

@@ -213,6 +213,7 @@ fn job_of(request: &mut NodeRequest) -> Option<&mut SignedJob> {
         NodeRequest::Source { job }
         | NodeRequest::GenerateOpen { job, .. }
         | NodeRequest::Order { job }
+        | NodeRequest::Manage { job }
         | NodeRequest::KeyInfo { job } => Some(job),
         _ => None,
     }

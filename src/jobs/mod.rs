@@ -7,5 +7,6 @@ pub mod keyed_mutex;
 pub mod lease;
 pub mod once;
 pub mod place;
+pub mod queue;
 pub mod results;
 pub mod streams;

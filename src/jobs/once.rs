@@ -69,10 +69,23 @@ pub async fn next(
     subject: &str,
     from: u64,
 ) -> Result<Option<(u64, Bytes)>, Unavailable> {
+    let found = next_message(jetstream, stream, subject, from).await?;
+    Ok(found.map(|message| (message.sequence, message.payload)))
+}
+
+/// The same with subject and headers.
+///
+/// # Errors
+/// [`Unavailable`].
+pub async fn next_message(
+    jetstream: &Context,
+    stream: &'static str,
+    subject: &str,
+    from: u64,
+) -> Result<Option<StreamMessage>, Unavailable> {
     let handle = jetstream.get_stream_no_info(stream).await;
     let handle = handle.map_err(|error| Unavailable { stream, reason: error.to_string() })?;
-    let found = found(stream, handle.get_first_raw_message_by_subject(subject, from).await)?;
-    Ok(found.map(|message| (message.sequence, message.payload)))
+    found(stream, handle.get_first_raw_message_by_subject(subject, from).await)
 }
 
 /// The record under `subject`, as the stream's leader has it (a replica may lag behind).

@@ -9,7 +9,9 @@ use crate::clock::now_ms;
 use crate::fault;
 use crate::vault::OprfKey;
 use crate::wire::node::{KeyStatement, NodeReply, SessionId};
-use crate::wire::{Attestation, Curve, ErrorCode, FIRST_EPOCH, Fixed, InitiatorId, Job, JobId, KeyId, Op, SignedJob};
+use crate::wire::{
+    Attestation, Curve, ErrorCode, FIRST_EPOCH, Fixed, InitiatorId, Job, JobId, KeyId, Op, Payload, SignedJob,
+};
 use ed25519_dalek::VerifyingKey;
 use rand_core::OsRng;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ struct Order {
     op: Op,
     curve: Curve,
     source: Option<Source>,
+    label: Option<String>,
 }
 
 /// The shares that a recovery or refresh starts from.
@@ -110,6 +113,9 @@ impl Node {
             Start::From(source) => source,
             Start::First(answer) => return Ok(*answer),
         };
+        if job.op() == Op::Recover {
+            self.recovery_is_due(&job, true).await.map_err(|refusal| self.refuse(&job, refusal))?;
+        }
         let about = About { share: source.map(|source| source.transcript), ..about_job(&job, caller.channel) };
         // Where two workers could hold one node each, neither would get on: so one node says whose turn it is.
         let claim = match source {
@@ -147,9 +153,13 @@ impl Node {
         let (oprf, evaluation, keygen, own) = step.await??;
         self.audit.note(self.about(op.as_str(), busy.about(), "opened", None));
         fault::step("session", op.as_str(), job.key_id);
+        let label = match job.payload {
+            Payload::Generate { label, .. } if self.role == Party::Node1 => label,
+            _ => None,
+        };
         let session = busy.id();
         busy.park(Stage::Generate(Box::new(GenerateStage {
-            order: Order { initiator: job.initiator, job_id: job.job_id, op, curve, source },
+            order: Order { initiator: job.initiator, job_id: job.job_id, op, curve, source, label },
             contribution,
             oprf,
             progress: Progress::Running(Box::new(keygen)),
@@ -281,6 +291,7 @@ impl Node {
             chain_code: share.chain_code(),
             transcript: share.transcript(),
             signature: Fixed([0; 64]),
+            label: order.label.clone(),
         };
         attempt.signature = Fixed(attestation(&attempt).sign(&self.identity));
         attempt

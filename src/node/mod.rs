@@ -1,6 +1,6 @@
 //! A node: holds one share of every key, checks every job itself, and never trusts the worker that relays it.
 //!
-//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `password`, `generate`, `reshare`, `orders` or `keys`, which
+//! The way of a request: `server` (NATS, the channel) -> [`Node::handle`] -> `sign`, `password`, `generate`, `reshare`, `orders`, `manage` or `keys`, which
 //! check the job (`gate`), use `sessions` in memory, the [`store`] and the [`audit`] log, and compute on the `pool`.
 
 pub mod audit;
@@ -11,10 +11,12 @@ pub mod drill;
 mod gate;
 mod generate;
 mod keys;
+mod manage;
 mod material;
 mod orders;
 mod password;
 mod pool;
+mod recovery;
 mod reshare;
 mod server;
 mod sessions;
@@ -242,6 +244,7 @@ impl Node {
                 self.discard(caller, key_id, transcript, evidence.map(|evidence| evidence.0)).await
             }
             NodeRequest::Order { job } => self.order(&job).await,
+            NodeRequest::Manage { job } => self.manage(&job).await,
             NodeRequest::KeyInfo { job } => self.key_info(&job),
             NodeRequest::Undecided => self.undecided(),
             NodeRequest::Decision { attempt } => self.decision(attempt).await,

@@ -50,6 +50,9 @@ impl Node {
             Found::Committed(key) => key.attempt,
             Found::First(answer) => return Ok(*answer),
         };
+        if job.op() == Op::Recover {
+            self.recovery_is_due(&job, false).await.map_err(refused)?;
+        }
         let Attempt { key_id, epoch, transcript, .. } = attempt;
         let prepared = self.prepared_to_replace(key_id)?;
         let store = Arc::clone(&self.store);

@@ -55,6 +55,8 @@ codes! {
     NotPermitted = "NOT_PERMITTED", Final, "Have the operators of both nodes grant this operation, curve or key to the initiator.";
     NotAuthorised = "NOT_AUTHORISED", Final, "Have a recovery authoriser that both nodes list sign this job.";
     JobSuperseded = "JOB_SUPERSEDED", Final, "A newer order about this key was carried out; send a new job if it is still meant.";
+    JobCancelled = "JOB_CANCELLED", Final, "Send a new job with a new id if it is still meant; this one was cancelled.";
+    JobStarted = "JOB_STARTED", Final, "Wait for the job's result; it is too late to cancel it.";
     JobExpired = "JOB_EXPIRED", Final, "Send a new job with a new id and a later expiry.";
     JobNotYetValid = "JOB_NOT_YET_VALID", Final, "Correct the clock of the backend and send a new job.";
     JobLifetimeTooLong = "JOB_LIFETIME_TOO_LONG", Final, "Send a new job that expires sooner after its issue.";
@@ -70,6 +72,8 @@ codes! {
     InvalidBatch = "INVALID_BATCH", Final, "Send 1 to 128 items, and no digest, message or path beside them.";
     InvalidPath = "INVALID_PATH", Final, "Send a path such as m/0/1 of at most 16 steps, on secp256k1 only.";
     HardenedPath = "HARDENED_PATH", Final, "Use non-hardened steps; no party holds the whole key that hardened ones need.";
+    InvalidLabel = "INVALID_LABEL", Final, "Use a label of at most 128 bytes without control characters.";
+    PublicKeyMismatch = "PUBLIC_KEY_MISMATCH", Final, "Name the public key that the nodes attest for this key id.";
     InvalidKdf = "INVALID_KDF", Final, "Use KDF parameters within the limits of docs/wire.md.";
     UnknownWorkerKey = "UNKNOWN_WORKER_KEY", Final, "Get the current worker key from the operators and send a new job sealed to it.";
     SealBroken = "SEAL_BROKEN", Final, "Seal the secrets of exactly this job to the named worker key.";
@@ -87,6 +91,7 @@ codes! {
     ShareOutdated = "SHARE_OUTDATED", Final, "Have the node's operator restore a newer backup; what it holds of this key is not its current share.";
     StaleShare = "STALE_SHARE", Final, "Use the newest encryptedShare and secretStore of the key.";
     TooManyAttempts = "TOO_MANY_ATTEMPTS", Final, "Wait until the lockout is over before the next password attempt.";
+    RecoveryPending = "RECOVERY_PENDING", Final, "Send a new recover job when the waiting time is over, or cancel the recovery if it is not meant.";
     ProtocolAbort = "PROTOCOL_ABORT", Final, "Ask the operators; a party sent what an honest one cannot.";
     PoisonJob = "POISON_JOB", Final, "Report the job id to the operators; it ended its workers repeatedly.";
     Internal = "INTERNAL", Final, "Report the job id to the operators.";

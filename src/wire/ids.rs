@@ -317,5 +317,15 @@ names! {
         Unfreeze = "unfreeze",
         /// End a key for good.
         Destroy = "destroy",
+        /// List the initiator's keys.
+        Keys = "keys",
+        /// Check a key's curve and public key, and label it.
+        RegisterKey = "register-key",
+        /// Keep a job from being started.
+        Cancel = "cancel",
+        /// Tell how far a job is.
+        JobStatus = "job-status",
+        /// End the key's waiting recovery.
+        CancelRecovery = "cancel-recovery",
     }
 }

@@ -3,8 +3,10 @@
 //! may be published.
 
 use crate::auth;
+use crate::wire::manage::{Manage, WhichJobBody, read_keys, read_register};
 use crate::wire::payload::{
     Envelope, OrderBody, Payload, PublicKeyBody, Sealed, ValidateBody, read_change_password, read_generate,
+    read_reshare,
 };
 use crate::wire::sign::read_sign;
 use crate::wire::strict::{self, Fault, Json};
@@ -208,6 +210,7 @@ impl Job {
             Payload::Order(OrderedState::Frozen) => Op::Freeze,
             Payload::Order(OrderedState::Active) => Op::Unfreeze,
             Payload::Order(OrderedState::Destroyed) => Op::Destroy,
+            Payload::Manage(ref manage) => manage.op(),
         }
     }
 
@@ -222,7 +225,8 @@ impl Job {
             | Payload::PublicKey
             | Payload::Validate { .. }
             | Payload::ChangePassword { .. }
-            | Payload::Order(_) => None,
+            | Payload::Order(_)
+            | Payload::Manage(_) => None,
         }
     }
 
@@ -244,6 +248,7 @@ impl Job {
             }
             Payload::Sign { input, .. } => Some(input.curve()),
             Payload::SignBatch { batch, .. } => Some(batch.curve()),
+            Payload::Manage(manage) => manage.curve(),
             Payload::PublicKey | Payload::Validate { .. } | Payload::ChangePassword { .. } | Payload::Order(_) => None,
         }
     }
@@ -259,7 +264,7 @@ impl Job {
             | Payload::SignBatch { secrets, .. }
             | Payload::Validate { secrets, .. }
             | Payload::ChangePassword { secrets, .. } => Some(secrets),
-            Payload::PublicKey | Payload::Order(_) => None,
+            Payload::PublicKey | Payload::Order(_) | Payload::Manage(_) => None,
         }
     }
 
@@ -334,9 +339,8 @@ impl Job {
             .parse()
             .map_err(|_| (ErrorCode::UnsupportedOperation, "the operation is not known".to_owned()))?;
         let payload = match op {
-            Op::Generate | Op::Recover | Op::Refresh => {
-                read_generate(op, strict::read_field("payload", envelope.payload)?)?
-            }
+            Op::Generate => read_generate(strict::read_field("payload", envelope.payload)?)?,
+            Op::Recover | Op::Refresh => read_reshare(op, strict::read_field("payload", envelope.payload)?)?,
             Op::Sign => read_sign(strict::read_field("payload", envelope.payload)?)?,
             Op::PublicKey => {
                 let PublicKeyBody {} = strict::read_field("payload", envelope.payload)?;
@@ -355,8 +359,21 @@ impl Job {
                     _ => OrderedState::Destroyed,
                 })
             }
+            Op::Keys => Payload::Manage(read_keys(&strict::read_field("payload", envelope.payload)?)?),
+            Op::RegisterKey => Payload::Manage(read_register(strict::read_field("payload", envelope.payload)?)?),
+            Op::Cancel | Op::JobStatus => {
+                let WhichJobBody { job_id: job } = strict::read_field("payload", envelope.payload)?;
+                if job == job_id {
+                    return Err((ErrorCode::MalformedJob, "the job names itself".to_owned()).into());
+                }
+                Payload::Manage(if op == Op::Cancel { Manage::Cancel { job } } else { Manage::JobStatus { job } })
+            }
+            Op::CancelRecovery => {
+                let OrderBody {} = strict::read_field("payload", envelope.payload)?;
+                Payload::Manage(Manage::CancelRecovery)
+            }
         };
-        if op == Op::Generate && key_id != KeyId::derive(&initiator, &job_id) {
+        if matches!(op, Op::Generate | Op::Keys) && key_id != KeyId::derive(&initiator, &job_id) {
             return Err((ErrorCode::MalformedJob, "keyId is not the one of initiator and jobId".to_owned()).into());
         }
         let signed = SignedJob { body: body.to_vec(), signature: Fixed(signature), authorisation };

@@ -6,6 +6,7 @@ mod encoding;
 mod event;
 mod ids;
 mod job;
+mod manage;
 pub mod node;
 mod payload;
 mod peek;
@@ -20,15 +21,21 @@ pub use encoding::{Base64, Fixed};
 pub use event::{Event, EventOutcome};
 pub use ids::{Curve, InitiatorId, InvalidName, JobId, KeyId, Method, Op, SealKey};
 pub use job::{Address, Authorisation, Job, JobError, JobHeaders, MAX_BODY_BYTES, SignedJob, VERSION};
+pub use manage::{
+    JobState, JobStatus, KeyEntry, KeyList, KeysBody, ListedState, MAX_LABEL_BYTES, MAX_LISTED, Manage,
+    RecoveryCancelled, RegisterBody, WhichJobBody,
+};
 pub use payload::{
-    ChangePasswordBody, Envelope, GenerateBody, KdfBody, KdfParams, OrderBody, Payload, PublicKeyBody, Sealed,
-    ValidateBody,
+    ChangePasswordBody, Envelope, GenerateBody, KdfBody, KdfParams, OrderBody, Payload, PublicKeyBody, ReshareBody,
+    Sealed, ValidateBody,
 };
 pub use result::{
     Attestations, Failure, JobResult, KeyResult, KeyState, OrderedState, Outcome, SignatureResult, StateResult,
 };
 pub use sign::{Batch, ItemBody, MAX_MESSAGE_BYTES, SignBody, SignInput};
 pub(crate) use statement::signing_bytes;
-pub use statement::{Attestation, Decision, DecisionKind, EpochState, EpochStatement, FIRST_EPOCH, StateStatement};
+pub use statement::{
+    Attestation, CancelStatement, Decision, DecisionKind, EpochState, EpochStatement, FIRST_EPOCH, StateStatement,
+};
 #[cfg(feature = "faults")]
 pub(crate) use strict::{Json, parse as parse_strict};

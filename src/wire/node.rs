@@ -1,6 +1,9 @@
 //! Calls from a worker to a node, inside the Noise channel: postcard after one version byte.
 
-use crate::wire::{Base64, EpochStatement, ErrorCode, Fixed, InitiatorId, KeyId, SignedJob};
+use crate::wire::{
+    Base64, Curve, EpochStatement, ErrorCode, Fixed, InitiatorId, JobState, KeyEntry, KeyId, ListedState, SignedJob,
+};
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 /// First byte of every call and reply.
@@ -236,6 +239,12 @@ pub enum NodeRequest {
         /// The job, with the authoriser's consent where it needs one.
         job: SignedJob,
     },
+    /// A job that manages keys or jobs: `keys`, `register-key` (answer: `Listed`), `cancel`, `job-status` (answer: `JobIs`),
+    /// which are node 1's, or `cancel-recovery` (answer: `RecoveryCancelled`).
+    Manage {
+        /// The job.
+        job: SignedJob,
+    },
     /// A public-key job. Answer: `KeyInfo`.
     KeyInfo {
         /// The job.
@@ -288,7 +297,7 @@ pub struct KeyStatement {
     /// Which generation of its shares.
     pub epoch: u32,
     /// Its curve.
-    pub curve: super::Curve,
+    pub curve: Curve,
     /// 33 or 32 bytes.
     #[serde(with = "blob")]
     pub public_key: Vec<u8>,
@@ -298,6 +307,46 @@ pub struct KeyStatement {
     pub transcript: [u8; 32],
     /// The node's signature over the attestation of these fields and the initiator.
     pub signature: Fixed<64>,
+}
+
+/// A registered key, as node 1 tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedKey {
+    /// The key.
+    pub key_id: KeyId,
+    /// Its curve.
+    pub curve: Curve,
+    /// 33 or 32 bytes.
+    #[serde(with = "blob")]
+    pub public_key: Vec<u8>,
+    /// Its label.
+    pub label: Option<String>,
+    /// Unix milliseconds.
+    pub created_at: u64,
+    /// Its state.
+    pub state: ListedState,
+    /// Which generation of its shares.
+    pub epoch: u32,
+    /// The key that it replaced.
+    pub source_key_id: Option<KeyId>,
+    /// The key that replaced it.
+    pub successor: Option<KeyId>,
+}
+
+impl From<ListedKey> for KeyEntry {
+    fn from(key: ListedKey) -> Self {
+        Self {
+            key_id: key.key_id,
+            curve: key.curve,
+            public_key: HEXLOWER.encode(&key.public_key),
+            label: key.label,
+            created_at: key.created_at,
+            state: key.state,
+            epoch: key.epoch,
+            source_key_id: key.source_key_id,
+            new_key_id: key.successor,
+        }
+    }
 }
 
 /// A node's answer.
@@ -416,6 +465,20 @@ pub enum NodeReply {
         /// Over the `StateStatement`.
         signature: Fixed<64>,
     },
+    /// To `Manage`: registered keys.
+    Listed {
+        /// In the order of their ids.
+        keys: Vec<ListedKey>,
+        /// There are more, after this one.
+        next: Option<KeyId>,
+    },
+    /// To `Manage`: how far the ledger has a job; `Cancelled`, `Started` or `Unknown`.
+    JobIs(JobState),
+    /// To `Manage`: the key has no waiting recovery any more.
+    RecoveryCancelled {
+        /// Over the `CancelStatement`.
+        signature: Fixed<64>,
+    },
     /// To `KeyInfo`.
     KeyInfo {
         /// What the node attested.
@@ -461,7 +524,7 @@ pub enum NodeReply {
         code: ErrorCode,
         /// For the sender of the job.
         message: String,
-        /// `TOO_MANY_ATTEMPTS`, `RATE_LIMITED`: when there is room for the next one, unix milliseconds.
+        /// `TOO_MANY_ATTEMPTS`, `RATE_LIMITED`, `RECOVERY_PENDING`: when the next one is let in, unix milliseconds.
         retry_at: Option<u64>,
         /// `KEY_RETIRED`: the key that replaced this one.
         successor: Option<KeyId>,

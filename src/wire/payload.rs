@@ -1,6 +1,7 @@
 //! What jobs ask for: as JSON (`…Body`), and checked.
 
 use crate::wire::job::{Refusal, refuse};
+use crate::wire::manage::{Manage, read_label};
 use crate::wire::{
     Base64, Batch, Curve, ErrorCode, InitiatorId, JobId, KeyId, Method, Op, OrderedState, SealKey, SignInput,
 };
@@ -46,10 +47,27 @@ pub struct Sealed {
     pub sealed: Base64,
 }
 
-/// Payload of `generate`, `recover` and `refresh`, as JSON: what makes shares.
+/// Payload of `generate`, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GenerateBody {
+    /// The key's curve.
+    #[schemars(with = "Curve")]
+    pub curve: String,
+    /// How the password becomes a key.
+    pub kdf: KdfBody,
+    /// The key's label, at most 128 bytes without control characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub label: Option<String>,
+    /// The password, sealed to a worker key.
+    pub secrets: Sealed,
+}
+
+/// Payload of `recover` and `refresh`, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReshareBody {
     /// The key's curve.
     #[schemars(with = "Curve")]
     pub curve: String,
@@ -156,7 +174,15 @@ impl Default for KdfParams {
 }
 
 impl GenerateBody {
-    /// The payload of a generate, recover or refresh job.
+    /// The payload of a generate job, without a label.
+    #[must_use]
+    pub fn new(curve: Curve, kdf: KdfParams, secrets: Sealed) -> Self {
+        Self { curve: curve.to_string(), kdf: kdf.to_body(), label: None, secrets }
+    }
+}
+
+impl ReshareBody {
+    /// The payload of a recover or refresh job.
     #[must_use]
     pub fn new(curve: Curve, kdf: KdfParams, secrets: Sealed) -> Self {
         Self { curve: curve.to_string(), kdf: kdf.to_body(), secrets }
@@ -182,6 +208,8 @@ pub enum Payload {
         curve: Curve,
         /// How the password becomes a key.
         kdf: KdfParams,
+        /// The key's label.
+        label: Option<String>,
         /// The sealed password.
         secrets: Sealed,
     },
@@ -239,6 +267,8 @@ pub enum Payload {
     },
     /// Bring the key into this state.
     Order(OrderedState),
+    /// What manages keys and jobs.
+    Manage(Manage),
 }
 
 pub(super) fn read_curve(name: &str) -> Result<Curve, Refusal> {
@@ -258,13 +288,16 @@ fn read_kdf(body: &KdfBody) -> Result<KdfParams, Refusal> {
     }
 }
 
-/// `generate`, `recover` and `refresh` have the same fields.
-pub(super) fn read_generate(op: Op, body: GenerateBody) -> Result<Payload, Refusal> {
+pub(super) fn read_generate(body: GenerateBody) -> Result<Payload, Refusal> {
+    let (curve, kdf, label) = (read_curve(&body.curve)?, read_kdf(&body.kdf)?, read_label(body.label)?);
+    Ok(Payload::Generate { curve, kdf, label: label.filter(|label| !label.is_empty()), secrets: body.secrets })
+}
+
+pub(super) fn read_reshare(op: Op, body: ReshareBody) -> Result<Payload, Refusal> {
     let (curve, kdf, secrets) = (read_curve(&body.curve)?, read_kdf(&body.kdf)?, body.secrets);
     Ok(match op {
-        Op::Recover => Payload::Recover { curve, kdf, secrets },
         Op::Refresh => Payload::Refresh { curve, kdf, secrets },
-        _ => Payload::Generate { curve, kdf, secrets },
+        _ => Payload::Recover { curve, kdf, secrets },
     })
 }
 

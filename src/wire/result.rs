@@ -1,7 +1,10 @@
 //! Results: what a worker stores on `mpc.result.<initiator>.<jobId>`, one per job for ever.
 
 use crate::wire::node::KeyStatement;
-use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, Job, JobId, KeyId, Method, Op, Sealed, VERSION};
+use crate::wire::{
+    Curve, ErrorCode, Fixed, InitiatorId, Job, JobId, JobStatus, KeyId, KeyList, Method, Op, RecoveryCancelled, Sealed,
+    VERSION,
+};
 use data_encoding::HEXLOWER;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -70,6 +73,15 @@ pub enum Outcome {
         /// freeze, unfreeze, destroy: the key's state.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         state: Option<StateResult>,
+        /// keys, register-key: what is registered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        list: Option<KeyList>,
+        /// job-status, cancel: how far the other job is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job: Option<JobStatus>,
+        /// cancel-recovery: what both nodes signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recovery: Option<RecoveryCancelled>,
     },
     /// Not done.
     Error {
@@ -80,42 +92,150 @@ pub enum Outcome {
 
 impl Outcome {
     /// Done, with nothing to tell.
-    pub const DONE: Self = Self::Ok { key: None, signature: None, signatures: None, secrets: None, state: None };
+    pub const DONE: Self = Self::Ok {
+        key: None,
+        signature: None,
+        signatures: None,
+        secrets: None,
+        state: None,
+        list: None,
+        job: None,
+        recovery: None,
+    };
 
     /// A key.
     #[must_use]
     pub const fn of_key(key: KeyResult) -> Self {
-        Self::Ok { key: Some(key), signature: None, signatures: None, secrets: None, state: None }
+        Self::Ok {
+            key: Some(key),
+            signature: None,
+            signatures: None,
+            secrets: None,
+            state: None,
+            list: None,
+            job: None,
+            recovery: None,
+        }
     }
 
     /// New shares, with the client's sealed one.
     #[must_use]
     pub const fn generated(key: KeyResult, secrets: Sealed) -> Self {
-        Self::Ok { key: Some(key), signature: None, signatures: None, secrets: Some(secrets), state: None }
+        Self::Ok {
+            key: Some(key),
+            signature: None,
+            signatures: None,
+            secrets: Some(secrets),
+            state: None,
+            list: None,
+            job: None,
+            recovery: None,
+        }
     }
 
     /// A signature.
     #[must_use]
     pub const fn signed(signature: SignatureResult) -> Self {
-        Self::Ok { key: None, signature: Some(signature), signatures: None, secrets: None, state: None }
+        Self::Ok {
+            key: None,
+            signature: Some(signature),
+            signatures: None,
+            secrets: None,
+            state: None,
+            list: None,
+            job: None,
+            recovery: None,
+        }
     }
 
     /// The signatures of a batch.
     #[must_use]
     pub const fn signed_batch(signatures: Vec<SignatureResult>) -> Self {
-        Self::Ok { key: None, signature: None, signatures: Some(signatures), secrets: None, state: None }
+        Self::Ok {
+            key: None,
+            signature: None,
+            signatures: Some(signatures),
+            secrets: None,
+            state: None,
+            list: None,
+            job: None,
+            recovery: None,
+        }
     }
 
     /// Sealed secrets alone.
     #[must_use]
     pub const fn sealed(secrets: Sealed) -> Self {
-        Self::Ok { key: None, signature: None, signatures: None, secrets: Some(secrets), state: None }
+        Self::Ok {
+            key: None,
+            signature: None,
+            signatures: None,
+            secrets: Some(secrets),
+            state: None,
+            list: None,
+            job: None,
+            recovery: None,
+        }
     }
 
     /// The state that a key was brought into.
     #[must_use]
     pub const fn ordered(state: StateResult) -> Self {
-        Self::Ok { key: None, signature: None, signatures: None, secrets: None, state: Some(state) }
+        Self::Ok {
+            key: None,
+            signature: None,
+            signatures: None,
+            secrets: None,
+            state: Some(state),
+            list: None,
+            job: None,
+            recovery: None,
+        }
+    }
+
+    /// Registered keys.
+    #[must_use]
+    pub const fn listed(list: KeyList) -> Self {
+        Self::Ok {
+            key: None,
+            signature: None,
+            signatures: None,
+            secrets: None,
+            state: None,
+            list: Some(list),
+            job: None,
+            recovery: None,
+        }
+    }
+
+    /// How far a job is.
+    #[must_use]
+    pub const fn of_job(job: JobStatus) -> Self {
+        Self::Ok {
+            key: None,
+            signature: None,
+            signatures: None,
+            secrets: None,
+            state: None,
+            list: None,
+            job: Some(job),
+            recovery: None,
+        }
+    }
+
+    /// A recovery was cancelled.
+    #[must_use]
+    pub const fn recovery_cancelled(recovery: RecoveryCancelled) -> Self {
+        Self::Ok {
+            key: None,
+            signature: None,
+            signatures: None,
+            secrets: None,
+            state: None,
+            list: None,
+            job: None,
+            recovery: Some(recovery),
+        }
     }
 
     /// An error outcome.
@@ -137,7 +257,7 @@ pub struct Failure {
     pub action: String,
     /// Whether a new job with the same content may succeed later without anything else changing.
     pub retryable: bool,
-    /// `TOO_MANY_ATTEMPTS`, `RATE_LIMITED`: when there is room for the next one, unix milliseconds.
+    /// `TOO_MANY_ATTEMPTS`, `RATE_LIMITED`, `RECOVERY_PENDING`: when the next one is let in, unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<u64>,
     /// `KEY_RETIRED`: the key that replaced this one.

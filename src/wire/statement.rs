@@ -182,6 +182,38 @@ impl EpochStatement {
     }
 }
 
+/// What a node signs when it has ended a key's waiting recovery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelStatement {
+    /// The key's owner.
+    pub initiator: InitiatorId,
+    /// The digest of the cancel-recovery job.
+    pub job_digest: [u8; 32],
+    /// The key.
+    pub key_id: KeyId,
+}
+
+impl CancelStatement {
+    /// The bytes under the signature.
+    #[must_use]
+    pub fn signing_bytes(&self) -> Vec<u8> {
+        let fields: [&[u8]; 3] = [self.initiator.as_str().as_bytes(), &self.job_digest, &self.key_id.0];
+        signing_bytes("trefoil-recovery-cancelled-v1", &hash(Tag::RECOVERY_CANCELLED, &fields))
+    }
+
+    /// Signs as a node.
+    #[must_use]
+    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
+        identity.sign(&self.signing_bytes()).to_bytes()
+    }
+
+    /// Whether a node with this identity signed exactly this.
+    #[must_use]
+    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
+        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
 /// What became of a prepared attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecisionKind {

@@ -26,6 +26,12 @@ pub fn job(op: Op, key: &KeyId) -> String {
     format!("mpc.job.{op}.{key}")
 }
 
+/// `mpc.job.*.<keyId>`: every job of a key.
+#[must_use]
+pub fn jobs_of(key: &KeyId) -> String {
+    format!("mpc.job.*.{key}")
+}
+
 /// Operation and key token of a job subject.
 #[must_use]
 pub fn split_job(subject: &str) -> Option<(&str, &str)> {

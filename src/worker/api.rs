@@ -3,6 +3,7 @@
 use super::Shared;
 use super::confirm::Confirming;
 use super::failure::Failed;
+use super::manage::manage;
 use super::password::PasswordJob;
 use super::public_key::public_key;
 use super::retry::{Schedule, Stop};
@@ -19,7 +20,7 @@ use tokio::task::JoinSet;
 const AT_ONCE: usize = 256;
 
 /// Questions that are answered here; each has the endpoint of its name.
-const QUESTIONS: &[Op] = &[Op::PublicKey, Op::ValidatePassword, Op::ValidateShare];
+const QUESTIONS: &[Op] = &[Op::PublicKey, Op::ValidatePassword, Op::ValidateShare, Op::Keys, Op::JobStatus, Op::Cancel];
 
 /// Serves `mpc.api.<question>` until `stop`, then finishes what it has begun.
 ///
@@ -100,10 +101,16 @@ async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
 }
 
 async fn look_once(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Outcome, Stop> {
-    match job.payload {
+    match &job.payload {
         Payload::PublicKey => loop {
             match public_key(shared, job, schedule.call_deadline()).await {
                 Ok(key) => break Ok(Outcome::of_key(key)),
+                Err(failed) => schedule.pause(failed).await?,
+            }
+        },
+        Payload::Manage(asked) => loop {
+            match manage(shared, job, asked, schedule).await {
+                Ok(outcome) => break Ok(outcome),
                 Err(failed) => schedule.pause(failed).await?,
             }
         },

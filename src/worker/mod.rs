@@ -3,7 +3,8 @@
 //!
 //! The way of a job: [`service`] pulls it, [`pipeline`] checks it, finds or makes its result and stores it, [`sign`] and
 //! [`generate`] run the protocol with the nodes, [`commit`] finishes what makes shares, [`source`] asks what a recovery or refresh
-//! begins with, [`password`] proves, validates and changes passwords, [`orders`] has the nodes freeze and destroy keys.
+//! begins with, [`password`] proves, validates and changes passwords, [`orders`] has the nodes freeze and destroy keys, [`manage`] lists
+//! keys and cancels jobs.
 
 #![allow(clippy::result_large_err, reason = "an answer of another kind is moved once, and never when all is well")]
 
@@ -16,6 +17,7 @@ mod crypto;
 mod failure;
 mod generate;
 mod hold;
+mod manage;
 mod nodes;
 mod orders;
 mod password;

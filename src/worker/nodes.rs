@@ -3,6 +3,7 @@
 use super::failure::{Failed, Unconfirmed};
 use crate::channel::{Link, NodeChannel};
 use crate::fault;
+use crate::wire::ErrorCode;
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest};
 use std::sync::Arc;
 use trefoil_protocol::Party;
@@ -59,6 +60,24 @@ pub async fn call<T>(
     let call = Call { version: NODE_VERSION, deadline, request: fault::forwarded(request) };
     let reply = channel.call(&call).await.map_err(|error| Failed::channel(channel.node(), error))?;
     picked(channel.node(), reply, pick)
+}
+
+/// What both nodes were asked. One that could not be asked will be asked again: its word may be another than the other's. Of two
+/// waiting times of a recovery the later one counts.
+///
+/// # Errors
+/// What will pass comes first, then what will not, then `RECOVERY_PENDING`.
+pub fn both<T, U>(one: Result<T, Failed>, two: Result<U, Failed>) -> Result<(T, U), Failed> {
+    let pending = |failed: &Failed| failed.code == ErrorCode::RecoveryPending;
+    match (one, two) {
+        (Ok(one), Ok(two)) => Ok((one, two)),
+        (Err(failed), Ok(_)) | (Ok(_), Err(failed)) => Err(failed),
+        (Err(one), Err(two)) if pending(&one) && pending(&two) => {
+            Err(if one.retry_at >= two.retry_at { one } else { two })
+        }
+        (Err(one), Err(two)) if two.is_retryable() || pending(&one) => Err(if one.is_retryable() { one } else { two }),
+        (Err(one), Err(_)) => Err(one),
+    }
 }
 
 fn picked<T>(node: Party, reply: NodeReply, pick: impl FnOnce(NodeReply) -> Result<T, NodeReply>) -> Result<T, Failed> {

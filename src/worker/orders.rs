@@ -1,4 +1,4 @@
-//! Freeze, unfreeze, destroy: both nodes are asked, and each carries the order out by itself.
+//! Freeze, unfreeze, destroy: both nodes are asked, node 1 first, and each carries the order out by itself.
 
 use super::failure::Failed;
 use super::retry::{Schedule, Stop};
@@ -15,8 +15,8 @@ enum Said {
     NotCommitted(String),
 }
 
-/// Has both nodes carry out the order. Where one cannot be asked, the other has carried it out all the same, except that nothing is
-/// destroyed before node 1 has: an order may be repeated.
+/// Has both nodes carry out the order, first node 1. Where node 2 cannot be asked, node 1 has carried it out all the same: an order
+/// may be repeated.
 ///
 /// # Errors
 /// [`Stop`].
@@ -35,20 +35,26 @@ pub async fn order(
 }
 
 async fn attempt(shared: &Shared, job: &Job, state: OrderedState, schedule: &Schedule) -> Result<StateResult, Failed> {
-    // Node 1 decides whether other shares have taken the key's place: node 2 must not destroy those of a key that lives on.
-    if state == OrderedState::Destroyed {
-        ask(&shared.node1, job, schedule.call_deadline()).await?;
-    }
     let mut committed = false;
     loop {
-        let deadline = schedule.call_deadline();
-        let asked = futures::join!(ask(&shared.node1, job, deadline), ask(&shared.node2, job, deadline));
-        let (said1, said2) = match asked {
-            // What will not get better by waiting is the answer.
-            (Err(one), Err(two)) => return Err(if one.is_retryable() { two } else { one }),
-            (one, two) => (one?, two?),
-        };
-        match (said1, said2) {
+        let said1 = ask(&shared.node1, job, schedule.call_deadline()).await;
+        // Node 1 comes first: what it has not begun with may still be cancelled there, and then node 2 must not have done it. Node
+        // 1 decides, too, whether other shares have taken the key's place: node 2 must not destroy those of a key that lives
+        // on. Beside that, a refusal of node 1 keeps node 2 from nothing.
+        if let Err(failed) = &said1
+            && (failed.is_retryable() || failed.code == ErrorCode::JobCancelled || state == OrderedState::Destroyed)
+        {
+            return Err(failed.clone());
+        }
+        if let Ok(Said::NotCommitted(subject)) = &said1
+            && !committed
+        {
+            commit::commit_stored(shared, job.key_id, subject).await?;
+            committed = true;
+            continue;
+        }
+        let said2 = ask(&shared.node2, job, schedule.call_deadline()).await;
+        match (said1?, said2?) {
             (Said::Done(node1), Said::Done(node2)) => {
                 let statement = StateStatement {
                     initiator: job.initiator.clone(),
@@ -65,7 +71,7 @@ async fn attempt(shared: &Shared, job: &Job, state: OrderedState, schedule: &Sch
                 }
                 return Ok(StateResult { state, attestations: Attestations { node1, node2 } });
             }
-            (Said::NotCommitted(subject), _) | (_, Said::NotCommitted(subject)) if !committed => {
+            (_, Said::NotCommitted(subject)) if !committed => {
                 commit::commit_stored(shared, job.key_id, &subject).await?;
                 committed = true;
             }

@@ -7,6 +7,7 @@ use super::confirm::Confirming;
 use super::failure::Failed;
 use super::generate::generate;
 use super::hold::Held;
+use super::manage::manage;
 use super::orders::order;
 use super::password::PasswordJob;
 use super::public_key::public_key;
@@ -203,7 +204,7 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
 
 async fn attempt(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Done, Stop> {
     shared.admit(job, now_ms())?;
-    if shared.keys.is_full(&job.key_id) {
+    if shared.keys.is_full(&job.key_id) && !matches!(job.payload, Payload::Manage(_)) {
         schedule.leave(Failed::new(ErrorCode::KeyBusy, "too many jobs wait for this key")).await?;
     }
     Ok(match &job.payload {
@@ -229,6 +230,12 @@ async fn attempt(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<
             let outcome = PasswordJob::prepare(shared, job, schedule).await?.run(schedule).await?;
             Done { outcome, then: Then::Nothing, _guard: None }
         }
+        Payload::Manage(asked) => loop {
+            match manage(shared, job, asked, schedule).await {
+                Ok(outcome) => break Done { outcome, then: Then::Nothing, _guard: None },
+                Err(failed) => schedule.pause(failed).await?,
+            }
+        },
         Payload::Order(state) => {
             let outcome = Outcome::ordered(order(shared, job, *state, schedule).await?);
             Done { outcome, then: Then::Nothing, _guard: None }

@@ -32,21 +32,30 @@ struct Answer {
 /// The key as both nodes hold it now.
 ///
 /// # Errors
-/// A node's refusal (`NOT_AUTHORISED`, `KEY_RETIRED`, `KEY_FROZEN`, …), `CURVE_MISMATCH`, `NODE_UNAVAILABLE`, or `PROTOCOL_ABORT`
+/// A node's refusal (`NOT_AUTHORISED`, `KEY_RETIRED`, `KEY_FROZEN`, `RECOVERY_PENDING`, …), `CURVE_MISMATCH`, `NODE_UNAVAILABLE`, or `PROTOCOL_ABORT`
 /// if the nodes disagree.
 pub async fn agreed(shared: &Shared, job: &Job, curve: Curve, schedule: &Schedule) -> Result<Source, Failed> {
     let mut brought = None;
     for _ in 0..MAX_STEPS {
-        let (said1, said2) = futures::try_join!(ask(&shared.node1, job, schedule), ask(&shared.node2, job, schedule))?;
-        let (one, two) = match (said1, said2) {
-            (Said::Source(one), Said::Source(two)) if one.statement.epoch <= two.statement.epoch => (one, two),
-            (Said::Source(one), _) => {
+        let said = futures::join!(ask(&shared.node1, job, schedule), ask(&shared.node2, job, schedule));
+        let (one, two) = match said {
+            (Ok(Said::Source(one)), Ok(Said::Source(two))) if one.statement.epoch <= two.statement.epoch => (one, two),
+            (Ok(Said::Source(one)), Ok(_)) => {
                 commit::bring_forward(shared, job.key_id, one.statement.transcript, one.committed, &mut brought)
                     .await?;
                 continue;
             }
-            (Said::NotCommitted(subject), _) => {
+            (Ok(Said::NotCommitted(subject)), _) => {
                 commit::commit_stored(shared, job.key_id, &subject).await?;
+                continue;
+            }
+            // Where a recovery waits at one node, the other must have been asked as well: it counts the time from then.
+            (Err(failed), Ok(Said::NotCommitted(subject))) if failed.code == ErrorCode::RecoveryPending => {
+                commit::commit_stored(shared, job.key_id, &subject).await?;
+                continue;
+            }
+            (one, two) => {
+                nodes::both(one, two)?;
                 continue;
             }
         };

@@ -36,6 +36,7 @@ pub fn attempt(transcript: u8) -> Attempt {
         chain_code: [6; 32],
         transcript: [transcript; 32],
         signature: Fixed([8; 64]),
+        label: None,
     }
 }
 

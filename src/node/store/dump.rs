@@ -9,6 +9,8 @@
 
 use super::StoreError;
 use super::quarantine::DOUBTS;
+use super::recoveries::RECOVERIES;
+use super::registry::REGISTRY;
 use super::rekey::UNFINISHED;
 use super::rows::{
     ATTEMPTS, BURNED, CHARGED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, ORDERS, OWNED, RECORDS,
@@ -104,6 +106,8 @@ tables!(
     BURNED,
     DOUBTS,
     UNDECIDED,
+    REGISTRY,
+    RECOVERIES,
 );
 
 /// The whole store as of one moment, whatever is written meanwhile.

@@ -11,12 +11,13 @@ const MARGIN_MS: u64 = 3_600_000;
 /// Rows that one pruning removes.
 const PRUNE: usize = 10_000;
 
-/// Whether a job is known; refuses one whose id is known with another body.
+/// Whether a job is known; refuses one that was cancelled, or whose id is known with another body.
 pub fn check_ledger(
     jobs: &impl ReadableTable<&'static [u8], &'static [u8]>,
     job: &LedgerEntry,
 ) -> Result<bool, StoreError> {
     match rows::get::<&[u8], JobRow>(jobs, &rows::job_key(&job.initiator, &job.job_id))? {
+        Some(known) if known.cancelled => Err(StoreError::Refused(ErrorCode::JobCancelled)),
         Some(known) if known.digest != job.digest => Err(StoreError::Refused(ErrorCode::JobIdReused)),
         known => Ok(known.is_some()),
     }
@@ -25,7 +26,7 @@ pub fn check_ledger(
 /// Enters a job; call after every check of the write.
 pub fn enter(batch: &Batch<'_>, job: &LedgerEntry) -> Result<(), StoreError> {
     let key = rows::job_key(&job.initiator, &job.job_id);
-    let row = JobRow { digest: job.digest, op: job.op, expires_at: job.expires_at };
+    let row = JobRow { digest: job.digest, op: job.op, expires_at: job.expires_at, cancelled: false };
     batch.tx.open_table(JOBS)?.insert(key.as_slice(), rows::encode(&row)?.as_slice())?;
     let by_expiry = [job.expires_at.to_be_bytes().as_slice(), &key].concat();
     batch.tx.open_table(JOBS_BY_EXPIRY)?.insert(by_expiry.as_slice(), ())?;

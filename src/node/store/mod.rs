@@ -5,12 +5,15 @@
 //! thread, which commits many of them at once (`writer`); each caller waits for its own to be durable.
 
 mod attempts;
+mod cancel;
 mod dump;
 mod guesses;
 mod ledger;
 mod open;
 mod quarantine;
+mod recoveries;
 mod redb_store;
+mod registry;
 mod rekey;
 mod restore;
 mod rows;
@@ -25,18 +28,21 @@ mod writer;
 pub use dump::{Snapshot, skim};
 pub use open::{DATABASE, SLOTS};
 pub use quarantine::{Doubt, Quarantine, Verdict};
+pub use recoveries::Request;
 pub use redb_store::RedbStore;
 pub use rekey::rekey;
 pub use restore::{Draft, Restored};
 pub use stopped::{Shares, StoppedStore, Stored};
 pub use types::{
-    Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Order, StoreError,
+    Asked, Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Order,
+    RecoveryRules, Registered, StoreError,
 };
 pub use undecided::Standing;
 
 use super::audit::Head;
-use crate::wire::{EpochStatement, InitiatorId, KeyId};
+use crate::wire::{EpochStatement, InitiatorId, JobId, JobState, KeyId};
 use futures::future::BoxFuture;
+use std::ops::Bound;
 use std::path::PathBuf;
 use zeroize::Zeroizing;
 
@@ -163,6 +169,62 @@ pub trait Store: Send + Sync + 'static {
     /// `JOB_ID_REUSED`; `JOB_SUPERSEDED` unless it was issued after the key's last order; `UNKNOWN_KEY`; the code of a state that
     /// may not become `to`.
     fn order(&self, order: Order) -> Written<()>;
+
+    /// The registered keys of an owner, those that have ended too, in the order of their ids: at most `limit` from `from` on, and
+    /// whether there are more.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    fn registered(
+        &self,
+        owner: &InitiatorId,
+        from: Bound<KeyId>,
+        limit: u32,
+    ) -> Result<(Vec<Registered>, bool), StoreError>;
+
+    /// Enters the job into the ledger and labels a key, in one commit: an empty label takes it away, `None` leaves it. The same job
+    /// again changes nothing.
+    ///
+    /// # Errors
+    /// `JOB_ID_REUSED`, `JOB_CANCELLED`; `JOB_SUPERSEDED` unless the job was issued after the one that gave the label; `UNKNOWN_KEY`;
+    /// the code of a state in which a key has ended.
+    fn label(&self, job: LedgerEntry, key: KeyId, label: Option<String>, issued_at: u64) -> Written<()>;
+
+    /// Enters the job into the ledger, and keeps the other job of the same initiator from ever being entered, in one commit.
+    ///
+    /// # Errors
+    /// `JOB_ID_REUSED`, `JOB_CANCELLED`; `JOB_STARTED` if the other job was entered before.
+    fn cancel(&self, job: LedgerEntry, other: JobId, now: u64) -> Written<()>;
+
+    /// How far the ledger has a job: `Cancelled`, `Started` or `Unknown`.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    fn job_state(&self, initiator: &InitiatorId, job: &JobId) -> Result<JobState, StoreError>;
+
+    /// Asks whether a recover job for this key, issued at `issued_at`, may go on at `now` (both unix milliseconds). The first one to
+    /// ask makes the request. `opens`: it begins now; what it makes may be staged and committed, unless the request is
+    /// cancelled before node 1 commits it.
+    ///
+    /// # Errors
+    /// `JOB_ID_REUSED`, `JOB_CANCELLED`; `JOB_SUPERSEDED` unless it was issued after the last request or cancellation.
+    fn ask_recovery(
+        &self,
+        job: LedgerEntry,
+        key: KeyId,
+        issued_at: u64,
+        opens: bool,
+        rules: RecoveryRules,
+        now: u64,
+    ) -> Written<Asked>;
+
+    /// Enters the job into the ledger and ends the key's request, in one commit; says whether there was one. Recover jobs that were
+    /// issued before ask in vain. The same job again changes nothing.
+    ///
+    /// # Errors
+    /// `JOB_ID_REUSED`, `JOB_CANCELLED`; `JOB_SUPERSEDED` unless it was issued after the last request or cancellation; `UNKNOWN_KEY`;
+    /// the code of a state in which a key has ended.
+    fn cancel_recovery(&self, job: LedgerEntry, key: KeyId, issued_at: u64) -> Written<bool>;
 
     /// Forgets jobs and sessions whose time is over, at most 10,000 of each.
     fn prune(&self, now: u64) -> Written<()>;

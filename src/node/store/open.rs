@@ -1,5 +1,7 @@
 //! Opening a data directory: database and slot file belong together, to this node, and to this master key.
 
+use super::recoveries::RECOVERIES;
+use super::registry::REGISTRY;
 use super::rows::{
     self, ATTEMPTS, BURNED, CHARGED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, ORDERS, OWNED, RECORDS,
     REPLACEMENTS,
@@ -152,6 +154,8 @@ fn initialise(db: &Database, slots_path: &Path, party: Party, master: &Secret<[u
         tx.open_table(ORDERS)?;
         tx.open_table(quarantine::DOUBTS)?;
         tx.open_table(undecided::UNDECIDED)?;
+        tx.open_table(REGISTRY)?;
+        tx.open_table(RECOVERIES)?;
         let mut meta = tx.open_table(META)?;
         meta.insert("store-id", store_id.as_slice())?;
         meta.insert("format", [FORMAT].as_slice())?;

@@ -1,6 +1,6 @@
 //! [`Store`] on `redb`: exactly one process per data directory.
 
-use super::attempts::{attempts_of, has_room, read_material, replacements_of};
+use super::attempts::{attempt_row, attempts_of, has_room, read_material, replacements_of};
 use super::dump::Snapshot;
 use super::ledger::{self, check_ledger};
 use super::open::{HeadCell, read_head};
@@ -10,12 +10,14 @@ use super::slots::{SlotFile, SlotReader};
 use super::undecided::{self, Standing};
 use super::writer::{Batch, Writer};
 use super::{
-    Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, LedgerEntry, Order, Store, StoreError, Written,
-    guesses, staging,
+    Asked, Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, LedgerEntry, Order, RecoveryRules,
+    Registered, Store, StoreError, Written, cancel, guesses, recoveries, registry, staging,
 };
+use crate::clock::now_ms;
 use crate::node::audit::Head;
-use crate::wire::{EpochStatement, ErrorCode, InitiatorId, KeyId};
+use crate::wire::{EpochStatement, ErrorCode, InitiatorId, JobId, JobState, KeyId};
 use redb::{Database, ReadableDatabase};
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -141,11 +143,28 @@ impl Store for RedbStore {
 
     fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()> {
         let party = self.party;
-        self.writer.submit(move |batch| staging::stage(batch, attempt, &material, max_keys, party))
+        self.writer.submit(move |batch| {
+            recoveries::check(batch, &attempt)?;
+            staging::stage(batch, attempt, &material, max_keys, party)
+        })
     }
 
     fn commit(&self, id: KeyId, transcript: [u8; 32]) -> Written<Attempt> {
-        self.writer.submit(move |batch| staging::commit(batch, id, transcript))
+        let party = self.party;
+        self.writer.submit(move |batch| {
+            // Node 1 decides. What it has decided node 2 follows, whatever it was told meanwhile.
+            if party == Party::Node1
+                && let Some(row) = attempt_row(batch, &attempt_key(id, transcript))?
+            {
+                recoveries::check(batch, &row.attempt)?;
+            }
+            let attempt = staging::commit(batch, id, transcript)?;
+            registry::enter(batch, &attempt, now_ms())?;
+            if let Some(source) = attempt.source_key_id {
+                recoveries::forget(batch, source)?;
+            }
+            Ok(attempt)
+        })
     }
 
     fn discard(&self, id: KeyId, transcript: [u8; 32]) -> Written<()> {
@@ -169,6 +188,9 @@ impl Store for RedbStore {
                 _ => {}
             }
             staging::transition(batch, key_id, to)?;
+            if to.is_end() {
+                recoveries::forget(batch, key_id)?;
+            }
             let row = OrderRow { issued_at, digest: job.digest };
             batch.tx.open_table(ORDERS)?.insert(&key_id.0, rows::encode(&row)?.as_slice())?;
             if known { Ok(()) } else { ledger::enter(batch, &job) }
@@ -176,7 +198,47 @@ impl Store for RedbStore {
     }
 
     fn prune(&self, now: u64) -> Written<()> {
-        self.writer.submit(move |batch| ledger::prune(batch, now))
+        self.writer.submit(move |batch| {
+            recoveries::note_time(batch, now)?;
+            ledger::prune(batch, now)
+        })
+    }
+
+    fn registered(
+        &self,
+        owner: &InitiatorId,
+        from: Bound<KeyId>,
+        limit: u32,
+    ) -> Result<(Vec<Registered>, bool), StoreError> {
+        registry::list(self.db.as_ref(), owner, from, limit as usize)
+    }
+
+    fn label(&self, job: LedgerEntry, key: KeyId, label: Option<String>, issued_at: u64) -> Written<()> {
+        self.writer.submit(move |batch| registry::label(batch, &job, key, label, issued_at))
+    }
+
+    fn cancel(&self, job: LedgerEntry, other: JobId, now: u64) -> Written<()> {
+        self.writer.submit(move |batch| cancel::cancel(batch, &job, &other, now))
+    }
+
+    fn job_state(&self, initiator: &InitiatorId, job: &JobId) -> Result<JobState, StoreError> {
+        cancel::state(&self.db.begin_read()?.open_table(JOBS)?, initiator, job)
+    }
+
+    fn ask_recovery(
+        &self,
+        job: LedgerEntry,
+        key: KeyId,
+        issued_at: u64,
+        opens: bool,
+        rules: RecoveryRules,
+        now: u64,
+    ) -> Written<Asked> {
+        self.writer.submit(move |batch| recoveries::ask(batch, &job, key, issued_at, opens, rules, now))
+    }
+
+    fn cancel_recovery(&self, job: LedgerEntry, key: KeyId, issued_at: u64) -> Written<bool> {
+        self.writer.submit(move |batch| recoveries::cancel(batch, &job, key, issued_at))
     }
 
     fn check(&self) -> Written<()> {

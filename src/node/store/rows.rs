@@ -88,6 +88,8 @@ pub struct JobRow {
     pub digest: [u8; 32],
     pub op: crate::wire::Op,
     pub expires_at: u64,
+    /// Nothing entered: a job of this id was cancelled before it was, by the job with this digest.
+    pub cancelled: bool,
 }
 
 /// The last order about a key that was carried out.

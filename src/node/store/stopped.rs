@@ -4,11 +4,13 @@
 use super::attempts::read_material;
 use super::dump::Snapshot;
 use super::open::{DATABASE, SLOTS, check_store, read_head, slots_generation};
+use super::recoveries::{RECOVERIES, requests};
 use super::rekey::is_unfinished;
 use super::rows::{self, ATTEMPTS, AttemptRow, KEYS, KeyRow};
 use super::slots::SlotReader;
-use super::{Attempt, Fate, KeyState, Quarantine, StoreError, quarantine, undecided};
+use super::{Attempt, Fate, KeyState, Quarantine, Request, StoreError, quarantine, undecided};
 use crate::node::audit::Head;
+use crate::wire::KeyId;
 use redb::{DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable};
 use std::path::{Path, PathBuf};
 use trefoil_protocol::{Party, Secret};
@@ -99,6 +101,14 @@ impl StoppedStore {
             see(Stored { attempt, fate, since, state, held: slot != 0 });
         }
         Ok(())
+    }
+
+    /// Every key with a requested recovery, in the order of their ids; those whose time to be executed is over, too.
+    ///
+    /// # Errors
+    /// `Failed`, `Corrupt`.
+    pub fn recoveries(&self) -> Result<Vec<(KeyId, Request)>, StoreError> {
+        requests(&self.db.begin_read()?.open_table(RECOVERIES)?)
     }
 
     /// The way to the shares of this store, which must be `party`'s, and this master key's.

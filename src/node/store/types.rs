@@ -76,6 +76,8 @@ pub struct Attempt {
     pub transcript: [u8; 32],
     /// This node's attestation of all that.
     pub signature: Fixed<64>,
+    /// generate: what the owner calls the key; only node 1 is told.
+    pub label: Option<String>,
 }
 
 impl Attempt {
@@ -245,4 +247,38 @@ pub struct BurnedSession {
     pub job_digest: [u8; 32],
     /// Unix milliseconds.
     pub time: u64,
+}
+
+/// A committed key, as its owner finds it in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// The key.
+    pub record: KeyRecord,
+    /// What its owner calls it.
+    pub label: Option<String>,
+    /// When it was committed, unix milliseconds.
+    pub created_at: u64,
+}
+
+/// How long recoveries wait.
+#[derive(Debug, Clone, Copy)]
+pub struct RecoveryRules {
+    /// From the request to the moment from which another job may execute it; zero: none needs to.
+    pub wait: Duration,
+    /// How long after that moment another job may.
+    pub window: Duration,
+}
+
+/// What a recover job hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// It may go on.
+    Granted,
+    /// A recovery was requested, and it does not execute it.
+    Pending {
+        /// The moment from which a new job does, unix milliseconds.
+        retry_at: u64,
+        /// Whether it is this job's request, and was not there before.
+        new: bool,
+    },
 }
