@@ -46,6 +46,7 @@ fn rows(tables: &redb::ReadTransaction, name: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     attempt!(&[u8; 16], &[u8], <[u8]>::to_vec);
     attempt!(&[u8; 48], &[u8], <[u8]>::to_vec);
     attempt!(&[u8; 48], (), |()| Vec::new());
+    attempt!(&[u8; 48], u64, |value: u64| value.to_be_bytes().to_vec());
     attempt!(&[u8; 64], (), |()| Vec::new());
     attempt!(&[u8; 24], &[u8; 48], |value: &[u8; 48]| value.to_vec());
     attempt!(&[u8], &[u8], <[u8]>::to_vec);
