@@ -8,6 +8,7 @@ mod support;
 
 use cluster::signer::{self, DIGEST, digest_input, frost, message_input, to_m2_altered};
 use cluster::{Cluster, Key, MINUTE, blinded, call, fixed, link, refused, sealed};
+use ed25519_dalek::VerifyingKey;
 use std::collections::BTreeSet;
 use support::stored::contents;
 use trefoil::auth;
@@ -279,6 +280,57 @@ async fn a_lie_beside_the_job_signs_nothing_else_and_locks_nothing() {
             .unwrap();
         assert!(verifies(&signature), "after a lie about {what}");
     }
+}
+
+/// The same where shares are made: who contributed what, which node hardens the password, and who proves later that it was right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lie_while_shares_are_made_prepares_nothing() {
+    let (cluster, keys) = started().await;
+    let stored = || [contents(&cluster.data(Party::Node1)), contents(&cluster.data(Party::Node2))];
+    let element = blinded(keys.ed25519.id()).element();
+    for (number, op) in [Op::Generate, Op::Recover, Op::Refresh].into_iter().enumerate() {
+        let job = job(&cluster, &keys, op, &format!("lie-{number}"));
+        for role in [Party::Node1, Party::Node2] {
+            let (node1, channel) = if role == Party::Node1 { (true, &cluster.to1) } else { (false, &cluster.to2) };
+            let open = |blinded_password| NodeRequest::GenerateOpen {
+                job: job.clone(),
+                contribution: [7; 32],
+                blinded_password,
+            };
+            let before = stored();
+            // The password is node 1's to harden, and its element an element.
+            assert_eq!(refused(ask(&cluster, role, open((!node1).then_some(element))).await), ErrorCode::ProtocolAbort);
+            assert_eq!(stored(), before, "{op} at {role}");
+            let link = link(channel).await;
+            let reply = link.call(&call(open(node1.then_some(element)))).await.unwrap();
+            let NodeReply::GenerateOpened { session, .. } = reply else { panic!("{op} at {role}: {reply:?}") };
+            let before = stored();
+            let prepare = NodeRequest::GeneratePrepare { session, prover: node1.then_some(element) };
+            assert_eq!(
+                refused(link.call(&call(prepare)).await.unwrap()),
+                ErrorCode::ProtocolAbort,
+                "before its rounds"
+            );
+            // Another contribution than the one that the session was opened with ends it.
+            let round = NodeRequest::GenerateRound { session, round: 1, payload: vec![8; 64] };
+            assert_eq!(refused(link.call(&call(round)).await.unwrap()), ErrorCode::ProtocolAbort);
+            let round = NodeRequest::GenerateRound { session, round: 1, payload: vec![7; 64] };
+            assert_eq!(refused(link.call(&call(round)).await.unwrap()), ErrorCode::NodeUnavailable);
+            assert_eq!(stored(), before, "{op} at {role}");
+        }
+    }
+    let no_key = (0..=u8::MAX).map(|byte| [byte; 32]).find(|key| VerifyingKey::from_bytes(key).is_err());
+    assert!(no_key.is_some());
+    let dealt = cluster.deal_recovery(&keys.secp256k1, "dealt").await;
+    let before = stored();
+    for (role, prover) in [(Party::Node1, None), (Party::Node1, no_key), (Party::Node2, Some(element))] {
+        assert_eq!(refused(dealt.prepare_with(role, prover).await), ErrorCode::ProtocolAbort, "{role}");
+    }
+    assert_eq!(stored(), before);
+    let key = dealt.prepare().await;
+    cluster.commit(&key).await;
+    let honest = cluster.sign_job("honest", key.id(), &digest_input());
+    to_m2_altered(&cluster, &key, &honest, 1, |_| {}).await.unwrap().finish().await;
 }
 
 /// The reported end of a session is the worker's word as well.

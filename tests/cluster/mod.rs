@@ -110,7 +110,12 @@ impl Dealt {
     /// Has one node store its share.
     pub async fn prepare_at(&self, role: Party) -> NodeReply {
         let index = usize::from(role == Party::Node2);
-        let prover = (index == 0).then(|| prover().verifying_key().to_bytes());
+        self.prepare_with(role, (index == 0).then(|| prover().verifying_key().to_bytes())).await
+    }
+
+    /// The same by a worker that says what it likes about the prover.
+    pub async fn prepare_with(&self, role: Party, prover: Option<[u8; 32]>) -> NodeReply {
+        let index = usize::from(role == Party::Node2);
         let request = NodeRequest::GeneratePrepare { session: self.sessions[index], prover };
         self.links[index].call(&call(request)).await.unwrap()
     }
