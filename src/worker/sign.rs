@@ -258,11 +258,16 @@ impl ClientParty {
                 },
             );
         let m3 = m3.await?;
-        let signature = match shared.crypto.run(move || round2.finish(&m3)).await? {
-            Ok(signature) => signature,
+        let path = request.path.clone();
+        // With the child key, which takes a multiplication for each step of the path.
+        let step = move || {
+            let signature = round2.finish(&m3)?;
+            Ok::<_, Abort>((signature, derive_public(&share.public_key(), &share.chain_code(), &path)?))
+        };
+        let (signature, key) = match shared.crypto.run(step).await? {
+            Ok(finished) => finished,
             Err(abort) => return Err(open.abort(abort).await),
         };
-        let key = derive_public(&share.public_key(), &share.chain_code(), &request.path)?;
         let result = SignatureResult {
             curve: Curve::Secp256k1,
             method: Method::resolve(Curve::Secp256k1),
