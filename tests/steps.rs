@@ -5,8 +5,12 @@ mod deployment;
 mod support;
 
 use deployment::{Deployment, PATIENCE, QUICK, material, message, password, wait_until_empty};
+use std::time::{Duration, Instant};
 use trefoil::client::{Backend, ClientError, Making, OldKey, SignedRequest};
 use trefoil::wire::{Curve, ErrorCode, JobResult, Method};
+
+/// Between two questions.
+const AGAIN: Duration = Duration::from_millis(20);
 
 fn service() -> Deployment {
     let mut service = Deployment::new();
@@ -49,9 +53,14 @@ async fn a_prepared_key_without_a_result_is_not_ready() {
     // And its job is lost as well.
     jetstream.get_stream("MPC_JOBS").await.unwrap().purge().await.unwrap();
     service.start_worker("worker1");
-    match backend.public_key(request.key_id).await {
-        Err(ClientError::Job(failure)) => assert_eq!(failure.code, ErrorCode::KeyNotReady),
-        other => panic!("{other:?}"),
+    let started = Instant::now();
+    loop {
+        match backend.public_key(request.key_id).await {
+            Err(ClientError::Job(failure)) => break assert_eq!(failure.code, ErrorCode::KeyNotReady),
+            // A worker is ready for jobs a moment before it answers questions.
+            Err(ClientError::Unavailable(_)) if started.elapsed() < PATIENCE => tokio::time::sleep(AGAIN).await,
+            other => panic!("{other:?}"),
+        }
     }
 }
 
