@@ -126,6 +126,7 @@ async fn node_1_begins_nothing_that_was_cancelled() {
                 job: cluster.generate_job(name, Curve::Ed25519),
                 contribution: [1; 32],
                 blinded_password: Some(cluster::blinded(key.id()).element()),
+                proof: None,
             },
         };
         assert_eq!(refused(cluster.ask1(request).await), ErrorCode::JobCancelled);

@@ -308,7 +308,7 @@ async fn an_initiator_has_no_more_keys_than_it_may() {
     cluster.generate_by(second.clone(), "g2", Curve::Ed25519).await;
     let open = |job| {
         let blinded_password = Some(cluster::blinded(KeyId([0; 16])).element());
-        NodeRequest::GenerateOpen { job, contribution: [1; 32], blinded_password }
+        NodeRequest::GenerateOpen { job, contribution: [1; 32], blinded_password, proof: None }
     };
     let (code, message) = said(cluster.ask1(open(cluster.generate_job("g3", Curve::Ed25519))).await);
     assert_eq!((code, message.as_str()), (ErrorCode::NotPermitted, "this initiator may have 2 keys, and has them"));

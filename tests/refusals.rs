@@ -65,7 +65,7 @@ fn validate(key: &Key, job: &SignedJob) -> NodeRequest {
 
 fn open(role: Party, job: &SignedJob) -> NodeRequest {
     let blinded_password = (role == Party::Node1).then(|| blinded(KeyId([1; 16])).element());
-    NodeRequest::GenerateOpen { job: job.clone(), contribution: [1; 32], blinded_password }
+    NodeRequest::GenerateOpen { job: job.clone(), contribution: [1; 32], blinded_password, proof: None }
 }
 
 fn order(job: &SignedJob) -> NodeRequest {

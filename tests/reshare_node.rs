@@ -5,13 +5,16 @@ mod cluster;
 mod support;
 
 use cluster::reshare::{
-    NODES, authorised, commit_request, decide, decisions, follow, held, lock, open, order, refused_everywhere, restart,
-    sign, successor,
+    CONTRIBUTION, NODES, authorised, commit_request, decide, decisions, follow, held, lock, open, open_request, order,
+    refused_everywhere, restart, sign, successor,
 };
-use cluster::signer::{digest_input, frost, message_input, to_m2};
-use cluster::{Cluster, Key, MINUTE, blinded, fixed, refused, sealed};
+use cluster::signer::{digest_input, frost, message_input, other_element, to_m2};
+use cluster::{Cluster, Key, MINUTE, blinded, call, digest, fixed, link, prover, refused, sealed};
+use ed25519_dalek::{Signer, SigningKey};
 use nkeys::KeyPair;
+use support::stored::contents;
 use trefoil::auth;
+use trefoil::vault::{opened_statement, refresh_statement};
 use trefoil::wire::node::{NodeReply, NodeRequest, PasswordOpen};
 use trefoil::wire::{
     Curve, Decision, DecisionKind, ErrorCode, Fixed, GenerateBody, KdfParams, KeyId, Op, SignedJob, ValidateBody,
@@ -371,6 +374,57 @@ async fn one_job_at_a_time_makes_new_shares_of_a_key() {
     assert_eq!(refused(open(&cluster, Party::Node1, &second).await), ErrorCode::KeyBusy);
     cluster.commit(&recovered).await;
     assert_eq!(refused(open(&cluster, Party::Node1, &second).await), ErrorCode::KeyRetired);
+}
+
+/// A refresh makes the client's share worthless, and the rounds of one can be played without it. So a signed job is not enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_needs_proof_that_the_old_share_was_opened() {
+    let cluster = Cluster::start().await;
+    for curve in Curve::ALL.iter().copied() {
+        let before = cluster.committed_key(&format!("g-{curve}"), curve).await;
+        let key = cluster.refresh(&before, &format!("b-{curve}")).await;
+        cluster.commit(&key).await;
+        let job = cluster.refresh_job(&format!("f-{curve}"), &key);
+        let other = cluster.refresh_job(&format!("o-{curve}"), &key);
+        let blinded = blinded(key.id()).element();
+        let store = contents(&cluster.data(Party::Node1));
+        let link = link(&cluster.to1).await;
+        let (hash, id, digest) = (link.hash(), key.id(), digest(&job));
+        let share = |key: &Key| (id, key.share.epoch(), key.share.transcript());
+        let signed = |by: &SigningKey, statement: Vec<u8>| Some(Fixed(by.sign(&statement).to_bytes()));
+        let (good, c) = (prover(), &CONTRIBUTION);
+        let (epoch, transcript) = (key.share.epoch(), key.share.transcript());
+        let stranger = SigningKey::from_bytes(&[1; 32]);
+        let wrong = [
+            ("another's", signed(&stranger, refresh_statement(&hash, &digest, share(&key), c, &blinded))),
+            ("channel", signed(&good, refresh_statement(&[1; 32], &digest, share(&key), c, &blinded))),
+            ("job", signed(&good, refresh_statement(&hash, &cluster::digest(&other), share(&key), c, &blinded))),
+            ("share", signed(&good, refresh_statement(&hash, &digest, share(&before), c, &blinded))),
+            ("key", signed(&good, refresh_statement(&hash, &digest, (KeyId([1; 16]), epoch, transcript), c, &blinded))),
+            ("epoch", signed(&good, refresh_statement(&hash, &digest, (id, epoch + 1, transcript), c, &blinded))),
+            ("contribution", signed(&good, refresh_statement(&hash, &digest, share(&key), &[2; 32], &blinded))),
+            ("password", signed(&good, refresh_statement(&hash, &digest, share(&key), c, &other_element()))),
+            ("statement", signed(&good, opened_statement(&hash, &digest, &[1; 16], None))),
+        ];
+        for (what, proof) in wrong {
+            let reply = link.call(&call(open_request(&job, Some(blinded), proof))).await.unwrap();
+            assert_eq!(refused(reply), ErrorCode::StaleShare, "{what}");
+        }
+        // None where there has to be one; one where there is nothing to prove, or nobody to see it.
+        let proof = signed(&good, refresh_statement(&hash, &digest, share(&key), c, &blinded));
+        let recovery = cluster.recover_job(&format!("r-{curve}"), &key);
+        let generation = cluster.generate_job(&format!("n-{curve}"), curve);
+        for (job, proof) in [(&job, None), (&recovery, proof), (&generation, proof)] {
+            let reply = link.call(&call(open_request(job, Some(blinded), proof))).await.unwrap();
+            assert_eq!(refused(reply), ErrorCode::ProtocolAbort);
+        }
+        assert_eq!(refused(cluster.ask2(open_request(&job, None, proof)).await), ErrorCode::ProtocolAbort);
+        assert_eq!(contents(&cluster.data(Party::Node1)), store, "it stored something");
+        // Nothing of it is in the way.
+        let reply = link.call(&call(open_request(&job, Some(blinded), proof))).await.unwrap();
+        assert!(matches!(reply, NodeReply::GenerateOpened { .. }), "{reply:?}");
+        sign(&cluster, &key, &format!("s-{curve}")).await.unwrap();
+    }
 }
 
 /// Each node is restarted after each step: it comes back with exactly what was decided.

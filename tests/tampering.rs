@@ -7,7 +7,7 @@ mod cluster;
 mod support;
 
 use cluster::signer::{self, DIGEST, digest_input, frost, message_input, to_m2_altered};
-use cluster::{Cluster, Key, MINUTE, blinded, call, fixed, link, refused, sealed};
+use cluster::{Cluster, Key, MINUTE, blinded, call, fixed, link, refresh_proof, refused, sealed};
 use ed25519_dalek::VerifyingKey;
 use std::collections::BTreeSet;
 use support::stored::contents;
@@ -84,12 +84,17 @@ fn job(cluster: &Cluster, keys: &Keys, op: Op, job_id: &str) -> SignedJob {
 }
 
 /// Every request by which a worker may forward a job of this operation to this node.
-fn requests(cluster: &Cluster, keys: &Keys, op: Op, role: Party, job: &SignedJob) -> Vec<NodeRequest> {
+async fn requests(cluster: &Cluster, keys: &Keys, op: Op, role: Party, job: &SignedJob) -> Vec<NodeRequest> {
     let (job, node1) = (job.clone(), role == Party::Node1);
     match op {
         Op::Generate | Op::Recover | Op::Refresh => {
+            let contribution = [7; 32];
             let blinded_password = node1.then(|| blinded(keys.ed25519.id()).element());
-            let mut all = vec![NodeRequest::GenerateOpen { job: job.clone(), contribution: [7; 32], blinded_password }];
+            let proof = match blinded_password {
+                Some(blinded) => refresh_proof(&*link(&cluster.to1).await, &job, &contribution, &blinded).await,
+                None => None,
+            };
+            let mut all = vec![NodeRequest::GenerateOpen { job: job.clone(), contribution, blinded_password, proof }];
             if op != Op::Generate {
                 all.push(NodeRequest::Source { job: job.clone() });
             }
@@ -138,7 +143,7 @@ async fn every_altered_field_of_every_job_is_refused_and_leaves_nothing() {
             let stored = || (contents(&cluster.data(role)), std::fs::read(cluster.data(role).join(AUDIT_LOG)).unwrap());
             let before = stored();
             for alteration in &altered {
-                for request in requests(&cluster, &keys, *op, role, &alteration.job) {
+                for request in requests(&cluster, &keys, *op, role, &alteration.job).await {
                     let code = refused(ask(&cluster, role, request).await);
                     assert!(REFUSALS.contains(&code), "{op}, {}: {code}", alteration.what);
                     tried += 1;
@@ -149,7 +154,7 @@ async fn every_altered_field_of_every_job_is_refused_and_leaves_nothing() {
             assert_eq!(now, before.0, "{op}: {role} stored something");
             assert!(log == before.1 || good.authorisation.is_some(), "{op}: {role} logged something");
             // As it was signed, the same is not refused: it was nothing else that was wrong.
-            for request in requests(&cluster, &keys, *op, role, &good) {
+            for request in requests(&cluster, &keys, *op, role, &good).await {
                 let reply = ask(&cluster, role, request).await;
                 assert!(!matches!(reply, NodeReply::Refused { .. }), "{op} at {role}: {reply:?}");
             }
@@ -197,7 +202,7 @@ async fn bodies_and_signatures_of_different_jobs_do_not_go_together() {
             for (other_op, other) in jobs.iter().filter(|(other, _)| other != op) {
                 // The other's signature over this body.
                 let mixed = SignedJob { signature: other.signature, ..one.clone() };
-                for request in requests(&cluster, &keys, *op, role, &mixed) {
+                for request in requests(&cluster, &keys, *op, role, &mixed).await {
                     assert_eq!(
                         refused(ask(&cluster, role, request).await),
                         ErrorCode::BadSignature,
@@ -207,8 +212,8 @@ async fn bodies_and_signatures_of_different_jobs_do_not_go_together() {
                 // The other job as a whole, in this one's place. Some are told apart only later: the passwords' three share a
                 // request, and so do those that make shares, and the orders.
                 let same = |a: &NodeRequest, b: &NodeRequest| std::mem::discriminant(a) == std::mem::discriminant(b);
-                let theirs = requests(&cluster, &keys, *other_op, role, other);
-                for request in requests(&cluster, &keys, *op, role, other) {
+                let theirs = requests(&cluster, &keys, *other_op, role, other).await;
+                for request in requests(&cluster, &keys, *op, role, other).await {
                     if !theirs.iter().any(|their| same(their, &request)) {
                         let code = refused(ask(&cluster, role, request).await);
                         assert!(
@@ -223,7 +228,7 @@ async fn bodies_and_signatures_of_different_jobs_do_not_go_together() {
                 // The other's consent to this job.
                 if let (Some(_), Some(consent)) = (&one.authorisation, &other.authorisation) {
                     let mixed = SignedJob { authorisation: Some(consent.clone()), ..one.clone() };
-                    for request in requests(&cluster, &keys, *op, role, &mixed) {
+                    for request in requests(&cluster, &keys, *op, role, &mixed).await {
                         assert_eq!(refused(ask(&cluster, role, request).await), ErrorCode::NotAuthorised);
                     }
                 }
@@ -292,16 +297,21 @@ async fn a_lie_while_shares_are_made_prepares_nothing() {
         let job = job(&cluster, &keys, op, &format!("lie-{number}"));
         for role in [Party::Node1, Party::Node2] {
             let (node1, channel) = if role == Party::Node1 { (true, &cluster.to1) } else { (false, &cluster.to2) };
+            let link = link(channel).await;
+            let proof = match role {
+                Party::Node1 => refresh_proof(&link, &job, &[7; 32], &element).await,
+                _ => None,
+            };
             let open = |blinded_password| NodeRequest::GenerateOpen {
                 job: job.clone(),
                 contribution: [7; 32],
                 blinded_password,
+                proof,
             };
             let before = stored();
             // The password is node 1's to harden, and its element an element.
             assert_eq!(refused(ask(&cluster, role, open((!node1).then_some(element))).await), ErrorCode::ProtocolAbort);
             assert_eq!(stored(), before, "{op} at {role}");
-            let link = link(channel).await;
             let reply = link.call(&call(open(node1.then_some(element)))).await.unwrap();
             let NodeReply::GenerateOpened { session, .. } = reply else { panic!("{op} at {role}: {reply:?}") };
             let before = stored();

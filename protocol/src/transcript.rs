@@ -51,6 +51,8 @@ tags! {
     VAULT_PROVER = "vault/prover";
     /// Statement that a data key was unwrapped.
     VAULT_OPENED = "vault/opened";
+    /// Statement that the share was opened which a refresh replaces.
+    VAULT_REFRESH = "vault/refresh";
     /// Prefix of everything in one direction of the base OT.
     OT_BASE = "ot/base";
     /// The POPF's random oracle into ristretto255.

@@ -7,7 +7,7 @@ use super::store::Attempt;
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, curve_id, session_id};
 use crate::clock::now_ms;
 use crate::fault;
-use crate::vault::OprfKey;
+use crate::vault::{OprfKey, refresh_statement};
 use crate::wire::node::{KeyStatement, NodeReply, SessionId};
 use crate::wire::{
     Attestation, Curve, ErrorCode, FIRST_EPOCH, Fixed, InitiatorId, Job, JobId, KeyId, Op, Payload, SignedJob,
@@ -98,6 +98,7 @@ impl Node {
         signed: &SignedJob,
         contribution: [u8; 32],
         blinded_password: Option<[u8; 32]>,
+        proof: Option<Fixed<64>>,
     ) -> Answer {
         let job = self.gate.admit_any(signed, OPERATIONS, now_ms());
         let job = job.map_err(|(job, refusal)| match job {
@@ -113,6 +114,27 @@ impl Node {
             Start::From(source) => source,
             Start::First(answer) => return Ok(*answer),
         };
+        let old = match source {
+            Some(source) => Some(self.old_material(source).await?),
+            None => None,
+        };
+        // Before anything is claimed or written: without the old share's password there is no refresh, whoever signed the job.
+        match (source.zip(old.as_ref()), blinded_password, &proof) {
+            (Some((source, old)), Some(blinded), Some(proof)) if job.op() == Op::Refresh => {
+                let share = (source.key_id, source.epoch, source.transcript);
+                let statement = refresh_statement(&caller.channel, &job.digest, share, &contribution, &blinded);
+                if !old.proves(&statement, &proof.0) {
+                    let message = "the key's present share was not opened for this run";
+                    return Err(self.refuse(&job, Refusal::new(ErrorCode::StaleShare, message)));
+                }
+            }
+            (_, blinded, proof) => {
+                if proof.is_some() || (job.op() == Op::Refresh && blinded.is_some()) {
+                    let message = "a refresh at node 1, and nothing else, has a proof of the old share";
+                    return Err(self.refuse(&job, Refusal::new(ErrorCode::ProtocolAbort, message)));
+                }
+            }
+        }
         if job.op() == Op::Recover {
             self.recovery_is_due(&job, true).await.map_err(|refusal| self.refuse(&job, refusal))?;
         }
@@ -130,7 +152,7 @@ impl Node {
         let epoch = source.map_or(Some(FIRST_EPOCH), |source| source.epoch.checked_add(1));
         let epoch = epoch.ok_or_else(|| Refusal::internal("the key has no epoch left"))?;
         let context = Context { curve: curve_id(curve), key_id: key_id.0, epoch, job_digest: job.digest, node1, node2 };
-        let (role, identity, store, op) = (self.role, self.identity.clone(), Arc::clone(&self.store), job.op());
+        let (role, identity, op) = (self.role, self.identity.clone(), job.op());
         let step = self.pool.run(move || {
             let (oprf, evaluation) = match blinded_password {
                 Some(blinded) => {
@@ -141,8 +163,7 @@ impl Node {
                 }
                 None => (None, None),
             };
-            let old = source.map(|source| Self::material(store.as_ref(), source.key_id, source.transcript));
-            let (keygen, own) = match old.transpose()? {
+            let (keygen, own) = match old {
                 None => NodeKeygen::start(&context, role, &identity, &mut OsRng),
                 Some(old) if op == Op::Recover => NodeKeygen::recover(&context, &old.share, &identity, &mut OsRng),
                 Some(old) => NodeKeygen::refresh(&context, &old.share, &identity, &mut OsRng),
@@ -165,6 +186,11 @@ impl Node {
             progress: Progress::Running(Box::new(keygen)),
         })));
         Ok(NodeReply::GenerateOpened { session, contribution: own, evaluation })
+    }
+
+    async fn old_material(&self, source: Source) -> Result<Material, Refusal> {
+        let store = Arc::clone(&self.store);
+        self.pool.run(move || Self::material(store.as_ref(), source.key_id, source.transcript)).await?
     }
 
     /// Whether the job may have shares made, and of which; changes nothing.

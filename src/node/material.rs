@@ -1,6 +1,7 @@
 //! The secret bytes of an attempt: what the store encrypts.
 
 use crate::vault::OprfKey;
+use ed25519_dalek::{Signature, VerifyingKey};
 use std::sync::Arc;
 use trefoil_protocol::KeyShare;
 use zeroize::Zeroizing;
@@ -35,6 +36,13 @@ impl Material {
     #[must_use]
     pub fn to_bytes_without_ot(&self) -> Zeroizing<Vec<u8>> {
         self.encode(&self.share.to_bytes_without_ot())
+    }
+
+    /// Whether the prover of the client's data key signed this statement: whoever asked for that had the key.
+    #[must_use]
+    pub fn proves(&self, statement: &[u8], proof: &[u8; 64]) -> bool {
+        let prover = self.password.as_ref().and_then(|keys| VerifyingKey::from_bytes(&keys.prover).ok());
+        prover.is_some_and(|prover| prover.verify_strict(statement, &Signature::from_bytes(proof)).is_ok())
     }
 
     fn encode(&self, share: &[u8]) -> Zeroizing<Vec<u8>> {

@@ -232,8 +232,8 @@ impl Node {
             NodeRequest::PasswordOpen(open) => self.password_open(caller, open).await,
             NodeRequest::PasswordClose { session, outcome } => self.password_close(caller, session, outcome).await,
             NodeRequest::Source { job } => self.source(&job).await,
-            NodeRequest::GenerateOpen { job, contribution, blinded_password } => {
-                self.generate_open(caller, &job, contribution, blinded_password).await
+            NodeRequest::GenerateOpen { job, contribution, blinded_password, proof } => {
+                self.generate_open(caller, &job, contribution, blinded_password, proof).await
             }
             NodeRequest::GenerateRound { session, round, payload } => {
                 self.generate_round(caller, session, round, payload).await

@@ -11,7 +11,6 @@ use crate::clock::now_ms;
 use crate::vault::opened_statement;
 use crate::wire::node::{NodeReply, PasswordOpen, PasswordOutcome, SessionId};
 use crate::wire::{ErrorCode, Op};
-use ed25519_dalek::{Signature, VerifyingKey};
 use std::sync::Arc;
 use trefoil_protocol::Party;
 
@@ -79,7 +78,7 @@ impl Node {
         match outcome {
             PasswordOutcome::Opened { proof, next } => {
                 let statement = opened_statement(&about.channel, &about.job_digest, &session, next.as_ref());
-                if !stage.proves(&statement, &proof.0) {
+                if !stage.material.proves(&statement, &proof.0) {
                     self.audit.note(self.about(op, &about, "closed", Some("proof_invalid")));
                     return Err(Refusal::new(ErrorCode::ProtocolAbort, "the proof does not verify"));
                 }
@@ -117,10 +116,5 @@ impl PasswordStage {
             }
             _ => Ok(()),
         }
-    }
-
-    fn proves(&self, statement: &[u8], proof: &[u8; 64]) -> bool {
-        let prover = self.material.password.as_ref().and_then(|keys| VerifyingKey::from_bytes(&keys.prover).ok());
-        prover.is_some_and(|prover| prover.verify_strict(statement, &Signature::from_bytes(proof)).is_ok())
     }
 }

@@ -16,7 +16,7 @@ pub use format::{KeyBinding, MAX_SHARE_BYTES};
 pub use kdf::{Password, Stretched, stretch};
 pub use oprf::{Blinded, OprfKey};
 pub use pool::KdfPool;
-pub use proof::{DataKey, opened_statement};
+pub use proof::{DataKey, opened_statement, refresh_statement};
 
 use crate::wire::{KdfParams, KeyId};
 use format::{EncryptedShare, SecretStore};

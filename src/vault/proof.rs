@@ -1,11 +1,12 @@
 //! The data key of a share, and the proof to node 1 that it was unwrapped: only who has it knows that the password was right, and
-//! only with that proof does node 1 give a password attempt back where no signature shows it.
+//! only with that proof does node 1 give a password attempt back where no signature shows it, or let others take the share's place.
 //!
 //! The proof is a signature by an Ed25519 key that is derived from the data key. Node 1 learns the public half when the share is
 //! made. That is enough to check proofs and useless for anything else: not to make them, and not to guess passwords.
 
 use super::format::KeyBinding;
 use super::{LockedShare, VaultError};
+use crate::wire::KeyId;
 use ed25519_dalek::SigningKey;
 use hkdf::Hkdf;
 use rand_core::{CryptoRng, RngCore};
@@ -58,4 +59,19 @@ pub fn opened_statement(
 ) -> Vec<u8> {
     let next: &[u8] = next.map_or(&[], |next| next);
     crate::wire::signing_bytes("trefoil-opened-v1", &hash(Tag::VAULT_OPENED, &[channel, job_digest, session, next]))
+}
+
+/// What the prover of the old share signs before a refresh: that the share was opened for this job, and for the run that begins on
+/// this channel with this contribution and this password (blinded).
+#[must_use]
+pub fn refresh_statement(
+    channel: &[u8; 32],
+    job_digest: &[u8; 32],
+    (key_id, epoch, transcript): (KeyId, u32, [u8; 32]),
+    contribution: &[u8; 32],
+    blinded_password: &[u8; 32],
+) -> Vec<u8> {
+    let epoch = epoch.to_be_bytes();
+    let parts: [&[u8]; 7] = [channel, job_digest, &key_id.0, &epoch, &transcript, contribution, blinded_password];
+    crate::wire::signing_bytes("trefoil-refresh-v1", &hash(Tag::VAULT_REFRESH, &parts))
 }

@@ -196,6 +196,8 @@ pub enum NodeRequest {
         contribution: [u8; 32],
         /// Node 1 only: OPRF input.
         blinded_password: Option<[u8; 32]>,
+        /// refresh at node 1 only: the old data key's prover's signature over `vault::refresh_statement`.
+        proof: Option<Fixed<64>>,
     },
     /// Rounds 1 to 5 of docs/protocol.md, section 6. Answer: `GenerateRound`.
     GenerateRound {

@@ -11,13 +11,14 @@ use super::source;
 use super::{Shared, commit};
 use crate::fault;
 use crate::seal::{self, Binding, Secrets};
-use crate::vault::{Begun, DataKey, KeyBinding};
+use crate::vault::{Begun, DataKey, KeyBinding, refresh_statement};
 use crate::wire::node::{KeyStatement, NodeReply, NodeRequest, SessionId};
 use crate::wire::{
     Attestation, Attestations, Curve, ErrorCode, FIRST_EPOCH, Fixed, Job, KdfParams, KeyId, KeyResult, KeyState, Op,
     Sealed,
 };
 use data_encoding::HEXLOWER;
+use ed25519_dalek::{Signer, SigningKey};
 use rand_core::OsRng;
 use trefoil_protocol::keygen::{ClientKeygen, Context, Next};
 use trefoil_protocol::reshare::Source;
@@ -83,8 +84,8 @@ struct Run<'a> {
     /// The key whose shares are made.
     key_id: KeyId,
     curve: Curve,
-    /// refresh: the client's share.
-    old: Option<KeyShare>,
+    /// refresh: the client's share, and the prover of its data key.
+    old: Option<(KeyShare, SigningKey)>,
     blinded: [u8; 32],
     /// Will encrypt the share of the one attempt that succeeds.
     data_key: DataKey,
@@ -116,7 +117,7 @@ impl Run<'_> {
                 let source = source::agreed(self.shared, self.job, self.curve, schedule).await?;
                 let next = source.epoch.checked_add(1);
                 match old {
-                    Some(share) => {
+                    Some((share, _)) => {
                         source::is_of(&source, share)?;
                         (next, Origin::Refresh(share))
                     }
@@ -158,8 +159,8 @@ impl Run<'_> {
             Origin::Refresh(share) => ClientKeygen::refresh(context, share, rng)?,
         };
         let (opened1, opened2) = futures::try_join!(
-            self.open(&node1, contribution, Some(self.blinded), schedule.call_deadline()),
-            self.open(&node2, contribution, None, schedule.call_deadline())
+            self.open(&node1, Party::Node1, contribution, schedule.call_deadline()),
+            self.open(&node2, Party::Node2, contribution, schedule.call_deadline())
         )?;
         self.reach("session");
         let evaluation = opened1.evaluation.ok_or_else(|| Failed::unexpected(Party::Node1))?;
@@ -199,11 +200,15 @@ impl Run<'_> {
     async fn open(
         &self,
         node: &Session,
+        party: Party,
         contribution: [u8; 32],
-        blinded_password: Option<[u8; 32]>,
         deadline: u64,
     ) -> Result<Opened, Failed> {
-        let request = NodeRequest::GenerateOpen { job: self.job.signed.clone(), contribution, blinded_password };
+        let (blinded_password, proof) = match party {
+            Party::Node1 => (Some(self.blinded), self.prove(node, &contribution)),
+            _ => (None, None),
+        };
+        let request = NodeRequest::GenerateOpen { job: self.job.signed.clone(), contribution, blinded_password, proof };
         node.call(deadline, request, |reply| match reply {
             NodeReply::GenerateOpened { session, contribution, evaluation } => {
                 Ok(Opened { session, contribution, evaluation })
@@ -211,6 +216,15 @@ impl Run<'_> {
             other => Err(other),
         })
         .await
+    }
+
+    /// refresh: that the old share was opened, for this run.
+    fn prove(&self, node1: &Session, contribution: &[u8; 32]) -> Option<Fixed<64>> {
+        let (share, prover) = self.old.as_ref()?;
+        let old = (KeyId(share.key_id()), share.epoch(), share.transcript());
+        let channel = node1.channel_hash();
+        let statement = refresh_statement(&channel, &self.job.digest, old, contribution, &self.blinded);
+        Some(Fixed(prover.sign(&statement).to_bytes()))
     }
 
     /// Has a node store its share, and checks that it attests what we computed: anything else would be a key that the backend

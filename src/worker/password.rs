@@ -10,7 +10,7 @@ use crate::seal::{self, Binding, Secrets};
 use crate::vault::{Begun, DataKey, LockedShare, LockedStore, opened_statement};
 use crate::wire::node::{NodeReply, NodeRequest, PasswordOpen, PasswordOutcome, SessionId};
 use crate::wire::{ErrorCode, Fixed, Job, Outcome, Payload};
-use ed25519_dalek::Signer;
+use ed25519_dalek::{Signer, SigningKey};
 use rand_core::OsRng;
 use trefoil_protocol::{KeyShare, Party, SessionRng};
 
@@ -78,15 +78,18 @@ impl<'a> PasswordJob<'a> {
         }
     }
 
-    /// The share, once the password has proven right: for a refresh.
+    /// The share, once the password has proven right, and the prover of its data key: for a refresh.
     ///
     /// # Errors
     /// [`Stop`].
-    pub async fn open_share(self, schedule: &mut Schedule) -> Result<KeyShare, Stop> {
+    pub async fn open_share(self, schedule: &mut Schedule) -> Result<(KeyShare, SigningKey), Stop> {
         let locked = self.share.clone().ok_or_else(|| Failed::new(ErrorCode::Internal, "there is no share to open"))?;
         loop {
             match self.unlock(schedule).await {
-                Ok((key, _)) => return Ok(self.read(key, locked).await?),
+                Ok((key, _)) => {
+                    let prover = key.prover(self.store.binding()).map_err(Failed::from)?;
+                    return Ok((self.read(key, locked).await?, prover));
+                }
                 Err(failed) => schedule.pause(failed).await?,
             }
         }

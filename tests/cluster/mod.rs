@@ -7,7 +7,7 @@ pub mod reshare;
 pub mod signer;
 
 use crate::support::NatsServer;
-use ed25519_dalek::{SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use nkeys::{KeyPair, XKey};
 use rand_core::OsRng;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use trefoil::channel::{Link, NodeChannel};
 use trefoil::clock::now_ms;
 use trefoil::config::{NodeConfig, Settings};
 use trefoil::node::NodeServer;
-use trefoil::vault::{Blinded, Password};
+use trefoil::vault::{Blinded, Password, refresh_statement};
 use trefoil::wire::node::{Call, KeyStatement, NODE_VERSION, NodeReply, NodeRequest, SessionId, SignOpen};
 use trefoil::wire::{
     Base64, Curve, Envelope, ErrorCode, FIRST_EPOCH, Fixed, GenerateBody, InitiatorId, JobId, KdfParams, KeyId, Method,
@@ -307,7 +307,11 @@ impl Cluster {
         let mut replies = Vec::new();
         for (index, link) in links.iter().enumerate() {
             let blinded_password = (index == 0).then(|| blinded(key_id).element());
-            let request = NodeRequest::GenerateOpen { job: job.clone(), contribution, blinded_password };
+            let proof = match blinded_password {
+                Some(blinded) => refresh_proof(link, &job, &contribution, &blinded).await,
+                None => None,
+            };
+            let request = NodeRequest::GenerateOpen { job: job.clone(), contribution, blinded_password, proof };
             match link.call(&call(request)).await.unwrap() {
                 NodeReply::GenerateOpened { session, contribution, evaluation } => {
                     assert_eq!(evaluation.is_some(), index == 0);
@@ -393,6 +397,26 @@ pub async fn link(channel: &NodeChannel) -> Arc<Link> {
 /// Stands in for the prover of the client's data key: what is kept here has none.
 pub fn prover() -> SigningKey {
     SigningKey::from_bytes(&[0x42; 32])
+}
+
+/// For a refresh that node 1 would admit: that the old share was opened for a run on this channel.
+pub async fn refresh_proof(
+    node1: &Link,
+    job: &SignedJob,
+    contribution: &[u8; 32],
+    blinded: &[u8; 32],
+) -> Option<Fixed<64>> {
+    if serde_json::from_slice::<serde_json::Value>(&job.body).ok()?["op"] != "refresh" {
+        return None;
+    }
+    match node1.call(&call(NodeRequest::Source { job: job.clone() })).await.unwrap() {
+        NodeReply::Source { statement, .. } => {
+            let share = (statement.key_id, statement.epoch, statement.transcript);
+            let statement = refresh_statement(&node1.hash(), &digest(job), share, contribution, blinded);
+            Some(Fixed(prover().sign(&statement).to_bytes()))
+        }
+        _ => None,
+    }
 }
 
 pub fn blinded(key_id: KeyId) -> Blinded {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::signer::{DIGEST, digest_input, frost, message_input, to_m2};
-use super::{Cluster, Dealt, Key, MINUTE, blinded, refused, sealed};
+use super::{Cluster, Dealt, Key, MINUTE, blinded, call, link, refresh_proof, refused, sealed};
 use nkeys::KeyPair;
 use rand_core::OsRng;
 use trefoil::auth;
@@ -125,10 +125,20 @@ pub async fn successor(cluster: &Cluster, key: &Key) -> Option<KeyId> {
     }
 }
 
+pub const CONTRIBUTION: [u8; 32] = [1; 32];
+
+pub fn open_request(job: &SignedJob, blinded_password: Option<[u8; 32]>, proof: Option<Fixed<64>>) -> NodeRequest {
+    NodeRequest::GenerateOpen { job: job.clone(), contribution: CONTRIBUTION, blinded_password, proof }
+}
+
 /// The first step of a recover or refresh job at a node.
 pub async fn open(cluster: &Cluster, role: Party, job: &SignedJob) -> NodeReply {
-    let blinded_password = (role == Party::Node1).then(|| blinded(KeyId([1; 16])).element());
-    ask(cluster, role, NodeRequest::GenerateOpen { job: job.clone(), contribution: [1; 32], blinded_password }).await
+    if role == Party::Node2 {
+        return cluster.ask2(open_request(job, None, None)).await;
+    }
+    let (link, blinded) = (link(&cluster.to1).await, blinded(KeyId([1; 16])).element());
+    let proof = refresh_proof(&link, job, &CONTRIBUTION, &blinded).await;
+    link.call(&call(open_request(job, Some(blinded), proof))).await.unwrap()
 }
 
 /// What both requests of a recover or refresh job are refused with, at both nodes.
