@@ -14,6 +14,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use nkeys::KeyPair;
 use support::stored::contents;
 use trefoil::auth;
+use trefoil::clock::now_ms;
 use trefoil::vault::{opened_statement, refresh_statement};
 use trefoil::wire::node::{NodeReply, NodeRequest, PasswordOpen};
 use trefoil::wire::{
@@ -424,6 +425,64 @@ async fn a_refresh_needs_proof_that_the_old_share_was_opened() {
         let reply = link.call(&call(open_request(&job, Some(blinded), proof))).await.unwrap();
         assert!(matches!(reply, NodeReply::GenerateOpened { .. }), "{reply:?}");
         sign(&cluster, &key, &format!("s-{curve}")).await.unwrap();
+    }
+}
+
+/// Else whoever has one signed job could keep the owner from ever replacing the shares.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_only_repeats_itself_or_has_expired_keeps_no_other_out() {
+    let cluster = Cluster::with(&[("SESSION_TTL_SECONDS", "5")]).await;
+    let key = cluster.committed_key("g1", Curve::Ed25519).await;
+    let dealt = cluster.deal_refresh(&key, "f1").await;
+    let statement = dealt.prepare_at(Party::Node1).await;
+    let NodeReply::Prepared(statement) = statement else { panic!("{statement:?}") };
+    let next = cluster.refresh_job("f2", &key);
+    let end = now_ms() + MINUTE / 2;
+    loop {
+        let again = dealt.prepare_at(Party::Node1).await;
+        match open(&cluster, Party::Node1, &next).await {
+            NodeReply::GenerateOpened { .. } => break,
+            busy => assert_eq!(refused(busy), ErrorCode::KeyBusy),
+        }
+        let NodeReply::Prepared(said) = again else { panic!("{again:?}") };
+        assert_eq!(said, statement);
+        assert!(now_ms() < end, "a prepared run holds the key for as long as it says so");
+    }
+    assert_eq!(refused(dealt.prepare_at(Party::Node1).await), ErrorCode::NodeUnavailable);
+
+    // As long as a run needs, and a wait.
+    let cluster = Cluster::start().await;
+    let short = |job_id: &str, key: &Key| {
+        let body = GenerateBody::new(Curve::Ed25519, KdfParams::default(), sealed());
+        cluster.job(Op::Refresh, job_id, key.id(), 8_000, body)
+    };
+    let mut keys = Vec::new();
+    for id in ["g1", "g2", "g3"] {
+        keys.push(cluster.committed_key(id, Curve::Ed25519).await);
+    }
+    let opened = open(&cluster, Party::Node1, &short("e1", &keys[0])).await;
+    let NodeReply::GenerateOpened { session, .. } = opened else { panic!("{opened:?}") };
+    let mut runs = Vec::new();
+    for (id, key) in [("e2", &keys[1]), ("e3", &keys[2])] {
+        let job = short(id, key);
+        runs.push(cluster.deal(job.clone(), id, key.id(), cluster.refresh_client(key, &job)).await);
+    }
+    let prepared = runs[1].prepare_at(Party::Node1).await;
+    let NodeReply::Prepared(prepared) = prepared else { panic!("{prepared:?}") };
+    let last = serde_json::from_slice::<serde_json::Value>(&runs[1].job.body).unwrap()["expiresAt"].as_u64().unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(last.saturating_sub(now_ms()) + 1)).await;
+    let store = contents(&cluster.data(Party::Node1));
+    let round = NodeRequest::GenerateRound { session, round: 1, payload: CONTRIBUTION.to_vec() };
+    assert_eq!(refused(cluster.ask1(round).await), ErrorCode::JobExpired);
+    for role in NODES {
+        assert_eq!(refused(runs[0].prepare_at(role).await), ErrorCode::JobExpired);
+    }
+    let NodeReply::Prepared(said) = runs[1].prepare_at(Party::Node1).await else { panic!("it is prepared") };
+    assert_eq!((said, contents(&cluster.data(Party::Node1))), (prepared, store));
+    for (key, id) in keys.iter().zip(["n1", "n2"]) {
+        let new = cluster.refresh(key, id).await;
+        cluster.commit(&new).await;
+        sign(&cluster, &new, &format!("s-{id}")).await.unwrap();
     }
 }
 

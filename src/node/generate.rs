@@ -233,6 +233,7 @@ impl Node {
         let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
         let Stage::Generate(mut stage) = stage else { return Err(out_of_order()) };
         let Progress::Running(keygen) = stage.progress else { return Err(out_of_order()) };
+        self.in_time(&stage.order, busy.about())?;
         if round == 1 && !payload.starts_with(&stage.contribution) {
             return Err(aborted(Abort::peer(Party::Client, "contribution")));
         }
@@ -269,8 +270,14 @@ impl Node {
         let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
         let Stage::Generate(mut stage) = stage else { return Err(out_of_order()) };
         let statement = match stage.progress {
-            Progress::Staged(statement) => *statement,
+            // Only said again: that does not hold the key's slot any longer.
+            Progress::Staged(statement) => {
+                stage.progress = Progress::Staged(statement.clone());
+                busy.put_back(Stage::Generate(stage));
+                return Ok(NodeReply::Prepared(*statement));
+            }
             Progress::Running(keygen) => {
+                self.in_time(&stage.order, busy.about())?;
                 let share = keygen.finish().map_err(aborted)?;
                 let about = Arc::clone(busy.about());
                 let attempt = self.attest(&stage.order, about.job_digest, &share);
@@ -294,6 +301,16 @@ impl Node {
         stage.progress = Progress::Staged(Box::new(statement.clone()));
         busy.park(Stage::Generate(stage));
         Ok(NodeReply::Prepared(statement))
+    }
+
+    /// A run of a job that has expired ends, and others may have the key.
+    fn in_time(&self, order: &Order, about: &About) -> Result<(), Refusal> {
+        if about.expires_at > now_ms() {
+            return Ok(());
+        }
+        let code = ErrorCode::JobExpired;
+        self.audit.note(self.about(order.op.as_str(), about, "refused", Some(code.as_str())));
+        Err(code.into())
     }
 
     /// How many keys an initiator may have: none once the policy no longer names it.

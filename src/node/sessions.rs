@@ -258,11 +258,21 @@ impl<S> Busy<S> {
     }
 
     /// Leaves the session idle in this state; its time starts anew.
-    pub fn park(mut self, state: S) {
+    pub fn park(self, state: S) {
+        let until = Instant::now() + self.ttl;
+        self.leave(state, Some(until));
+    }
+
+    /// Leaves the session idle in this state; its time goes on, because nothing in it has.
+    pub fn put_back(self, state: S) {
+        self.leave(state, None);
+    }
+
+    fn leave(mut self, state: S, until: Option<Instant>) {
         self.parked = true;
         if let Some(entry) = lock(&self.tables).sessions.get_mut(&self.id) {
             entry.state = Some(state);
-            entry.until = Instant::now() + self.ttl;
+            entry.until = until.unwrap_or(entry.until);
         }
     }
 }
