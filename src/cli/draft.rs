@@ -188,12 +188,20 @@ impl Kept {
         }
     }
 
-    /// After a failure: keeps the draft and says where, unless the job was not accepted, or ended without a key.
+    /// After a failure: keeps the draft and says where, unless the job was not accepted. Nobody signs an error, so even one that
+    /// says that there is no key removes nothing: the job may go on, and the draft alone opens what it makes.
     pub fn after(&self, failure: &Failure, output: &Output) {
-        if let Failure::Client(ClientError::Busy | ClientError::Job(_)) = failure {
-            return self.remove(output);
-        }
         let (op, path) = (self.op, self.path.display());
+        match failure {
+            Failure::Client(ClientError::Busy) => return self.remove(output),
+            Failure::Client(ClientError::Job(_)) => {
+                return output.remark(&format!(
+                    "nobody signs an error, so {path} is kept: trefoil {op} --resume {path} looks for a result again; delete it \
+                     to try anew if you believe the error"
+                ));
+            }
+            _ => {}
+        }
         let may =
             if op == Op::Generate { "the key may exist" } else { "the new share may exist, and replace the old one" };
         output.remark(&format!("{may}; its result is kept for a while: trefoil {op} --resume {path} fetches it"));
