@@ -6,9 +6,9 @@ mod support;
 
 use cluster::backed::{Backed, file};
 use cluster::signer::{frost, message_input};
-use cluster::{Cluster, Key, refused};
+use cluster::{Cluster, Key, MINUTE, refused};
 use trefoil::wire::node::{NodeReply, NodeRequest};
-use trefoil::wire::{Curve, EpochState, EpochStatement, ErrorCode, Fixed, KeyId};
+use trefoil::wire::{Curve, EpochState, EpochStatement, ErrorCode, Fixed, KeyId, KeysBody, Op};
 use trefoil_protocol::Party;
 
 /// What a restored node says of a key that it does not know to be current.
@@ -160,6 +160,12 @@ async fn what_was_prepared_in_the_backup_and_committed_since_is_caught_up() {
                 assert_eq!(successor, Some(recovered.id()));
             }
             other => panic!("{other:?}"),
+        }
+        if restored == Party::Node1 {
+            let job = cluster.job(Op::Keys, "k1", cluster.key_id("k1"), MINUTE, KeysBody::default());
+            let NodeReply::Listed { keys, .. } = cluster.ask1(NodeRequest::Manage { job }).await else { panic!() };
+            let listed = |key: &Key| keys.iter().any(|listed| listed.key_id == key.id());
+            assert!(listed(&recovered) && listed(&made), "{keys:?}");
         }
         // The attempt that lost is no way back.
         let (key_id, transcript) = (losing.id(), losing.share.transcript());

@@ -5,7 +5,7 @@ mod stored;
 
 use std::path::Path;
 use std::time::Duration;
-use stored::{CANARY, KEY, NEW, attempt, initiator, recovery, secret};
+use stored::{CANARY, KEY, NEW, attempt, initiator, recovery, refresh, secret};
 use trefoil::node::store::{Asked, Attempt, LedgerEntry, RecoveryRules, RedbStore, StoppedStore, Store, StoreError};
 use trefoil::wire::{ErrorCode, KeyId, Op};
 use trefoil_protocol::{Party, Secret};
@@ -160,6 +160,36 @@ async fn without_a_wait_nothing_waits_but_a_cancellation_counts() {
     store.commit(recovered(22).key_id, [22; 32]).await.unwrap();
     let retired = store.cancel_recovery(job(Op::CancelRecovery, 31), KEY, 9_000).await;
     assert_eq!(retired, Err(StoreError::Replaced { successor: recovered(22).key_id }));
+}
+
+#[tokio::test]
+async fn new_shares_end_a_request_and_an_ended_key_takes_none() {
+    for party in [Party::Node1, Party::Node2] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = with_key(folder.path(), party).await;
+        ask(&store, 20, 1_000).await.unwrap();
+        store.stage(refresh(2, 1), secret(CANARY), None).await.unwrap();
+        store.commit(KEY, [2; 32]).await.unwrap();
+        // The window of the old shares' request is open, and is not theirs: the wait begins anew.
+        assert_eq!(ask(&store, 21, 101_000).await, pending(201_000, true));
+        // What was issued before the old request asks for nothing, as ever.
+        assert_eq!(cancel(&store, 30, 102_000).await, Ok(true));
+        let older = store.ask_recovery(job(Op::Recover, 22), KEY, 101_500, true, NONE, 103_000).await;
+        assert_eq!(older, Err(SUPERSEDED));
+        store.stage(refresh(3, 2), secret(CANARY), None).await.unwrap();
+        store.commit(KEY, [3; 32]).await.unwrap();
+        let older = store.ask_recovery(job(Op::Recover, 22), KEY, 101_500, true, NONE, 103_000).await;
+        assert_eq!(older, Err(SUPERSEDED), "a refresh brings no cancelled recovery back");
+
+        ask(&store, 23, 104_000).await.unwrap();
+        ask(&store, 24, 204_000).await.unwrap();
+        let recovered = Attempt { key_id: NEW, ..recovery(24, 3) };
+        store.stage(recovered, secret(CANARY), None).await.unwrap();
+        store.commit(NEW, [24; 32]).await.unwrap();
+        // A job that looked at the key before it was retired.
+        assert_eq!(ask(&store, 25, 205_000).await, Err(StoreError::Replaced { successor: NEW }));
+        store.commit(NEW, [24; 32]).await.unwrap();
+    }
 }
 
 #[tokio::test]

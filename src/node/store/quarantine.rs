@@ -4,11 +4,12 @@
 use super::attempts::{attempt_row, attempts_of, destroy, key_row, put_key, remove_owned};
 use super::rows::{self, ATTEMPTS, AttemptRow, KeyRow, attempt_key};
 use super::writer::Batch;
-use super::{Fate, KeyState, StoreError, staging};
+use super::{Fate, KeyState, StoreError, recoveries, staging};
 use crate::node::audit::Head;
 use crate::wire::{EpochState, EpochStatement, ErrorCode, KeyId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use serde::{Deserialize, Serialize};
+use trefoil_protocol::Party;
 
 /// Key id -> [`Doubt`]: keys of a restored store that are not confirmed.
 pub const DOUBTS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("doubts");
@@ -84,15 +85,15 @@ pub enum Verdict {
 }
 
 /// Takes the other node's word about a key. `wipe`: what it says has ended is destroyed here, too.
-pub fn confirm(batch: &mut Batch<'_>, said: &EpochStatement, wipe: bool) -> Result<Verdict, StoreError> {
+pub fn confirm(batch: &mut Batch<'_>, said: &EpochStatement, wipe: bool, party: Party) -> Result<Verdict, StoreError> {
     let id = said.key_id;
     let doubt: Option<Doubt> = rows::get(&batch.tx.open_table(DOUBTS)?, &id.0)?;
     if doubt != Some(Doubt::Unconfirmed) {
         return Ok(Verdict::Known);
     }
     let verdict = match key_row(batch, id)? {
-        Some(row) => of_key(batch, said, &row, wipe)?,
-        None => of_prepared(batch, said)?,
+        Some(row) => of_key(batch, said, &row, wipe, party)?,
+        None => of_prepared(batch, said, party)?,
     };
     let mut doubts = batch.tx.open_table(DOUBTS)?;
     match verdict {
@@ -113,7 +114,13 @@ fn held(batch: &Batch<'_>, id: KeyId, transcript: [u8; 32]) -> Result<Option<Att
 }
 
 /// A key that is committed here.
-fn of_key(batch: &mut Batch<'_>, said: &EpochStatement, row: &KeyRow, wipe: bool) -> Result<Verdict, StoreError> {
+fn of_key(
+    batch: &mut Batch<'_>,
+    said: &EpochStatement,
+    row: &KeyRow,
+    wipe: bool,
+    party: Party,
+) -> Result<Verdict, StoreError> {
     let id = said.key_id;
     let to = match said.state {
         EpochState::Retired => KeyState::Retired,
@@ -133,7 +140,7 @@ fn of_key(batch: &mut Batch<'_>, said: &EpochStatement, row: &KeyRow, wipe: bool
     if said.transcript != row.transcript {
         // It may be prepared here: then this node was on its way, and goes on.
         return match held(batch, id, said.transcript)? {
-            Some(next) if next.fate == Fate::Prepared => catch_up(batch, id, said.transcript),
+            Some(next) if next.fate == Fate::Prepared => catch_up(batch, id, said.transcript, party),
             _ if said.epoch > epoch(batch, id, row)? => Ok(Verdict::Outdated),
             // The other node is behind: it cannot know.
             _ => Err(StoreError::Refused(ErrorCode::KeyUnconfirmed)),
@@ -151,7 +158,7 @@ fn of_key(batch: &mut Batch<'_>, said: &EpochStatement, row: &KeyRow, wipe: bool
 }
 
 /// A key that is only prepared here.
-fn of_prepared(batch: &mut Batch<'_>, said: &EpochStatement) -> Result<Verdict, StoreError> {
+fn of_prepared(batch: &mut Batch<'_>, said: &EpochStatement, party: Party) -> Result<Verdict, StoreError> {
     if held(batch, said.key_id, said.transcript)?.is_none() {
         return Ok(Verdict::Outdated);
     }
@@ -159,7 +166,7 @@ fn of_prepared(batch: &mut Batch<'_>, said: &EpochStatement) -> Result<Verdict, 
         // Nobody has decided. Whoever has the evidence may commit it now.
         EpochState::Prepared => Ok(Verdict::Confirmed),
         EpochState::Active | EpochState::Frozen | EpochState::Locked => {
-            let verdict = catch_up(batch, said.key_id, said.transcript)?;
+            let verdict = catch_up(batch, said.key_id, said.transcript, party)?;
             if verdict == Verdict::Confirmed
                 && said.state == EpochState::Frozen
                 && let Some(row) = key_row(batch, said.key_id)?
@@ -173,8 +180,8 @@ fn of_prepared(batch: &mut Batch<'_>, said: &EpochStatement) -> Result<Verdict, 
 }
 
 /// Commits what is prepared here and committed at the other node. The key whose place it takes is in doubt no more, either.
-fn catch_up(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32]) -> Result<Verdict, StoreError> {
-    match staging::commit(batch, id, transcript) {
+fn catch_up(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32], party: Party) -> Result<Verdict, StoreError> {
+    match staging::commit(batch, id, transcript, party) {
         Ok(attempt) => {
             if let Some((source, _)) = attempt.source() {
                 batch.tx.open_table(DOUBTS)?.remove(&source.0)?;
@@ -215,6 +222,7 @@ fn end(
     let attempt = attempt.ok_or(StoreError::Corrupt("a key without its attempt"))?;
     remove_owned(batch, &attempt.attempt.initiator, id)?;
     staging::supersede(batch, id)?;
+    recoveries::forget(batch, id)?;
     if wipe {
         destroy(batch, attempt, Some(Fate::Committed))?;
     }

@@ -74,6 +74,9 @@ pub fn ask(
     now: u64,
 ) -> Result<Asked, StoreError> {
     let known = check_ledger(&batch.tx.open_table(JOBS)?, job)?;
+    // It may have ended since the caller looked.
+    let state = key_row(batch, key)?.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?;
+    state.state.replaceable().map_err(|code| state.refusal(code))?;
     let row = read(batch, key)?;
     if rules.wait.is_zero() && row.is_none() {
         return Ok(Asked::Granted);
@@ -193,6 +196,15 @@ pub fn check(batch: &Batch<'_>, attempt: &Attempt) -> Result<(), StoreError> {
 pub fn forget(batch: &Batch<'_>, key: KeyId) -> Result<(), StoreError> {
     batch.tx.open_table(RECOVERIES)?.remove(&key.0)?;
     Ok(())
+}
+
+/// The key has new shares: what was asked about the old ones waits no more, and opens no window. What was issued before counts
+/// no more than it did.
+pub fn end_request(batch: &Batch<'_>, key: KeyId) -> Result<(), StoreError> {
+    match read(batch, key)? {
+        Some(row) if row.request.is_some() => write(batch, key, &RecoveryRow { request: None, ..row }),
+        _ => Ok(()),
+    }
 }
 
 /// Notes that it is at least so late, unix milliseconds.

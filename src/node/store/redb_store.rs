@@ -1,6 +1,6 @@
 //! [`Store`] on `redb`: exactly one process per data directory.
 
-use super::attempts::{attempt_row, attempts_of, has_room, read_material, replacements_of};
+use super::attempts::{attempts_of, has_room, read_material, replacements_of};
 use super::dump::Snapshot;
 use super::ledger::{self, check_ledger};
 use super::open::{HeadCell, read_head};
@@ -13,7 +13,6 @@ use super::{
     Asked, Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, LedgerEntry, Order, RecoveryRules,
     Registered, Store, StoreError, Written, cancel, guesses, recoveries, registry, staging,
 };
-use crate::clock::now_ms;
 use crate::node::audit::Head;
 use crate::wire::{EpochStatement, ErrorCode, InitiatorId, JobId, JobState, KeyId};
 use redb::{Database, ReadableDatabase};
@@ -143,28 +142,12 @@ impl Store for RedbStore {
 
     fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()> {
         let party = self.party;
-        self.writer.submit(move |batch| {
-            recoveries::check(batch, &attempt)?;
-            staging::stage(batch, attempt, &material, max_keys, party)
-        })
+        self.writer.submit(move |batch| staging::stage(batch, attempt, &material, max_keys, party))
     }
 
     fn commit(&self, id: KeyId, transcript: [u8; 32]) -> Written<Attempt> {
         let party = self.party;
-        self.writer.submit(move |batch| {
-            // Node 1 decides. What it has decided node 2 follows, whatever it was told meanwhile.
-            if party == Party::Node1
-                && let Some(row) = attempt_row(batch, &attempt_key(id, transcript))?
-            {
-                recoveries::check(batch, &row.attempt)?;
-            }
-            let attempt = staging::commit(batch, id, transcript)?;
-            registry::enter(batch, &attempt, now_ms())?;
-            if let Some(source) = attempt.source_key_id {
-                recoveries::forget(batch, source)?;
-            }
-            Ok(attempt)
-        })
+        self.writer.submit(move |batch| staging::commit(batch, id, transcript, party))
     }
 
     fn discard(&self, id: KeyId, transcript: [u8; 32]) -> Written<()> {
@@ -188,9 +171,6 @@ impl Store for RedbStore {
                 _ => {}
             }
             staging::transition(batch, key_id, to)?;
-            if to.is_end() {
-                recoveries::forget(batch, key_id)?;
-            }
             let row = OrderRow { issued_at, digest: job.digest };
             batch.tx.open_table(ORDERS)?.insert(&key_id.0, rows::encode(&row)?.as_slice())?;
             if known { Ok(()) } else { ledger::enter(batch, &job) }
@@ -297,6 +277,7 @@ impl Store for RedbStore {
     }
 
     fn confirm(&self, said: EpochStatement, wipe: bool) -> Written<Verdict> {
-        self.writer.submit(move |batch| quarantine::confirm(batch, &said, wipe))
+        let party = self.party;
+        self.writer.submit(move |batch| quarantine::confirm(batch, &said, wipe, party))
     }
 }

@@ -8,9 +8,9 @@ use super::attempts::{
 use super::rows::{
     ATTEMPTS, AttemptRow, DISCARDED, GUESSES, KeyRow, OWNED, REPLACEMENTS, attempt_key, replacement_key,
 };
-use super::undecided;
 use super::writer::Batch;
-use super::{Attempt, Fate, KeyState, StoreError};
+use super::{Attempt, Fate, KeyState, StoreError, recoveries, registry, undecided};
+use crate::clock::now_ms;
 use crate::wire::{ErrorCode, KeyId};
 use redb::ReadableTable;
 use trefoil_protocol::Party;
@@ -30,6 +30,7 @@ pub fn stage(
     max_keys: Option<u64>,
     party: Party,
 ) -> Result<(), StoreError> {
+    recoveries::check(batch, &attempt)?;
     let key = attempt_key(attempt.key_id, attempt.transcript);
     let source = attempt.source();
     let new_key = source.is_none_or(|(id, _)| id != attempt.key_id);
@@ -81,15 +82,19 @@ pub fn stage(
 }
 
 /// Makes a prepared attempt the key.
-pub fn commit(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32]) -> Result<Attempt, StoreError> {
+pub fn commit(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32], party: Party) -> Result<Attempt, StoreError> {
     let row = attempt_row(batch, &attempt_key(id, transcript))?.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?;
     match row.fate {
         Fate::Prepared => {}
         Fate::Committed => return Ok(row.attempt),
         Fate::Superseded => return refused(ErrorCode::JobSuperseded),
     }
+    // Node 1 decides. What it has decided node 2 follows, whatever it was told meanwhile; and what was decided stays so.
+    if party == Party::Node1 {
+        recoveries::check(batch, &row.attempt)?;
+    }
     match row.attempt.source() {
-        None => begin(batch, id, transcript)?,
+        None => begin(batch, &row.attempt)?,
         Some((source, from)) => replace(batch, &row.attempt, source, from)?,
     }
     undecided::end(batch, &attempt_key(id, transcript))?;
@@ -98,7 +103,8 @@ pub fn commit(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32]) -> Result<
 }
 
 /// A generated key begins.
-fn begin(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32]) -> Result<(), StoreError> {
+fn begin(batch: &mut Batch<'_>, new: &Attempt) -> Result<(), StoreError> {
+    let (id, transcript) = (new.key_id, new.transcript);
     if key_row(batch, id)?.is_some() {
         return refused(ErrorCode::UnknownKey);
     }
@@ -107,7 +113,7 @@ fn begin(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32]) -> Result<(), S
     for other in others.into_iter().filter(|other| other.attempt.transcript != transcript) {
         destroy(batch, other, None)?;
     }
-    Ok(())
+    registry::enter(batch, new, now_ms())
 }
 
 /// New shares take the place of those of `source`.
@@ -129,12 +135,14 @@ fn replace(batch: &mut Batch<'_>, new: &Attempt, source: KeyId, from: [u8; 32]) 
     if new.key_id == source {
         // They were guesses at a password of shares that are gone.
         batch.tx.open_table(GUESSES)?.remove(&source.0)?;
+        recoveries::end_request(batch, source)?;
     } else {
+        recoveries::forget(batch, source)?;
         put_key(batch, source, &KeyRow { state: KeyState::Retired, successor: Some(new.key_id), ..old })?;
         remove_owned(batch, &new.initiator, source)?;
         put_owned(batch, &new.initiator, new.key_id)?;
     }
-    Ok(())
+    registry::enter(batch, new, now_ms())
 }
 
 /// Destroys what is prepared to take the place of a key's shares. It is remembered: its worker asks for its commit, perhaps.
@@ -201,6 +209,7 @@ pub fn transition(batch: &mut Batch<'_>, id: KeyId, to: KeyState) -> Result<(), 
         let attempt = attempt.ok_or(StoreError::Corrupt("a key without its attempt"))?;
         remove_owned(batch, &attempt.attempt.initiator, id)?;
         supersede(batch, id)?;
+        recoveries::forget(batch, id)?;
         destroy(batch, attempt, Some(Fate::Committed))?;
     }
     put_key(batch, id, &KeyRow { state: to, ..row })
