@@ -214,3 +214,34 @@ async fn an_attempt_that_lost_is_not_committed_by_a_restored_node_1() {
     let job = cluster.sign_job("s1", winning.id(), &message_input(b"m"));
     frost(cluster, &winning, &job, b"m").await.unwrap();
 }
+
+/// Node 1 lost its decision with its disk, and heard from node 2 that nobody had decided; then node 2 followed the old decision.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_comes_back_late_finds_node_1s_share() {
+    let mut service = Backed::start().await;
+    let key = service.cluster.committed_key("g1", Curve::Ed25519).await;
+    let recovered = service.cluster.recover(&key, "r1").await;
+    let backup = file(&service.backup(Party::Node1).await);
+    let slots = std::fs::read(service.slots_copy(Party::Node1)).unwrap();
+    let (key_id, transcript) = (recovered.id(), recovered.share.transcript());
+    let commit = |evidence| NodeRequest::Commit { key_id, transcript, evidence };
+    let NodeReply::Committed { signature } = service.cluster.ask1(commit(recovered.statement2.signature)).await else {
+        panic!("node 1 did not commit")
+    };
+    service.replace_with(Party::Node1, &backup, Some(&slots)).await;
+    let cluster = &service.cluster;
+    let open = doubt(cluster.ask1(commit(recovered.statement2.signature)).await);
+    let said = word(cluster, Party::Node1, open).await;
+    assert_eq!(said.0.state, EpochState::Prepared);
+    assert!(matches!(confirm(cluster, Party::Node1, said).await, NodeReply::Confirmed));
+    assert!(matches!(cluster.ask2(commit(signature)).await, NodeReply::Committed { .. }));
+
+    let said = word(cluster, Party::Node1, doubt(info(cluster, Party::Node1, &key).await)).await;
+    assert_eq!((said.0.state, said.0.successor), (EpochState::Retired, Some(recovered.id())));
+    let first = doubt(confirm(cluster, Party::Node1, said).await);
+    assert_eq!((first.key_id, first.transcript), (recovered.id(), transcript));
+    let said = word(cluster, Party::Node1, first).await;
+    assert!(matches!(confirm(cluster, Party::Node1, said).await, NodeReply::Confirmed));
+    let job = cluster.sign_job("s1", recovered.id(), &message_input(b"m"));
+    frost(cluster, &recovered, &job, b"m").await.unwrap();
+}

@@ -84,7 +84,8 @@ pub enum Verdict {
     },
 }
 
-/// Takes the other node's word about a key. `wipe`: what it says has ended is destroyed here, too.
+/// Takes the other node's word about a key. `wipe`: what it says has ended is destroyed here, too, and what was prepared to
+/// take its place.
 pub fn confirm(batch: &mut Batch<'_>, said: &EpochStatement, wipe: bool, party: Party) -> Result<Verdict, StoreError> {
     let id = said.key_id;
     let doubt: Option<Doubt> = rows::get(&batch.tx.open_table(DOUBTS)?, &id.0)?;
@@ -198,14 +199,17 @@ fn epoch(batch: &Batch<'_>, id: KeyId, row: &KeyRow) -> Result<u32, StoreError> 
     Ok(attempt.ok_or(StoreError::Corrupt("a key without its attempt"))?.attempt.epoch)
 }
 
-/// The first attempt of a key that is prepared here and in doubt.
+/// The first attempt of a key that is prepared here, in doubt again: since nobody had decided, it may have become the key.
 fn prepared_of(batch: &Batch<'_>, id: KeyId) -> Result<Option<[u8; 32]>, StoreError> {
-    let doubt: Option<Doubt> = rows::get(&batch.tx.open_table(DOUBTS)?, &id.0)?;
-    if doubt != Some(Doubt::Unconfirmed) {
+    let mut doubts = batch.tx.open_table(DOUBTS)?;
+    if rows::get(&doubts, &id.0)? == Some(Doubt::Outdated) {
         return Ok(None);
     }
     let attempts = attempts_of(&batch.tx.open_table(ATTEMPTS)?, id)?;
     let prepared = attempts.into_iter().find(|row| row.fate == Fate::Prepared && row.slot != 0);
+    if prepared.is_some() {
+        doubts.insert(&id.0, rows::encode(&Doubt::Unconfirmed)?.as_slice())?;
+    }
     Ok(prepared.map(|row| row.attempt.transcript))
 }
 
@@ -221,9 +225,9 @@ fn end(
     let attempt = attempt_row(batch, &attempt_key(id, row.transcript))?;
     let attempt = attempt.ok_or(StoreError::Corrupt("a key without its attempt"))?;
     remove_owned(batch, &attempt.attempt.initiator, id)?;
-    staging::supersede(batch, id)?;
     recoveries::forget(batch, id)?;
     if wipe {
+        staging::supersede(batch, id)?;
         destroy(batch, attempt, Some(Fate::Committed))?;
     }
     put_key(batch, id, &KeyRow { state: to, successor, ..*row })
