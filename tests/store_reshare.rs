@@ -304,7 +304,7 @@ async fn a_decision_that_is_cut_off_is_made_or_not() {
 async fn a_store_of_another_format_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     drop(committed(folder.path()).await);
-    for (format, says) in [(1, "an older version"), (3, "a newer version")] {
+    for (format, says) in [(1, "an older version"), (2, "an older version"), (4, "a newer version")] {
         let db = redb::Database::open(folder.path().join("store.redb")).unwrap();
         let tx = db.begin_write().unwrap();
         let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");

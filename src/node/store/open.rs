@@ -25,7 +25,7 @@ pub const SLOTS: &str = "slots";
 /// Memory for the database's pages, bytes; redb's own default is 1 GiB.
 const CACHE: usize = 128 << 20;
 /// Version of tables and rows.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 /// What the master key seals, to be recognised.
 pub const CHECK: &[u8] = b"trefoil master key check";
 
