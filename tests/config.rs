@@ -120,6 +120,18 @@ fn a_node_is_not_its_own_peer() {
 }
 
 #[test]
+fn a_recoverys_window_is_not_shorter_than_its_wait() {
+    let mut env = node_env();
+    env.insert("TREFOIL_RECOVERY_WAIT_SECONDS".into(), "3600".into());
+    for (window, says) in
+        [("3600", vec![]), ("3599", vec!["recovery_window_seconds: must not be shorter than recovery_wait_seconds"])]
+    {
+        env.insert("TREFOIL_RECOVERY_WINDOW_SECONDS".into(), window.into());
+        assert_eq!(problems(env.clone()), says);
+    }
+}
+
+#[test]
 fn a_setting_twice_in_one_source_is_a_problem() {
     let mut env = node_env();
     env.insert("TREFOIL_NATS__URL".into(), "nats://other:4222".into());

@@ -211,6 +211,12 @@ impl NodeLimits {
         let abort_after = s.number("abort_after_seconds", 600, 1..=86_400);
         let recovery_wait = s.number("recovery_wait_seconds", 0, 0..=31_536_000);
         let recovery_window = s.number("recovery_window_seconds", 604_800, 60..=31_536_000);
+        if let (Some(wait), Some(window)) = (recovery_wait, recovery_window)
+            && window < wait
+        {
+            // Where one node heard of the first job only, its wait may end after the other one's window.
+            s.problem("recovery_window_seconds", "must not be shorter than recovery_wait_seconds");
+        }
         let drain = s.number("drain_seconds", 30, 1..=600);
         // The bounds above fit every target of these conversions.
         Some(Self {
