@@ -159,11 +159,11 @@ async fn what_cannot_be_written_is_not_generated() {
     assert_eq!(state(&jetstream, "MPC_JOBS").await.last_sequence, 0, "no job was published");
     assert_eq!(std::fs::read(service.path("there.key")).unwrap(), b"mine");
     assert_eq!(std::fs::read(service.path("left.key.draft")).unwrap(), b"an earlier one");
-    // A generation that ends in an error leaves its draft, because nobody signs the error; one that succeeds only the key.
+    // A generation that ends in an error leaves its draft aside, because nobody signs the error; one that succeeds only the key.
     let mut stranger = service.cli();
     stranger.env("TREFOIL_INITIATOR_SEED", nkeys::KeyPair::new_user().seed().unwrap());
     assert_eq!(stranger.args(GENERATE).args(["--out", "a.key"]).output().unwrap().status.code(), Some(1));
-    std::fs::remove_file(service.path("a.key.draft")).unwrap();
+    assert!(service.path("a.key.draft.refused").exists());
     answer(&service, &[&GENERATE[1..], &["--out", "a.key"]].concat());
     assert!(service.path("a.key").exists() && !service.path("a.key.draft").exists());
 }

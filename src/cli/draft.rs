@@ -162,6 +162,9 @@ impl Draft {
     }
 }
 
+/// What is added to the name of a draft whose job ended in an error.
+const REFUSED: &str = "refused";
+
 /// Where the draft of a key file is.
 pub fn draft_of(out: &Path) -> PathBuf {
     let mut path = out.as_os_str().to_owned();
@@ -178,7 +181,12 @@ pub struct Kept {
 impl Kept {
     /// The key file that it is a draft of, by its name.
     pub fn target(&self) -> Option<PathBuf> {
-        (self.path.extension()? == "draft").then(|| self.path.with_extension(""))
+        let draft = if self.is_refused() { self.path.with_extension("") } else { self.path.clone() };
+        (draft.extension()? == "draft").then(|| draft.with_extension(""))
+    }
+
+    fn is_refused(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == REFUSED)
     }
 
     /// The key file is on disk, or there will be no key.
@@ -188,6 +196,19 @@ impl Kept {
         }
     }
 
+    /// Puts the draft out of the way of a new one, where nothing is there yet; where it is then.
+    fn put_aside(&self) -> PathBuf {
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(format!(".{REFUSED}"));
+        let aside = PathBuf::from(aside);
+        if self.is_refused() || std::fs::hard_link(&self.path, &aside).is_err() {
+            return self.path.clone();
+        }
+        // Both names lead to it should this one not go.
+        let _ = std::fs::remove_file(&self.path);
+        aside
+    }
+
     /// After a failure: keeps the draft and says where, unless the job was not accepted. Nobody signs an error, so even one that
     /// says that there is no key removes nothing: the job may go on, and the draft alone opens what it makes.
     pub fn after(&self, failure: &Failure, output: &Output) {
@@ -195,9 +216,11 @@ impl Kept {
         match failure {
             Failure::Client(ClientError::Busy) => return self.remove(output),
             Failure::Client(ClientError::Job(_)) => {
+                let aside = self.put_aside();
+                let path = aside.display();
                 return output.remark(&format!(
-                    "nobody signs an error, so {path} is kept: trefoil {op} --resume {path} looks for a result again; delete it \
-                     to try anew if you believe the error"
+                    "nobody signs an error, so the draft is kept as {path}: trefoil {op} --resume {path} looks for a result \
+                     again; delete it if you believe the error"
                 ));
             }
             _ => {}
