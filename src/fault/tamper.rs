@@ -242,7 +242,7 @@ mod tests {
             String::from_utf8(altered.iter().find(|one| one.what == what).unwrap().job.body.clone()).unwrap()
         };
         let text = String::from_utf8(body.to_vec()).unwrap();
-        assert_eq!(find("op: another text"), text.replace("sign", "soan"));
+        assert_eq!(find("op: another text"), text.replace("sign", "generate"));
         assert_eq!(find("nested.list[0]: the opposite"), text.replace("true", "false"));
         assert_eq!(find("nested.list[1]: left out"), text.replace("null,", ""));
         assert_eq!(find("nested.number: another number"), text.replace("-2", "-1"));
