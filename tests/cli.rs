@@ -163,7 +163,7 @@ async fn what_cannot_be_written_is_not_generated() {
     let mut stranger = service.cli();
     stranger.env("TREFOIL_INITIATOR_SEED", nkeys::KeyPair::new_user().seed().unwrap());
     assert_eq!(stranger.args(GENERATE).args(["--out", "a.key"]).output().unwrap().status.code(), Some(1));
-    assert!(service.path("a.key.draft.refused").exists());
+    assert!(service.path("a.key.draft.refused.1").exists());
     answer(&service, &[&GENERATE[1..], &["--out", "a.key"]].concat());
     assert!(service.path("a.key").exists() && !service.path("a.key.draft").exists());
 }

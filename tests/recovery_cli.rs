@@ -97,7 +97,7 @@ fn a_key_is_recovered_beside_its_old_file() {
     std::fs::write(service.path("stranger.seed"), nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
     let refused = failure(&service, 1, &recover(&["--key", "a.key", "--authoriser-seed-file", "stranger.seed"]));
     assert_eq!(refused["code"], "NOT_AUTHORISED");
-    assert!(!service.path("b.key").exists() && service.path("b.key.draft.refused").exists());
+    assert!(!service.path("b.key").exists() && service.path("b.key.draft.refused.1").exists());
     signs(&service, "a.key", None);
 
     let recovered = answer(&service, &recover(&[&["--key", "a.key"][..], &CONSENT].concat()));
@@ -168,7 +168,7 @@ fn a_refresh_takes_the_old_shares_place() {
     assert_eq!(refused["code"], "WRONG_PASSWORD");
     assert_eq!(read("a.key"), before);
     for _ in 0..2 {
-        assert_eq!(failure(&service, 1, &["refresh", "--resume", "a.key.draft.refused"])["code"], "WRONG_PASSWORD");
+        assert_eq!(failure(&service, 1, &["refresh", "--resume", "a.key.draft.refused.1"])["code"], "WRONG_PASSWORD");
     }
     // Nor does what is in the way: the draft of another refresh, a backup of an unfinished change.
     for name in ["a.key.draft", "a.key.bak"] {

@@ -162,8 +162,10 @@ impl Draft {
     }
 }
 
-/// What is added to the name of a draft whose job ended in an error.
-const REFUSED: &str = "refused";
+/// What is added to the name of a draft whose job ended in an error, and a number.
+const REFUSED: &str = ".refused";
+/// How many of them one key file may have before the next draft stays where it is.
+const MAX_REFUSED: u32 = 100;
 
 /// Where the draft of a key file is.
 pub fn draft_of(out: &Path) -> PathBuf {
@@ -181,12 +183,8 @@ pub struct Kept {
 impl Kept {
     /// The key file that it is a draft of, by its name.
     pub fn target(&self) -> Option<PathBuf> {
-        let draft = if self.is_refused() { self.path.with_extension("") } else { self.path.clone() };
-        (draft.extension()? == "draft").then(|| draft.with_extension(""))
-    }
-
-    fn is_refused(&self) -> bool {
-        self.path.extension().is_some_and(|extension| extension == REFUSED)
+        let (target, rest) = self.path.file_name()?.to_str()?.rsplit_once(".draft")?;
+        (rest.is_empty() || rest.starts_with(REFUSED)).then(|| self.path.with_file_name(target))
     }
 
     /// The key file is on disk, or there will be no key.
@@ -196,17 +194,23 @@ impl Kept {
         }
     }
 
-    /// Puts the draft out of the way of a new one, where nothing is there yet; where it is then.
+    /// Puts the draft out of the way of a new one, under the first name that is free; where it is then.
     fn put_aside(&self) -> PathBuf {
-        let mut aside = self.path.clone().into_os_string();
-        aside.push(format!(".{REFUSED}"));
-        let aside = PathBuf::from(aside);
-        if self.is_refused() || std::fs::hard_link(&self.path, &aside).is_err() {
+        let name = self.path.as_os_str();
+        if name.to_string_lossy().contains(REFUSED) {
             return self.path.clone();
         }
-        // Both names lead to it should this one not go.
-        let _ = std::fs::remove_file(&self.path);
-        aside
+        for number in 1..=MAX_REFUSED {
+            let mut aside = name.to_owned();
+            aside.push(format!("{REFUSED}.{number}"));
+            let aside = PathBuf::from(aside);
+            if std::fs::hard_link(&self.path, &aside).is_ok() {
+                // Should this name not go, both lead to it.
+                let _ = std::fs::remove_file(&self.path);
+                return aside;
+            }
+        }
+        self.path.clone()
     }
 
     /// After a failure: keeps the draft and says where, unless the job was not accepted. Nobody signs an error, so even one that
