@@ -183,8 +183,13 @@ pub struct Kept {
 impl Kept {
     /// The key file that it is a draft of, by its name.
     pub fn target(&self) -> Option<PathBuf> {
-        let (target, rest) = self.path.file_name()?.to_str()?.rsplit_once(".draft")?;
+        let (target, rest) = self.parts()?;
         (rest.is_empty() || rest.starts_with(REFUSED)).then(|| self.path.with_file_name(target))
+    }
+
+    /// The key file's name, and what follows `.draft`.
+    fn parts(&self) -> Option<(&str, &str)> {
+        self.path.file_name()?.to_str()?.rsplit_once(".draft")
     }
 
     /// The key file is on disk, or there will be no key.
@@ -196,12 +201,11 @@ impl Kept {
 
     /// Puts the draft out of the way of a new one, under the first name that is free; where it is then.
     fn put_aside(&self) -> PathBuf {
-        let name = self.path.as_os_str();
-        if name.to_string_lossy().contains(REFUSED) {
+        if self.parts().is_some_and(|(_, rest)| rest.starts_with(REFUSED)) {
             return self.path.clone();
         }
         for number in 1..=MAX_REFUSED {
-            let mut aside = name.to_owned();
+            let mut aside = self.path.as_os_str().to_owned();
             aside.push(format!("{REFUSED}.{number}"));
             let aside = PathBuf::from(aside);
             if std::fs::hard_link(&self.path, &aside).is_ok() {
