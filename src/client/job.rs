@@ -194,8 +194,7 @@ impl JobBuilder {
         reply: &SealKey,
         lifetime: Duration,
     ) -> Result<SignedRequest, BuildError> {
-        let job_id = random_job_id();
-        let sealed = seal(&self.worker_key, &self.binding(&job_id, key_id), secrets)?;
+        let (job_id, sealed) = self.sealed(key_id, secrets)?;
         let request = self.build(Op::Sign, job_id, key_id, SignBody::batch(method, batch, sealed), reply, lifetime)?;
         if request.body.len() > MAX_BODY_BYTES { Err(BuildError::TooLarge) } else { Ok(request) }
     }

@@ -43,20 +43,12 @@ impl Gate {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
-    /// Reads a job and checks signature, shape, operation, initiator, times and rate, in this order.
+    /// Reads a job and checks signature, shape, operation (one of `ops`), initiator, times and rate, in this order.
     ///
     /// # Errors
     /// The first thing that is wrong. The job is returned beside it where the audit log should tell: where it is authentic,
     /// but of the jobs that a rate refuses in a row only the first, so that nobody fills the log.
-    pub fn admit(&self, signed: &SignedJob, op: Op, now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
-        self.admit_any(signed, &[op], now)
-    }
-
-    /// The same for any of some operations.
-    ///
-    /// # Errors
-    /// As [`Gate::admit`].
-    pub fn admit_any(&self, signed: &SignedJob, ops: &[Op], now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
+    pub fn admit(&self, signed: &SignedJob, ops: &[Op], now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
         let job = Job::from_signed(signed).map_err(|error| (None, Refusal::new(error.code, error.message)))?;
         let policy = self.policy();
         if let Err(refusal) = check(&policy, &job, ops, now).and_then(|()| self.is_new(&job)) {

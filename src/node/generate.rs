@@ -100,11 +100,7 @@ impl Node {
         blinded_password: Option<[u8; 32]>,
         proof: Option<Fixed<64>>,
     ) -> Answer {
-        let job = self.gate.admit_any(signed, OPERATIONS, now_ms());
-        let job = job.map_err(|(job, refusal)| match job {
-            Some(job) => self.refuse(&job, refusal),
-            None => refusal,
-        })?;
+        let job = self.admit(signed, OPERATIONS)?;
         let Some((curve, key_id)) = job.curve().zip(job.made_key()) else { return Err(ErrorCode::MalformedJob.into()) };
         if blinded_password.is_some() != (self.role == Party::Node1) {
             return Err(Refusal::new(ErrorCode::ProtocolAbort, "node 1, and only it, takes a blinded password"));

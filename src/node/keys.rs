@@ -8,7 +8,6 @@ use super::gate::{self, Found};
 use super::generate::{attestation, statement};
 use super::store::Attempt;
 use super::{Answer, Caller, Node, Refusal, Stage};
-use crate::clock::now_ms;
 use crate::fault;
 use crate::node::audit::Event;
 use crate::wire::node::NodeReply;
@@ -128,11 +127,7 @@ impl Node {
     }
 
     pub(super) fn key_info(&self, signed: &SignedJob) -> Answer {
-        let job = self.gate.admit(signed, Op::PublicKey, now_ms());
-        let job = job.map_err(|(job, refusal)| match job {
-            Some(job) => self.refuse(&job, refusal),
-            None => refusal,
-        })?;
+        let job = self.admit(signed, &[Op::PublicKey])?;
         // A question changes nothing, so its job is not entered into the ledger, only compared with it.
         self.store.check_ledger(&gate::ledger_entry(&job))?;
         match gate::find_key(self.store.as_ref(), &job).map_err(|refusal| self.refuse(&job, refusal))? {

@@ -16,11 +16,7 @@ const OPERATIONS: &[Op] = &[Op::Keys, Op::RegisterKey, Op::Cancel, Op::JobStatus
 
 impl Node {
     pub(super) async fn manage(&self, signed: &SignedJob) -> Answer {
-        let job = self.gate.admit_any(signed, OPERATIONS, now_ms());
-        let job = job.map_err(|(job, refusal)| match job {
-            Some(job) => self.refuse(&job, refusal),
-            None => refusal,
-        })?;
+        let job = self.admit(signed, OPERATIONS)?;
         let Payload::Manage(manage) = job.payload.clone() else { return Err(ErrorCode::MalformedJob.into()) };
         if self.role != Party::Node1 && manage != Manage::CancelRecovery {
             return Err(Refusal::new(ErrorCode::UnsupportedOperation, "node 1 is asked about keys and jobs"));

@@ -30,7 +30,7 @@ use crate::clock::now_ms;
 use crate::config::NodeLimits;
 use crate::policy::{Policy, PolicyError};
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest, SessionId};
-use crate::wire::{ErrorCode, InitiatorId, Job, KeyId, Op};
+use crate::wire::{ErrorCode, InitiatorId, Job, KeyId, Op, SignedJob};
 use audit::{AuditLog, Event};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use material::Material;
@@ -366,6 +366,14 @@ impl Node {
             reason: reason.map(str::to_owned),
             ..self.event(op)
         }
+    }
+
+    /// The job, if it passes the gate for one of these operations; the audit log notes its refusal.
+    fn admit(&self, signed: &SignedJob, ops: &[Op]) -> Result<Job, Refusal> {
+        self.gate.admit(signed, ops, now_ms()).map_err(|(job, refusal)| match job {
+            Some(job) => self.refuse(&job, refusal),
+            None => refusal,
+        })
     }
 
     /// Notes the refusal of an authentic job, and hands it on.

@@ -7,7 +7,6 @@ use super::gate::{self, Found};
 use super::store::{KeyState, Order};
 use super::{Answer, Node, Refusal, about_job};
 use crate::auth;
-use crate::clock::now_ms;
 use crate::wire::node::NodeReply;
 use crate::wire::{ErrorCode, Fixed, Op, OrderedState, Payload, SignedJob, StateStatement};
 
@@ -15,11 +14,7 @@ const OPERATIONS: &[Op] = &[Op::Freeze, Op::Unfreeze, Op::Destroy];
 
 impl Node {
     pub(super) async fn order(&self, signed: &SignedJob) -> Answer {
-        let job = self.gate.admit_any(signed, OPERATIONS, now_ms());
-        let job = job.map_err(|(job, refusal)| match job {
-            Some(job) => self.refuse(&job, refusal),
-            None => refusal,
-        })?;
+        let job = self.admit(signed, OPERATIONS)?;
         let Payload::Order(state) = job.payload else { return Err(ErrorCode::MalformedJob.into()) };
         let refused = |refusal: Refusal| self.refuse(&job, refusal);
         // It cannot be undone, so the owner's key alone is not enough.

@@ -28,11 +28,7 @@ impl Node {
         if self.role != Party::Node1 {
             return Err(Refusal::new(ErrorCode::UnsupportedOperation, "node 2 knows no passwords"));
         }
-        let job = self.gate.admit_any(&open.job, OPERATIONS, now_ms());
-        let job = job.map_err(|(job, refusal)| match job {
-            Some(job) => self.refuse(&job, refusal),
-            None => refusal,
-        })?;
+        let job = self.admit(&open.job, OPERATIONS)?;
         let refused = |refusal: Refusal| self.refuse(&job, refusal);
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
         let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {

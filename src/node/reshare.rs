@@ -7,7 +7,6 @@ use super::generate::statement;
 use super::store::Attempt;
 use super::{Answer, Node, Refusal};
 use crate::auth;
-use crate::clock::now_ms;
 use crate::wire::node::NodeReply;
 use crate::wire::{Base64, Decision, DecisionKind, ErrorCode, Fixed, Job, KeyId, Op, SignedJob};
 use std::collections::BTreeSet;
@@ -38,11 +37,7 @@ impl Node {
     }
 
     pub(super) async fn source(&self, signed: &SignedJob) -> Answer {
-        let job = self.gate.admit_any(signed, OPERATIONS, now_ms());
-        let job = job.map_err(|(job, refusal)| match job {
-            Some(job) => self.refuse(&job, refusal),
-            None => refusal,
-        })?;
+        let job = self.admit(signed, OPERATIONS)?;
         let refused = |refusal: Refusal| self.refuse(&job, refusal);
         // A question changes nothing, so its job is not entered into the ledger, only compared with it.
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;

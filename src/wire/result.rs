@@ -90,6 +90,17 @@ pub enum Outcome {
     },
 }
 
+/// Done, with the named fields and no others.
+macro_rules! ok {
+    ($($field:ident),*) => {{
+        let mut outcome = Outcome::DONE;
+        $(if let Outcome::Ok { $field: told, .. } = &mut outcome {
+            *told = Some($field);
+        })*
+        outcome
+    }};
+}
+
 impl Outcome {
     /// Done, with nothing to tell.
     pub const DONE: Self = Self::Ok {
@@ -105,137 +116,56 @@ impl Outcome {
 
     /// A key.
     #[must_use]
-    pub const fn of_key(key: KeyResult) -> Self {
-        Self::Ok {
-            key: Some(key),
-            signature: None,
-            signatures: None,
-            secrets: None,
-            state: None,
-            list: None,
-            job: None,
-            recovery: None,
-        }
+    pub fn of_key(key: KeyResult) -> Self {
+        ok!(key)
     }
 
     /// New shares, with the client's sealed one.
     #[must_use]
-    pub const fn generated(key: KeyResult, secrets: Sealed) -> Self {
-        Self::Ok {
-            key: Some(key),
-            signature: None,
-            signatures: None,
-            secrets: Some(secrets),
-            state: None,
-            list: None,
-            job: None,
-            recovery: None,
-        }
+    pub fn generated(key: KeyResult, secrets: Sealed) -> Self {
+        ok!(key, secrets)
     }
 
     /// A signature.
     #[must_use]
-    pub const fn signed(signature: SignatureResult) -> Self {
-        Self::Ok {
-            key: None,
-            signature: Some(signature),
-            signatures: None,
-            secrets: None,
-            state: None,
-            list: None,
-            job: None,
-            recovery: None,
-        }
+    pub fn signed(signature: SignatureResult) -> Self {
+        ok!(signature)
     }
 
     /// The signatures of a batch.
     #[must_use]
-    pub const fn signed_batch(signatures: Vec<SignatureResult>) -> Self {
-        Self::Ok {
-            key: None,
-            signature: None,
-            signatures: Some(signatures),
-            secrets: None,
-            state: None,
-            list: None,
-            job: None,
-            recovery: None,
-        }
+    pub fn signed_batch(signatures: Vec<SignatureResult>) -> Self {
+        ok!(signatures)
     }
 
     /// Sealed secrets alone.
     #[must_use]
-    pub const fn sealed(secrets: Sealed) -> Self {
-        Self::Ok {
-            key: None,
-            signature: None,
-            signatures: None,
-            secrets: Some(secrets),
-            state: None,
-            list: None,
-            job: None,
-            recovery: None,
-        }
+    pub fn sealed(secrets: Sealed) -> Self {
+        ok!(secrets)
     }
 
     /// The state that a key was brought into.
     #[must_use]
-    pub const fn ordered(state: StateResult) -> Self {
-        Self::Ok {
-            key: None,
-            signature: None,
-            signatures: None,
-            secrets: None,
-            state: Some(state),
-            list: None,
-            job: None,
-            recovery: None,
-        }
+    pub fn ordered(state: StateResult) -> Self {
+        ok!(state)
     }
 
     /// Registered keys.
     #[must_use]
-    pub const fn listed(list: KeyList) -> Self {
-        Self::Ok {
-            key: None,
-            signature: None,
-            signatures: None,
-            secrets: None,
-            state: None,
-            list: Some(list),
-            job: None,
-            recovery: None,
-        }
+    pub fn listed(list: KeyList) -> Self {
+        ok!(list)
     }
 
     /// How far a job is.
     #[must_use]
-    pub const fn of_job(job: JobStatus) -> Self {
-        Self::Ok {
-            key: None,
-            signature: None,
-            signatures: None,
-            secrets: None,
-            state: None,
-            list: None,
-            job: Some(job),
-            recovery: None,
-        }
+    pub fn of_job(job: JobStatus) -> Self {
+        ok!(job)
     }
 
     /// A recovery was cancelled.
     #[must_use]
-    pub const fn recovery_cancelled(recovery: RecoveryCancelled) -> Self {
-        Self::Ok {
-            key: None,
-            signature: None,
-            signatures: None,
-            secrets: None,
-            state: None,
-            list: None,
-            job: None,
-            recovery: Some(recovery),
-        }
+    pub fn recovery_cancelled(recovery: RecoveryCancelled) -> Self {
+        ok!(recovery)
     }
 
     /// An error outcome.

@@ -16,6 +16,26 @@ pub(crate) fn signing_bytes(label: &str, digest: &[u8; 32]) -> Vec<u8> {
     [&[0xFF], label.as_bytes(), &[0], digest].concat()
 }
 
+/// How a node signs a statement, by its `signing_bytes`, and how that is checked.
+macro_rules! signed_by_nodes {
+    ($($statement:ident),*) => {$(
+        impl $statement {
+            /// Signs as a node.
+            #[must_use]
+            pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
+                identity.sign(&self.signing_bytes()).to_bytes()
+            }
+
+            /// Whether a node with this identity signed exactly this.
+            #[must_use]
+            pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
+                identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
+            }
+        }
+    )*};
+}
+signed_by_nodes!(Attestation, StateStatement, EpochStatement, CancelStatement, Decision);
+
 /// What both nodes sign when they have stored their shares: the attestation, and the signed `Prepared(T)` of the commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attestation {
@@ -60,18 +80,6 @@ impl Attestation {
         );
         signing_bytes("trefoil-attest-v1", &digest)
     }
-
-    /// Signs as a node.
-    #[must_use]
-    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
-        identity.sign(&self.signing_bytes()).to_bytes()
-    }
-
-    /// Whether a node with this identity signed exactly this.
-    #[must_use]
-    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
-        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
-    }
 }
 
 /// What a node signs when it carried out an owner's order about a key.
@@ -94,18 +102,6 @@ impl StateStatement {
         let Self { initiator, job_digest, key_id, state } = self;
         let fields: [&[u8]; 4] = [initiator.as_str().as_bytes(), job_digest, &key_id.0, state.as_str().as_bytes()];
         signing_bytes("trefoil-state-v1", &hash(Tag::STATE, &fields))
-    }
-
-    /// Signs as a node.
-    #[must_use]
-    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
-        identity.sign(&self.signing_bytes()).to_bytes()
-    }
-
-    /// Whether a node with this identity signed exactly this.
-    #[must_use]
-    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
-        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
     }
 }
 
@@ -168,18 +164,6 @@ impl EpochStatement {
         let fields: [&[u8]; 6] = [nonce, &key_id.0, &epoch, transcript, state, successor];
         signing_bytes("trefoil-epoch-v1", &hash(Tag::EPOCH, &fields))
     }
-
-    /// Signs as a node.
-    #[must_use]
-    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
-        identity.sign(&self.signing_bytes()).to_bytes()
-    }
-
-    /// Whether a node with this identity signed exactly this.
-    #[must_use]
-    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
-        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
-    }
 }
 
 /// What a node signs when it has ended a key's waiting recovery.
@@ -199,18 +183,6 @@ impl CancelStatement {
     pub fn signing_bytes(&self) -> Vec<u8> {
         let fields: [&[u8]; 3] = [self.initiator.as_str().as_bytes(), &self.job_digest, &self.key_id.0];
         signing_bytes("trefoil-recovery-cancelled-v1", &hash(Tag::RECOVERY_CANCELLED, &fields))
-    }
-
-    /// Signs as a node.
-    #[must_use]
-    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
-        identity.sign(&self.signing_bytes()).to_bytes()
-    }
-
-    /// Whether a node with this identity signed exactly this.
-    #[must_use]
-    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
-        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
     }
 }
 
@@ -246,17 +218,5 @@ impl Decision {
         };
         let digest = hash(tag, &[&self.key_id.0, &self.epoch.to_be_bytes(), &self.transcript]);
         signing_bytes(label, &digest)
-    }
-
-    /// Signs as a node.
-    #[must_use]
-    pub fn sign(&self, identity: &SigningKey) -> [u8; 64] {
-        identity.sign(&self.signing_bytes()).to_bytes()
-    }
-
-    /// Whether a node with this identity signed exactly this.
-    #[must_use]
-    pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
-        identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
     }
 }
