@@ -103,12 +103,7 @@ impl ClientParty {
             Ok(opened) => opened,
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
-        let open = OpenSession { shared, job, node1, id, shares: self.shares() };
-        fault::step("session", "sign", job.key_id);
-        let share = match self.open_share(shared, evaluation).await {
-            Ok(share) => share,
-            Err(failed) => return Err(open.give_up(failed).await),
-        };
+        let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
         let items = Arc::new(Items { share, requests, contribution });
         let mut results = Vec::with_capacity(all);
         loop {
@@ -176,12 +171,7 @@ impl ClientParty {
             Ok(signed) => signed,
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
-        let open = OpenSession { shared, job, node1, id, shares: self.shares() };
-        fault::step("session", "sign", job.key_id);
-        let share = match self.open_share(shared, evaluation).await {
-            Ok(share) => share,
-            Err(failed) => return Err(open.give_up(failed).await),
-        };
+        let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
         if shares.len() != clients.len() {
             return Err(open.abort(Abort::peer(Party::Node1, "frost_share")).await);
         }

@@ -165,11 +165,6 @@ impl ClientParty {
         Ok(())
     }
 
-    /// What the client's share says of itself.
-    pub(super) fn shares(&self) -> KeyBinding {
-        *self.locked.binding()
-    }
-
     /// The randomness of one item of a batch in this session.
     pub(super) fn item_rng(&mut self, session: &SessionId, index: usize) -> SessionRng {
         SessionRng::new(&mut self.rng, &[], &[session, &index.to_be_bytes()])
@@ -190,8 +185,25 @@ impl ClientParty {
         }
     }
 
+    /// The session that node 1 has opened, and the share: where that does not open, the session ends.
+    pub(super) async fn opened<'a>(
+        &mut self,
+        shared: &'a Shared,
+        job: &'a Job,
+        node1: Session,
+        id: SessionId,
+        evaluation: [u8; 32],
+    ) -> Result<(OpenSession<'a>, Arc<KeyShare>), Failed> {
+        let open = OpenSession { shared, job, node1, id, shares: *self.locked.binding() };
+        fault::step("session", "sign", job.key_id);
+        match self.open_share(shared, evaluation).await {
+            Ok(share) => Ok((open, share)),
+            Err(failed) => Err(open.give_up(failed).await),
+        }
+    }
+
     /// The share, opened with node 1's evaluation the first time.
-    pub(super) async fn open_share(&mut self, shared: &Shared, evaluation: [u8; 32]) -> Result<Arc<KeyShare>, Failed> {
+    async fn open_share(&mut self, shared: &Shared, evaluation: [u8; 32]) -> Result<Arc<KeyShare>, Failed> {
         let begun = match std::mem::replace(&mut self.share, Access::Lost) {
             Access::Open(share) => {
                 self.share = Access::Open(share.clone());
@@ -234,12 +246,7 @@ impl ClientParty {
             Ok(opened) => opened,
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
-        let open = OpenSession { shared, job, node1, id, shares: self.shares() };
-        fault::step("session", "sign", job.key_id);
-        let share = match self.open_share(shared, evaluation).await {
-            Ok(share) => share,
-            Err(failed) => return Err(open.give_up(failed).await),
-        };
+        let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
         let request = Request { channel_hash: open.node1.channel_hash(), job_digest: job.digest, digest, path };
         let (for_m2, m2_request) = (share.clone(), request.clone());
         let mut rng = SessionRng::new(&mut self.rng, &[], &[&id]);
@@ -306,12 +313,7 @@ impl ClientParty {
             Ok(signed) => signed,
             Err(subject) => return Ok(Reached::NotCommitted(subject)),
         };
-        let open = OpenSession { shared, job, node1, id, shares: self.shares() };
-        fault::step("session", "sign", job.key_id);
-        let share = match self.open_share(shared, evaluation).await {
-            Ok(share) => share,
-            Err(failed) => return Err(open.give_up(failed).await),
-        };
+        let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
         let (own, message) = (share.clone(), message.to_vec());
         let signature = match shared.crypto.run(move || frost.finish(&own, &message, &theirs.0, &z1)).await? {
             Ok(signature) => signature,
@@ -359,7 +361,7 @@ pub(super) struct OpenSession<'a> {
     pub(super) node1: Session,
     pub(super) id: SessionId,
     /// What the client's share says of itself.
-    pub(super) shares: KeyBinding,
+    shares: KeyBinding,
 }
 
 impl OpenSession<'_> {
@@ -368,7 +370,7 @@ impl OpenSession<'_> {
     }
 
     /// Ends the session because the share did not open.
-    pub(super) async fn give_up(self, failed: Failed) -> Failed {
+    async fn give_up(self, failed: Failed) -> Failed {
         let check = failed.code.as_str().to_lowercase();
         self.closing(SignOutcome::Abort { check, ban: false }).send(call_deadline()).await;
         failed
