@@ -47,6 +47,10 @@ tags! {
     VAULT_HKDF = "vault/hkdf";
     /// Checksum of a secretStore or encryptedShare.
     VAULT_CHECKSUM = "vault/checksum";
+    /// Name of a secretStore whose data key a worker keeps for a while.
+    VAULT_UNLOCKED = "vault/unlocked";
+    /// Mask of a data key that is kept.
+    VAULT_KEPT = "vault/kept";
     /// Seed of the key that proves possession of a data key.
     VAULT_PROVER = "vault/prover";
     /// Statement that a data key was unwrapped.

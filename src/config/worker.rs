@@ -35,6 +35,7 @@ pub struct PeerConfig {
 /// | `crypto_threads` (cores) | protocol steps and key derivations computed at once |
 /// | `batch_items` (8) | items of a batch that are signed side by side, 1 to 9: each takes about 50 KB of a message to node 1 |
 /// | `kdf_memory_kib` (327,680) | memory of all running key derivations together, at least 320 MiB; a quarter of it is for those of up to 64 MiB |
+/// | `unlock_cache_seconds` (0: off) | how long a key's unwrapped data key is kept for its next job, at most 3,600: see SECURITY.md first |
 /// | `key_queue` (64) | jobs of one key that may wait inside this worker |
 /// | `lease_seconds` (2) | how long other workers leave a key alone whose worker is gone; renewed every third of it |
 /// | `reconcile_seconds` (60) | about how often node 2's open questions are brought to node 1 |
@@ -67,6 +68,8 @@ pub struct WorkerConfig {
     pub batch_items: usize,
     /// Memory budget of key derivation, KiB.
     pub kdf_memory_kib: u32,
+    /// How long unwrapped data keys are kept; zero: not at all.
+    pub unlock_cache: Duration,
     /// Jobs of one key that may wait in this process.
     pub key_queue: usize,
     /// Life of a lease that is not renewed.
@@ -111,6 +114,7 @@ impl WorkerConfig {
         let crypto_threads = s.number("crypto_threads", cores, 1..=1_024);
         let batch_items = s.number("batch_items", 8, 1..=MAX_SIDE_BY_SIDE as u64);
         let kdf_memory_kib = s.number("kdf_memory_kib", 327_680, 1_024..=67_108_864);
+        let unlock_cache = s.number("unlock_cache_seconds", 0, 0..=3_600);
         let key_queue = s.number("key_queue", 64, 1..=4_096);
         let lease = s.number("lease_seconds", 2, 1..=LONGEST);
         let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
@@ -134,6 +138,7 @@ impl WorkerConfig {
                 crypto_threads: crypto_threads? as usize,
                 batch_items: batch_items? as usize,
                 kdf_memory_kib: kdf_memory_kib? as u32,
+                unlock_cache: Duration::from_secs(unlock_cache?),
                 key_queue: key_queue? as usize,
                 lease: Duration::from_secs(lease?),
                 ack_wait: Duration::from_secs(ack_wait?),

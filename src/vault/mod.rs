@@ -4,6 +4,7 @@
 //! Two steps, because node 1's evaluation arrives with its first protocol message: [`Vault::begin`] stretches and blinds
 //! the password, then [`Begun::open`] or [`Begun::seal`] goes on with the evaluation.
 
+mod cache;
 mod error;
 mod format;
 mod kdf;
@@ -11,6 +12,7 @@ mod oprf;
 mod pool;
 mod proof;
 
+pub use cache::{Kept, Spot, UnlockCache};
 pub use error::VaultError;
 pub use format::{KeyBinding, MAX_SHARE_BYTES};
 pub use kdf::{Password, Stretched, stretch};
@@ -182,6 +184,14 @@ impl Begun {
     pub fn unwrap_key(&self, store: &LockedStore, evaluation: &[u8; 32]) -> Result<DataKey, VaultError> {
         let output = self.blinded.finalize(evaluation)?;
         store.0.unwrap_key(&self.stretched, &output).map(DataKey)
+    }
+
+    /// The OPRF's output for the password, given node 1's evaluation.
+    ///
+    /// # Errors
+    /// `PROTOCOL_ABORT` if the evaluation is not a group element.
+    pub fn output(&self, evaluation: &[u8; 32]) -> Result<Zeroizing<[u8; 64]>, VaultError> {
+        self.blinded.finalize(evaluation)
     }
 
     /// Opens the share that [`Vault::begin_open`] began with, given node 1's evaluation.

@@ -28,6 +28,7 @@ mod retry;
 mod service;
 mod sign;
 mod source;
+mod unlock;
 
 pub use service::run;
 
@@ -38,7 +39,7 @@ use crate::jobs::bans::Bans;
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
 use crate::seal::WorkerKeys;
-use crate::vault::Vault;
+use crate::vault::{UnlockCache, Vault};
 use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId};
 use async_nats::jetstream::Context;
 use company::Companies;
@@ -59,6 +60,8 @@ struct Shared {
     nodes: NodeIdentities,
     sealing: WorkerKeys,
     vault: Vault,
+    /// Data keys of earlier jobs, where they are kept.
+    unlocked: Option<UnlockCache>,
     keys: KeyedMutex<KeyId, Luggage>,
     leases: Leases,
     companies: Companies,
@@ -86,6 +89,13 @@ impl Shared {
             Ok(())
         } else {
             Err(Failed::new(ErrorCode::UnknownInitiator, "the workers do not know this initiator"))
+        }
+    }
+
+    /// Forgets what is kept of a key's data keys.
+    fn forget_unlocked(&self, key: KeyId) {
+        if let Some(cache) = &self.unlocked {
+            cache.forget(key);
         }
     }
 

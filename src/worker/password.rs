@@ -4,7 +4,7 @@
 use super::failure::Failed;
 use super::nodes::Session;
 use super::retry::{Schedule, Stop, call_deadline};
-use super::sign::{read_share, unsuitable};
+use super::unlock::{read_share, unsuitable};
 use super::{Shared, commit};
 use crate::seal::{self, Binding, Secrets};
 use crate::vault::{Begun, DataKey, LockedShare, LockedStore, opened_statement};

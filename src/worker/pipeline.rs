@@ -249,6 +249,12 @@ fn signed(Signed { outcome, closing, guard }: Signed) -> Done {
 
 /// Stores the result, and does what follows.
 async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Result<End, Unavailable> {
+    if let Payload::Recover { .. } | Payload::Refresh { .. } | Payload::ChangePassword { .. } | Payload::Order(_) =
+        job.payload
+    {
+        // The key has other shares now, or another password, or is not to sign.
+        shared.forget_unlocked(job.key_id);
+    }
     let result = JobResult::of(job, now_ms(), done.outcome);
     let stored = match done.then {
         Then::Close(closing) => futures::join!(store(shared, &result), closing.send(call_deadline())).0?,

@@ -13,7 +13,7 @@ use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
 use crate::jobs::streams::{self, StreamError, StreamSettings};
 use crate::seal::WorkerKeys;
-use crate::vault::{KdfPool, Vault};
+use crate::vault::{KdfPool, UnlockCache, Vault};
 use crate::wire::subject::JOBS_STREAM;
 use anyhow::Context as _;
 use async_nats::jetstream;
@@ -38,6 +38,8 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let seeds = seeds.map_err(|_| anyhow::anyhow!("sealing_keys: not xkey seeds"))?;
     let sealing = WorkerKeys::from_seeds(seeds.iter().map(String::as_str));
     let bans = Bans::new(seeds.iter().map(String::as_str)).context("sealing_keys: not xkey seeds")?;
+    let unlocked = (!config.unlock_cache.is_zero()).then(|| UnlockCache::new(config.unlock_cache)).transpose();
+    let unlocked = unlocked.context("unlock_cache_seconds: 64 KiB of memory cannot be locked (see ulimit -l)")?;
     let channel = |node, remote| NodeChannel::new(client.clone(), node, noise_key.clone(), remote);
     let shared = Arc::new(Shared {
         node1: channel(Party::Node1, config.node1.noise),
@@ -46,6 +48,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         jetstream: jetstream.clone(),
         nodes: NodeIdentities { node1: config.node1.identity, node2: config.node2.identity },
         sealing: sealing.context("sealing_keys: not xkey seeds")?,
+        unlocked,
         vault: Vault::new(KdfPool::new(config.kdf_memory_kib, config.crypto_threads)),
         keys: KeyedMutex::new(config.key_queue),
         leases: Leases::new(client.clone(), jetstream.clone(), &worker_id, config.lease),
@@ -67,6 +70,9 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         grace: config.drain,
     };
     tokio::spawn(reconcile::run(shared.clone(), config.reconcile, stop.clone()));
+    if let Some(cache) = shared.unlocked.clone() {
+        tokio::spawn(sweep(cache));
+    }
     let questions = tokio::spawn(api::serve(shared.clone(), stop.clone()));
     tracing::info!(worker = %worker_id, sealing_key = %shared.sealing.current(), "ready");
     let abandoned = consumer::run(jetstream, consumer, stop, {
@@ -80,6 +86,9 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     }
     // So that nobody waits for keys that this worker held.
     let _ = tokio::time::timeout(Duration::from_secs(1), shared.leases.ended()).await;
+    if let Some(cache) = &shared.unlocked {
+        cache.clear();
+    }
     // NATS may be away; what was not acknowledged is delivered again.
     if !matches!(tokio::time::timeout(Duration::from_secs(5), client.flush()).await, Ok(Ok(()))) {
         tracing::warn!("the last messages were not sent");
@@ -110,6 +119,14 @@ async fn provision(
         if tokio::time::timeout(Duration::from_secs(1), stop.wait_for(|stop| *stop)).await.is_ok() {
             return Ok(false);
         }
+    }
+}
+
+/// Data keys that were kept are overwritten when their time is over, not when somebody looks for them.
+async fn sweep(cache: UnlockCache) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cache.sweep();
     }
 }
 

@@ -5,19 +5,20 @@ use super::failure::Failed;
 use super::hold::Held;
 use super::nodes::Session;
 use super::retry::{Schedule, Stop, call_deadline};
+use super::unlock::{Access, unsuitable};
 use super::{Shared, commit};
 use crate::fault;
 use crate::jobs::bans::Ban;
-use crate::vault::{Begun, KeyBinding, LockedShare, VaultError};
+use crate::vault::{Blinded, KeyBinding, LockedShare, Spot};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
-use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, Method, Outcome, SignInput, SignatureResult};
+use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, KdfParams, Method, Outcome, SignInput, SignatureResult};
 use data_encoding::HEXLOWER;
 use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
 use trefoil_protocol::derive::{DerivationPath, derive_public};
 use trefoil_protocol::ecdsa::{Request, client::Client};
 use trefoil_protocol::frost::FrostClient;
-use trefoil_protocol::{Abort, CurveId, KeyShare, SessionRng};
+use trefoil_protocol::{Abort, KeyShare, SessionRng};
 
 /// Most commits on the way to one signature.
 const MAX_COMMITS: u32 = 3;
@@ -83,6 +84,15 @@ pub(super) enum Reached {
 /// # Errors
 /// [`Stop`].
 pub async fn sign(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut Schedule) -> Result<Signed, Stop> {
+    let signed = in_turn(shared, job, inputs, schedule).await;
+    if matches!(&signed, Err(Stop::Failed(failed)) if !failed.is_retryable()) {
+        // A wrong password; or the key is frozen, locked, replaced, or in other trouble that does not pass by itself.
+        shared.forget_unlocked(job.key_id);
+    }
+    signed
+}
+
+async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut Schedule) -> Result<Signed, Stop> {
     let mut client = unseal(shared, job, inputs.curve(), schedule).await?;
     let guard = shared.hold(job, schedule).await?;
     let mut commits = 0;
@@ -127,14 +137,6 @@ pub(super) struct ClientParty {
     rng: SessionRng,
 }
 
-/// The client's share, before and after node 1's first OPRF evaluation.
-enum Access {
-    Locked(Box<Begun>),
-    Open(Arc<KeyShare>),
-    /// Only while it is being opened, and after that failed.
-    Lost,
-}
-
 /// Opens the sealed secrets, checks that they belong together, and stretches the password.
 async fn unseal(shared: &Shared, job: &Job, curve: Curve, schedule: &mut Schedule) -> Result<ClientParty, Stop> {
     let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs").into());
@@ -148,10 +150,19 @@ async fn unseal(shared: &Shared, job: &Job, curve: Curve, schedule: &mut Schedul
         return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve").into());
     }
     let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
+    // What costs nothing to derive is not kept.
+    let spot = shared.unlocked.as_ref().filter(|_| locked.kdf() != KdfParams::Hkdf);
+    let spot = spot.map(|cache| cache.spot(job.key_id, &store));
+    if let Some(kept) = spot.as_ref().and_then(Spot::look) {
+        // Node 1 is asked all the same: to it, and to its count of attempts, this is a signing like any other.
+        let blinded = Blinded::new(job.key_id, &password, &mut rng).map_err(Failed::from)?;
+        let element = blinded.element();
+        return Ok(ClientParty { blinded: element, share: Access::Kept(Box::new(blinded), kept), locked, rng });
+    }
     shared.room_for(locked.kdf(), schedule).await?;
     let begun = shared.vault.begin_open(password, locked.store(), &mut rng).await;
     let begun = begun.map_err(|error| Failed::from(unsuitable(error)))?;
-    Ok(ClientParty { blinded: begun.blinded_password(), share: Access::Locked(Box::new(begun)), locked, rng })
+    Ok(ClientParty { blinded: begun.blinded_password(), share: Access::Locked(Box::new(begun), spot), locked, rng })
 }
 
 impl ClientParty {
@@ -204,19 +215,15 @@ impl ClientParty {
 
     /// The share, opened with node 1's evaluation the first time.
     async fn open_share(&mut self, shared: &Shared, evaluation: [u8; 32]) -> Result<Arc<KeyShare>, Failed> {
-        let begun = match std::mem::replace(&mut self.share, Access::Lost) {
+        let access = match std::mem::replace(&mut self.share, Access::Lost) {
             Access::Open(share) => {
                 self.share = Access::Open(share.clone());
                 return Ok(share);
             }
-            Access::Locked(begun) => begun,
-            Access::Lost => return Err(Failed::new(ErrorCode::Internal, "the share was not opened")),
+            access => access,
         };
         let locked = self.locked.clone();
-        let opened = shared.crypto.run(move || {
-            let bytes = begun.open(&locked, &evaluation)?;
-            read_share(&bytes, locked.binding()).map(Arc::new)
-        });
+        let opened = shared.crypto.run(move || access.unlock(&locked, &evaluation).map(Arc::new));
         let share = opened.await??;
         self.share = Access::Open(share.clone());
         Ok(share)
@@ -329,29 +336,6 @@ impl ClientParty {
         };
         Ok(Reached::Signed(Box::new(Outcome::signed(result)), open.closing(SignOutcome::Signature(Fixed(signature)))))
     }
-}
-
-/// A password that the stored KDF does not take: the parameters are within the limits, so it is the password that is wrong.
-pub(super) fn unsuitable(error: VaultError) -> VaultError {
-    match error {
-        VaultError::InvalidKdf(_) => VaultError::WrongPassword,
-        other => other,
-    }
-}
-
-/// The opened share, if it is the one that it was said to be.
-pub(super) fn read_share(bytes: &[u8], binding: &KeyBinding) -> Result<KeyShare, Failed> {
-    let share = KeyShare::from_bytes(bytes).map_err(|_| corrupt())?;
-    let same = share.curve() == binding.curve
-        && share.key_id() == binding.key_id.0
-        && share.epoch() == binding.epoch
-        && share.transcript() == binding.transcript
-        && (share.curve() == CurveId::Ed25519 || share.ot_id() == binding.ot_id);
-    if same { Ok(share) } else { Err(corrupt()) }
-}
-
-fn corrupt() -> Failed {
-    Failed::new(ErrorCode::CorruptShare, "the opened share is not a share of this key")
 }
 
 /// A session that node 1 has open, with what its end needs.

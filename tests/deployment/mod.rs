@@ -149,24 +149,31 @@ impl Deployment {
         self.spawn(name, process, "serving");
     }
 
-    pub fn start_worker(&mut self, name: &str) {
+    /// Settings of a worker, as environment.
+    pub fn worker_env(&self) -> HashMap<String, String> {
         let [node1, node2] = &self.nodes;
+        [
+            ("TREFOIL_NATS_URL", self.nats.url()),
+            ("TREFOIL_NOISE_KEY", self.worker_noise.seed().unwrap()),
+            ("TREFOIL_NODE1_IDENTITY", node1.identity.public_key()),
+            ("TREFOIL_NODE2_IDENTITY", node2.identity.public_key()),
+            ("TREFOIL_NODE1_NOISE", node1.noise.public_key()),
+            ("TREFOIL_NODE2_NOISE", node2.noise.public_key()),
+            ("TREFOIL_SEALING_KEYS", self.sealing.seed().unwrap()),
+            ("TREFOIL_INITIATORS", format!("{},{}", self.initiator.public_key(), self.limited.public_key())),
+            ("TREFOIL_ACK_WAIT_SECONDS", "1".to_owned()),
+        ]
+        .into_iter()
+        .chain(self.worker_settings.iter().map(|(key, value)| (*key, value.clone())))
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+    }
+
+    pub fn start_worker(&mut self, name: &str) {
         let mut process = command("trefoil-worker");
-        process
-            .env("TREFOIL_NATS_URL", self.nats.url())
-            .env("TREFOIL_NOISE_KEY", self.worker_noise.seed().unwrap())
-            .env("TREFOIL_NODE1_IDENTITY", node1.identity.public_key())
-            .env("TREFOIL_NODE2_IDENTITY", node2.identity.public_key())
-            .env("TREFOIL_NODE1_NOISE", node1.noise.public_key())
-            .env("TREFOIL_NODE2_NOISE", node2.noise.public_key())
-            .env("TREFOIL_SEALING_KEYS", self.sealing.seed().unwrap())
-            .env("TREFOIL_INITIATORS", format!("{},{}", self.initiator.public_key(), self.limited.public_key()))
-            .env("TREFOIL_ACK_WAIT_SECONDS", "1");
+        process.envs(self.worker_env());
         if self.faults {
             process.env("TREFOIL_FAULTS", self.path("faults").join("worker"));
-        }
-        for (key, value) in &self.worker_settings {
-            process.env(key, value);
         }
         self.spawn(name, process, "ready");
     }
