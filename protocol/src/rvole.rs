@@ -69,19 +69,16 @@ pub fn alice(
 ) -> Products {
     let [a0, a1] = inputs;
     let check_input = Zeroizing::new(Secp256k1::random_scalar(rng));
-    let mut zero_pads = Zeroizing::new(Vec::with_capacity(ROWS));
+    let (zero_pads, one_pads) = rows.pads();
     let mut products = Products([Scalar::ZERO; 2]);
     let [c0, c1] = &mut products.0;
     message.reserve(ANSWER_LEN);
-    for ((zero, one), gadget) in rows.pads().zip(GADGET.iter()) {
-        let [z0, z1, z2] = &zero;
-        let [o0, o1, o2] = &one;
+    for (([z0, z1, z2], [o0, o1, o2]), gadget) in zero_pads.iter().zip(one_pads.iter()).zip(GADGET.iter()) {
         for tau in [z0 - o0 + a0, z1 - o1 + a1, z2 - o2 + *check_input] {
             message.extend_from_slice(Secp256k1::encode_scalar(&tau).as_slice());
         }
         *c0 -= gadget * z0;
         *c1 -= gadget * z1;
-        zero_pads.push(zero);
     }
     let challenge = Challenge::new(id, transcript, message);
     let eta = challenge.combine(&[*a0, *a1, *check_input]);
@@ -138,9 +135,10 @@ pub fn bob(rows: &ReceiverRows, id: &ExtensionId<'_>, transcript: &[u8; 32], ans
     let mut products = Products([Scalar::ZERO; 2]);
     let [d0, d1] = &mut products.0;
     let mut check_rows = Zeroizing::new(Vec::with_capacity(ROWS * 32));
-    for (((choice, pads), tau), gadget) in rows.pads().zip(&answer.tau).zip(GADGET.iter()) {
+    let pads = rows.pads();
+    for (((choice, pads), tau), gadget) in rows.choices().zip(pads.iter()).zip(&answer.tau).zip(GADGET.iter()) {
         let chosen = |value: &Scalar| Scalar::conditional_select(&Scalar::ZERO, value, choice);
-        let [g0, g1, g2] = &pads;
+        let [g0, g1, g2] = pads;
         let [t0, t1, t2] = tau;
         let delta = [g0 + chosen(t0), g1 + chosen(t1), g2 + chosen(t2)];
         let check = challenge.combine(&delta) - chosen(&answer.eta);
@@ -209,8 +207,8 @@ mod tests {
             let (alice_rows, bob_rows) = rows(&mut rng);
             let a: [Scalar; 3] = core::array::from_fn(|_| Secp256k1::random_scalar(&mut rng));
             let mut message = b"head".to_vec();
-            let pads: Vec<_> = alice_rows.pads().collect();
-            for (row, (zero, one)) in pads.iter().enumerate() {
+            let (zeros, ones) = alice_rows.pads();
+            for (row, (zero, one)) in zeros.iter().zip(ones.iter()).enumerate() {
                 for word in 0..3 {
                     let cheat = if row == 0 && word == round % 3 { Scalar::ONE } else { Scalar::ZERO };
                     let tau = zero[word] - one[word] + a[word] + cheat;
@@ -219,7 +217,7 @@ mod tests {
             }
             let challenge = Challenge::new(&ID, &SID, &message);
             let mut check_rows = Vec::new();
-            for (zero, _) in &pads {
+            for zero in zeros.iter() {
                 check_rows.extend_from_slice(Secp256k1::encode_scalar(&challenge.combine(zero)).as_slice());
             }
             message.extend_from_slice(Secp256k1::encode_scalar(&challenge.combine(&a)).as_slice());

@@ -3,6 +3,7 @@
 //! The types carry the order of checks: rows, and so pads, exist for the sender only after the check passed.
 
 use super::matrix::{Columns, Rows};
+use super::pads::{Pads, RowPads};
 use super::{BASE_OTS, CHOICE_LEN, COLUMN_LEN, Direction, MATRIX_LEN, ReceiverSeeds, SEED_LEN, SenderSeeds, bits};
 use crate::codec::Reader;
 use crate::error::{Abort, Result};
@@ -11,12 +12,9 @@ use crate::transcript::{Tag, hash};
 use aes::Aes128;
 use aes::Block;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
-use k256::elliptic_curve::ops::Reduce;
-use k256::{FieldBytes, Scalar};
 use polyval::Polyval;
 use polyval::universal_hash::UniversalHash;
 use rand_core::{CryptoRng, RngCore};
-use sha2::block_api::compress256;
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
@@ -123,45 +121,6 @@ impl RowHash {
     }
 }
 
-/// Initial state of SHA-256 (FIPS 180-4, section 5.3.3).
-const SHA256_INITIAL: [u32; 8] =
-    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
-/// What fills the block after the 51 bytes of `W ‖ j ‖ w ‖ row`: a one bit, zeros, and the length of 408 bits.
-const PAD_PADDING: [u8; 13] = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0x98];
-
-/// Random oracle from rows to scalars, bound to one extension.
-pub struct Pads([u8; 32]);
-
-impl Pads {
-    /// The pads of row j: `SHA-256(W ‖ j ‖ w ‖ row)` reduced mod q for w = 0, 1, 2. The bias is below 2^-127, as
-    /// q > 2^256 - 2^129.
-    ///
-    /// A signature needs 7,488 of these, a third of its cost, so the one block is laid out here and compressed directly.
-    pub(crate) fn pads(&self, row_index: u16, row: &[u8; SEED_LEN]) -> [Scalar; 3] {
-        let mut block = Zeroizing::new([0u8; 64]);
-        let (prefix, rest) = block.split_at_mut(32);
-        let (index, rest) = rest.split_at_mut(2);
-        let (_, rest) = rest.split_at_mut(1);
-        let (row_slot, padding) = rest.split_at_mut(SEED_LEN);
-        prefix.copy_from_slice(&self.0);
-        index.copy_from_slice(&row_index.to_be_bytes());
-        row_slot.copy_from_slice(row);
-        padding.copy_from_slice(&PAD_PADDING);
-        [0, 1, 2].map(|word| {
-            if let Some(slot) = block.get_mut(34) {
-                *slot = word;
-            }
-            let mut state = SHA256_INITIAL;
-            compress256(&mut state, core::slice::from_ref(&*block));
-            let mut digest = [0; 32];
-            for (out, word) in digest.chunks_exact_mut(4).zip(&state) {
-                out.copy_from_slice(&word.to_be_bytes());
-            }
-            Scalar::reduce(&FieldBytes::from(digest))
-        })
-    }
-}
-
 /// The receiver's side, before it has proved consistency.
 pub struct ReceiverExtension {
     /// β ‖ 128 mask bits.
@@ -236,10 +195,9 @@ pub struct ReceiverRows {
 }
 
 impl ReceiverRows {
-    /// Per row j: β_j as a choice, `γ_{j,0..3}`.
-    pub(crate) fn pads(&self) -> impl Iterator<Item = (Choice, [Scalar; 3])> + '_ {
-        let each = (0u16..).zip(self.choices()).zip(self.rows.0.iter());
-        each.map(|((j, choice), row)| (choice, self.pads.pads(j, row)))
+    /// Per row j: `γ_{j,0..3}`.
+    pub(crate) fn pads(&self) -> RowPads {
+        self.pads.of(&self.rows, &[0; SEED_LEN])
     }
 
     /// Per row j: β_j as a choice.
@@ -294,13 +252,9 @@ impl SenderRows {
         Ok(Self { rows: q.rows(), delta: Secret::new(seeds.delta), pads: id.pads() })
     }
 
-    /// Per row j: `(α⁰_{j,0..3}, α¹_{j,0..3})`.
-    pub(crate) fn pads(&self) -> impl Iterator<Item = ([Scalar; 3], [Scalar; 3])> + '_ {
-        (0u16..).zip(self.rows.0.iter()).map(|(j, row)| {
-            let mut other = Zeroizing::new(*row);
-            other.iter_mut().zip(self.delta.expose()).for_each(|(o, d)| *o ^= d);
-            (self.pads.pads(j, row), self.pads.pads(j, &other))
-        })
+    /// Per row j: `α⁰_{j,0..3}`, and `α¹_{j,0..3}`.
+    pub(crate) fn pads(&self) -> (RowPads, RowPads) {
+        (self.pads.of(&self.rows, &[0; SEED_LEN]), self.pads.of(&self.rows, self.delta.expose()))
     }
 }
 
@@ -337,19 +291,6 @@ pub(crate) mod tests {
         ExtensionId { sid: &SID, direction: Direction::ClientReceives, item: 0, nonce: [4; 16] };
 
     #[test]
-    fn a_pad_is_plain_sha256() {
-        use sha2::{Digest, Sha256};
-        let row = core::array::from_fn(|i| i as u8);
-        for (j, pads) in [0u16, 415].map(|j| (j, Pads([7; 32]).pads(j, &row))) {
-            for (w, pad) in pads.into_iter().enumerate() {
-                let input = [&[7; 32], j.to_be_bytes().as_slice(), &[w as u8], &row].concat();
-                let digest: [u8; 32] = Sha256::digest(input).into();
-                assert_eq!(pad, Scalar::reduce(&FieldBytes::from(digest)));
-            }
-        }
-    }
-
-    #[test]
     fn rows_agree_on_every_choice() {
         let mut rng = ChaCha20Rng::from_seed([1; 32]);
         let (sender, receiver) = seeds(&mut rng);
@@ -358,10 +299,11 @@ pub(crate) mod tests {
         let mine = SenderRows::check(&sender, &ID, &u, &proof, &SID, &u).unwrap();
         let theirs = extension.into_rows();
         let mut seen = [0usize; 2];
-        for ((zero, one), (choice, chosen)) in mine.pads().zip(theirs.pads()) {
+        let ((zero, one), chosen) = (mine.pads(), theirs.pads());
+        for (j, choice) in theirs.choices().enumerate() {
             let choice = usize::from(choice.unwrap_u8());
-            assert_eq!([zero, one][choice], chosen);
-            assert_ne!([zero, one][1 - choice], chosen);
+            assert_eq!([zero[j], one[j]][choice], chosen[j]);
+            assert_ne!([zero[j], one[j]][1 - choice], chosen[j]);
             seen[choice] += 1;
         }
         assert_eq!(seen[0] + seen[1], ROWS);
@@ -431,7 +373,7 @@ pub(crate) mod tests {
             let id = ExtensionId { item, ..ID };
             let rows = ReceiverExtension::new(&receiver, &id, &mut rng).0.into_rows();
             chis.push(*crate::rvole::bob_input(&rows).expose());
-            pads.extend(rows.pads().map(|(_, pads)| pads));
+            pads.extend_from_slice(&rows.pads());
         }
         for (i, a) in chis.iter().enumerate() {
             assert!(chis.iter().skip(i + 1).all(|b| a != b));

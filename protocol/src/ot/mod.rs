@@ -4,6 +4,7 @@
 pub(crate) mod base;
 pub(crate) mod extension;
 mod matrix;
+mod pads;
 pub(crate) mod setup;
 
 use crate::codec::Reader;
