@@ -17,6 +17,7 @@ mod jobfile;
 mod jobs;
 mod keyfile;
 mod keys;
+mod nats_accounts;
 mod node;
 mod orders;
 mod output;
@@ -97,6 +98,8 @@ enum Command {
     /// For a node's operator
     #[command(subcommand)]
     Node(node::Command),
+    /// Write the accounts and permissions of the NATS servers, from public keys
+    NatsAccounts(nats_accounts::Arguments),
 }
 
 /// Runs the command line of this process.
@@ -135,6 +138,7 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
         Command::Node(command) => node::run(config, &command, output).await,
+        Command::NatsAccounts(arguments) => nats_accounts::run(&arguments, output),
     }
 }
 

@@ -119,7 +119,7 @@ impl Backend {
         }
         let jobs = JobBuilder::new(config.initiator, config.worker_key)
             .ok_or_else(|| unavailable("the initiator's key is not a user NKEY".to_owned()))?;
-        let jetstream = jetstream::new(nats.clone());
+        let jetstream = config.nats.jetstream(nats.clone());
         let results = Results::listen(jetstream.clone(), jobs.initiator().clone());
         let reply = config.reply.unwrap_or_default();
         Ok(Self { nats, jetstream, jobs, nodes: config.nodes, reply, lifetime: config.lifetime, results })

@@ -148,11 +148,9 @@ impl Expected<'_> {
     /// Asks the stream for the job's result and for its last refusal.
     async fn look(&mut self) -> Result<Option<JobResult>, Unavailable> {
         let Results { jetstream, initiator, .. } = self.results;
-        let refused = subject::refused(initiator, &self.job_id);
-        let (stored, refused) = futures::try_join!(
-            results::find(jetstream, initiator, &self.job_id),
-            results::find_at(jetstream, &refused)
-        )?;
+        let (own, refused) = (subject::result(initiator, &self.job_id), subject::refused(initiator, &self.job_id));
+        let (stored, refused) =
+            futures::try_join!(results::look_up(jetstream, &own), results::look_up(jetstream, &refused))?;
         let ours = |result: &JobResult| result.job_digest == Fixed(self.digest);
         // A job id has one result for good: under another job's there will be none for this one.
         let taken = stored.as_ref().is_some_and(|stored| !ours(stored));

@@ -1,7 +1,7 @@
 //! How a process connects to NATS.
 
 use super::Settings;
-use async_nats::ConnectOptions;
+use async_nats::{ConnectOptions, jetstream};
 use std::path::PathBuf;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -20,10 +20,15 @@ pub struct NatsConfig {
     pub tls_cert: Option<PathBuf>,
     /// Client key, PEM.
     pub tls_key: Option<PathBuf>,
+    /// Where answers come in: `_INBOX` unless the server's permissions give this connection another place.
+    pub inbox_prefix: Option<String>,
+    /// Where JetStream is asked: `$JS.API` unless the server imports it into this connection's account under another name.
+    pub jetstream_prefix: Option<String>,
 }
 
 impl NatsConfig {
-    /// Reads `nats_url` (required), `nats_credentials`, `nats_nkey_seed[_file]`, `nats_tls_ca`, `nats_tls_cert`, `nats_tls_key`.
+    /// Reads `nats_url` (required), `nats_credentials`, `nats_nkey_seed[_file]`, `nats_tls_ca`, `nats_tls_cert`, `nats_tls_key`,
+    /// `nats_inbox_prefix`, `nats_jetstream_prefix`.
     pub fn read(settings: &mut Settings) -> Option<Self> {
         let path = |text: &str| Ok::<_, String>(PathBuf::from(text));
         let servers = settings.required("nats_url", |text| {
@@ -49,7 +54,9 @@ impl NatsConfig {
         if tls_cert.is_some() != tls_key.is_some() {
             settings.problem("nats_tls_cert", "must be set together with nats_tls_key");
         }
-        Some(Self { servers: servers?, credentials, seed, tls_ca, tls_cert, tls_key })
+        let inbox_prefix = settings.optional("nats_inbox_prefix", subject);
+        let jetstream_prefix = settings.optional("nats_jetstream_prefix", subject);
+        Some(Self { servers: servers?, credentials, seed, tls_ca, tls_cert, tls_key, inbox_prefix, jetstream_prefix })
     }
 
     /// Connects, retrying until the first server answers, and keeps the connection alive from then on.
@@ -73,6 +80,9 @@ impl NatsConfig {
         if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
             options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
         }
+        if let Some(prefix) = &self.inbox_prefix {
+            options = options.custom_inbox_prefix(prefix);
+        }
         let client = options
             .name(name)
             .ping_interval(Duration::from_secs(5))
@@ -83,4 +93,21 @@ impl NatsConfig {
             .await?;
         Ok(client)
     }
+
+    /// JetStream over this connection.
+    #[must_use]
+    pub fn jetstream(&self, client: async_nats::Client) -> jetstream::Context {
+        match &self.jetstream_prefix {
+            Some(prefix) => jetstream::with_prefix(client, prefix),
+            None => jetstream::new(client),
+        }
+    }
+}
+
+/// A subject without wildcards.
+fn subject(text: &str) -> Result<String, &'static str> {
+    let token = |token: &str| {
+        !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '.' | '*' | '>'))
+    };
+    if text.split('.').all(token) { Ok(text.to_owned()) } else { Err("must be a NATS subject without wildcards") }
 }

@@ -5,6 +5,7 @@ use crate::wire::subject::{self, RESULTS_STREAM};
 use crate::wire::{InitiatorId, JobHeaders, JobId, JobResult};
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::DirectGetErrorKind;
 
 /// What the job's result subject holds after [`store`].
 #[derive(Debug)]
@@ -51,6 +52,21 @@ pub async fn find(jetstream: &Context, initiator: &InitiatorId, job: &JobId) -> 
 pub async fn find_at(jetstream: &Context, subject: &str) -> Result<Option<JobResult>, Unavailable> {
     let stored = once::get(jetstream, RESULTS_STREAM, subject).await?;
     Ok(stored.and_then(|bytes| decode(&bytes)))
+}
+
+/// The result stored on this subject, as any server that keeps the stream has it: one that was stored a moment ago may be missing. For
+/// backends: the subject is part of the request's own, so that the server's permissions can keep them from the results of others.
+///
+/// # Errors
+/// [`Unavailable`].
+pub async fn look_up(jetstream: &Context, subject: &str) -> Result<Option<JobResult>, Unavailable> {
+    let unavailable = |reason: String| Unavailable { stream: RESULTS_STREAM, reason };
+    let stream = jetstream.get_stream_no_info(RESULTS_STREAM).await.map_err(|error| unavailable(error.to_string()))?;
+    match stream.direct_get_last_for_subject(subject).await {
+        Ok(message) => Ok(decode(&message.payload)),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unavailable(error.to_string())),
+    }
 }
 
 /// Publishes the refusal of what the initiator did not send, or sent in conflict with an earlier job, beside the job's result

@@ -86,6 +86,8 @@ pub fn configurations(settings: &StreamSettings) -> Vec<Config> {
             description: Some("One result per job, by compare-and-set".into()),
             subjects: vec![ALL_RESULTS.into()],
             max_age: settings.results_kept,
+            // Backends look their results up, by subject; workers ask the stream's leader.
+            allow_direct: true,
             ..base.clone()
         },
         Config {
@@ -180,10 +182,13 @@ fn problems(wanted: &Config, found: &Config) -> Vec<String> {
             );
             require(found.max_age.is_zero(), "jobs must not have an age limit: an old job ends in a result".into());
         }
-        RESULTS_STREAM => require(
-            found.max_age.is_zero() || found.max_age >= wanted.max_age,
-            format!("results must be kept at least {} s", wanted.max_age.as_secs()),
-        ),
+        RESULTS_STREAM => {
+            require(
+                found.max_age.is_zero() || found.max_age >= wanted.max_age,
+                format!("results must be kept at least {} s", wanted.max_age.as_secs()),
+            );
+            require(found.allow_direct, "direct access must be allowed: backends look their results up by it".into());
+        }
         BANS_STREAM => {
             require(found.max_age.is_zero(), "bans must not have an age limit".into());
             require(found.deny_delete && found.deny_purge, "deletion and purge must be denied".into());
@@ -215,8 +220,8 @@ mod tests {
         let made = configurations(&StreamSettings::default());
         let jobs = Config { discard: DiscardPolicy::Old, discard_new_per_subject: false, ..made[0].clone() };
         assert_eq!(problems(&made[0], &jobs).len(), 2);
-        let results = Config { max_age: Duration::from_secs(60), ..made[1].clone() };
-        assert_eq!(problems(&made[1], &results).len(), 1);
+        let results = Config { max_age: Duration::from_secs(60), allow_direct: false, ..made[1].clone() };
+        assert_eq!(problems(&made[1], &results).len(), 2);
         let bans = Config { max_age: Duration::from_secs(60), deny_delete: false, ..made[2].clone() };
         assert_eq!(problems(&made[2], &bans).len(), 2);
         let leases = Config { allow_message_ttl: false, max_messages_per_subject: -1, ..made[3].clone() };

@@ -29,7 +29,7 @@ use trefoil_protocol::Party;
 pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let worker_id = format!("worker-{}", nuid_like());
     let client = config.nats.connect(&worker_id).await.context("cannot set up the NATS connection")?;
-    let jetstream = jetstream::new(client.clone());
+    let jetstream = config.nats.jetstream(client.clone());
     if !provision(&jetstream, &config.streams, &mut stop).await? {
         return Ok(());
     }

@@ -63,8 +63,13 @@ pub struct Deployment {
 impl Deployment {
     /// A nats-server and nothing else yet.
     pub fn new() -> Self {
+        Self::on(NatsServer::start())
+    }
+
+    /// On this server, nothing else yet.
+    pub fn on(nats: NatsServer) -> Self {
         Self {
-            nats: NatsServer::start(),
+            nats,
             folder: TempDir::new().unwrap(),
             initiator: KeyPair::new_user(),
             limited: KeyPair::new_user(),
