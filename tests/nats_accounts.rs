@@ -54,19 +54,22 @@ impl Guarded {
     }
 
     async fn backend(&self) -> Backend {
-        let settings = [("TREFOIL_NATS_NKEY_SEED", self.seed("wallet")), ("TREFOIL_NATS_JETSTREAM_PREFIX", PREFIX.to_owned())];
+        let settings =
+            [("TREFOIL_NATS_NKEY_SEED", self.seed("wallet")), ("TREFOIL_NATS_JETSTREAM_PREFIX", PREFIX.to_owned())];
         self.service.backend_with(&settings).await
     }
 
     async fn connect(&self, who: &str) -> Identity {
         let (said, errors) = mpsc::unbounded_channel();
-        let inbox = if self.keys.contains_key(who) && who != "wallet" { format!("_INBOX_{who}") } else { "_INBOX".to_owned() };
-        let options = ConnectOptions::with_nkey(self.seed(who)).custom_inbox_prefix(inbox).event_callback(move |event| {
-            if let Event::ServerError(error) = event {
-                let _ = said.send(error.to_string());
-            }
-            std::future::ready(())
-        });
+        let inbox =
+            if self.keys.contains_key(who) && who != "wallet" { format!("_INBOX_{who}") } else { "_INBOX".to_owned() };
+        let options =
+            ConnectOptions::with_nkey(self.seed(who)).custom_inbox_prefix(inbox).event_callback(move |event| {
+                if let Event::ServerError(error) = event {
+                    let _ = said.send(error.to_string());
+                }
+                std::future::ready(())
+            });
         Identity { client: options.connect(self.service.nats.url()).await.unwrap(), errors }
     }
 }
@@ -101,7 +104,11 @@ impl Identity {
         let wanted = format!("Permissions Violation for {kind} to \"{subject}\"").to_lowercase();
         let mut refused = false;
         loop {
-            let said = timeout(support::PATIENCE, self.errors.recv()).await.expect("the server answers").unwrap().to_lowercase();
+            let said = timeout(support::PATIENCE, self.errors.recv())
+                .await
+                .expect("the server answers")
+                .unwrap()
+                .to_lowercase();
             refused |= said.contains(&wanted);
             if said.contains("nobody.may") {
                 return refused;
@@ -179,7 +186,10 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     let alter: Vec<&str> = alter.iter().flatten().map(String::as_str).collect();
 
     let mut worker = guarded.connect("worker").await;
-    for subject in [&alter[..], &[&job, "mpc.job.sign", "$SYS.REQ.SERVER.PING", "$JS.API.CONSUMER.DELETE.MPC_JOBS.workers"]].concat() {
+    for subject in
+        [&alter[..], &[&job, "mpc.job.sign", "$SYS.REQ.SERVER.PING", "$JS.API.CONSUMER.DELETE.MPC_JOBS.workers"]]
+            .concat()
+    {
         assert!(!worker.may_publish(subject).await, "a worker publishes {subject}");
     }
     for subject in [&job, "mpc.job.>", "mpc.result.>", "mpc.node.node1.>", "_INBOX.>", "_INBOX_operator.>", ">"] {
@@ -190,7 +200,9 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     for (who, other) in [("node1", "node2"), ("node2", "node1")] {
         let mut node = guarded.connect(who).await;
         let [own, others] = [who, other].map(|name| format!("mpc.node.{name}.handshake"));
-        for subject in [&job, &result, &lease, &ban, &own, &others, "mpc.event.sign.x", "$JS.API.INFO", "mpc.api.public-key"] {
+        for subject in
+            [&job, &result, &lease, &ban, &own, &others, "mpc.event.sign.x", "$JS.API.INFO", "mpc.api.public-key"]
+        {
             assert!(!node.may_publish(subject).await, "{who} publishes {subject}");
         }
         for subject in [&others, "mpc.job.>", "mpc.node.>", "mpc.result.>", "mpc.api.>", ">"] {
@@ -203,7 +215,8 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     let read = "$JS.API.STREAM.MSG.GET.MPC_RESULTS";
     let next = "$JS.API.CONSUMER.MSG.NEXT.MPC_JOBS.workers";
     let make = "$JS.API.CONSUMER.CREATE.MPC_RESULTS.x";
-    for subject in [&alter[..], &[&job, &result, &lease, &ban, &attempt, read, next, make, "mpc.event.sign.x"]].concat() {
+    for subject in [&alter[..], &[&job, &result, &lease, &ban, &attempt, read, next, make, "mpc.event.sign.x"]].concat()
+    {
         assert!(!monitor.may_publish(subject).await, "the monitor publishes {subject}");
     }
     for subject in ["mpc.job.>", "mpc.result.>", "mpc.lock.>", "_INBOX_worker.>", ">"] {
@@ -222,7 +235,9 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     }
 
     let mut backend = guarded.connect("wallet").await;
-    for subject in [&result, &lease, &ban, &attempt, "mpc.node.node1.handshake", "mpc.event.sign.x", &delete("MPC_JOBS"), next] {
+    for subject in
+        [&result, &lease, &ban, &attempt, "mpc.node.node1.handshake", "mpc.event.sign.x", &delete("MPC_JOBS"), next]
+    {
         assert!(!backend.may_publish(subject).await, "a backend publishes {subject}");
     }
     for subject in ["mpc.job.>", "mpc.result.>", "mpc.lock.>", "mpc.api.>", ">"] {
@@ -237,7 +252,12 @@ async fn a_backend_reads_its_own_results_only() {
     let (own, others) = (guarded.service.initiator.public_key(), guarded.service.limited.public_key());
     let backend = guarded.connect("wallet").await;
     let api = |what: &str| format!("{PREFIX}.{what}");
-    for what in ["STREAM.MSG.GET.MPC_RESULTS", "STREAM.INFO.MPC_RESULTS", "STREAM.DELETE.MPC_RESULTS", "CONSUMER.MSG.NEXT.MPC_JOBS.workers"] {
+    for what in [
+        "STREAM.MSG.GET.MPC_RESULTS",
+        "STREAM.INFO.MPC_RESULTS",
+        "STREAM.DELETE.MPC_RESULTS",
+        "CONSUMER.MSG.NEXT.MPC_JOBS.workers",
+    ] {
         assert_eq!(backend.ask(&api(what), json!({})).await, None, "{what}");
     }
     let result = |initiator: &str| api(&format!("DIRECT.GET.MPC_RESULTS.mpc.result.{initiator}.job"));

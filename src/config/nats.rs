@@ -106,8 +106,7 @@ impl NatsConfig {
 
 /// A subject without wildcards.
 fn subject(text: &str) -> Result<String, &'static str> {
-    let token = |token: &str| {
-        !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '.' | '*' | '>'))
-    };
+    let token =
+        |token: &str| !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '.' | '*' | '>'));
     if text.split('.').all(token) { Ok(text.to_owned()) } else { Err("must be a NATS subject without wildcards") }
 }
