@@ -181,6 +181,21 @@ async fn a_lease_that_never_ends_does_not_shut_a_key_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_never_ends_does_not_shut_out_jobs_that_wait_for_a_short_time_only() {
+    let (server, jetstream) = provisioned().await;
+    let record = format!(r#"{{"worker":"x","job":"{}"}}"#, "00".repeat(32));
+    jetstream.publish(subject::lease(&KEY), record.into()).await.unwrap().await.unwrap();
+    let leases = leases(&server, "a", Duration::from_secs(1)).await;
+    let started = Instant::now();
+    // As a job does that must run alone and goes back to the queue each time.
+    let short = Duration::from_millis(300);
+    while tokio::time::timeout(short, leases.claim(KEY, &[1; 32]).wait()).await.is_err() {
+        assert!(started.elapsed() < PATIENCE, "never taken over");
+    }
+    assert!(started.elapsed() > Duration::from_secs(2), "it may yet have been renewed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_stream_nobody_waits_for_leases() {
     let (server, jetstream) = provisioned().await;
     let leases = leases(&server, "a", TTL).await;

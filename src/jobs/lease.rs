@@ -38,6 +38,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 const TROUBLE: Duration = Duration::from_secs(2);
 /// How often a lease is looked at that somebody else has: its end by TTL is announced to nobody.
 const LOOK: Duration = Duration::from_millis(200);
+/// Leases of others that are kept in mind before the old ones among them are forgotten.
+const SEEN: usize = 4_096;
 /// Attempts of one compare-and-set against others that try the same.
 const RACES: u32 = 8;
 
@@ -63,6 +65,9 @@ struct Inner {
     ttl: Duration,
     /// Sequences of the empty messages with which this worker ended leases, while they are there.
     ended: DashMap<KeyId, u64>,
+    /// Leases that others have, since they are looked at, by whichever job: one that waits for a short time only, and comes again, would
+    /// never see that a lease does not end.
+    seen: DashMap<KeyId, Seen>,
     /// Until when JetStream is not asked.
     trouble: std::sync::Mutex<Option<Instant>>,
     /// Leases that are kept, or about to be ended.
@@ -102,6 +107,7 @@ impl Leases {
             worker: worker.to_owned(),
             ttl,
             ended: DashMap::new(),
+            seen: DashMap::new(),
             trouble: std::sync::Mutex::default(),
             kept: watch::Sender::new(0),
         }))
@@ -110,7 +116,7 @@ impl Leases {
     /// A claim of this job (SHA-256 of its body) to the key's lease. No other job of this worker may have it, or claim it.
     #[must_use]
     pub fn claim(&self, key: KeyId, job: &[u8; 32]) -> Claim {
-        Claim { inner: self.0.clone(), key, job: HEXLOWER.encode(job), subject: subject::lease(&key), seen: None }
+        Claim { inner: self.0.clone(), key, job: HEXLOWER.encode(job), subject: subject::lease(&key) }
     }
 
     /// Waits until the leases that were dropped are ended.
@@ -125,7 +131,6 @@ pub struct Claim {
     key: KeyId,
     job: String,
     subject: String,
-    seen: Option<Seen>,
 }
 
 impl Claim {
@@ -180,7 +185,10 @@ impl Claim {
             let expected = match expected.take() {
                 Some(expected) => expected,
                 None => match self.look().await? {
-                    Found::Free(sequence) => sequence,
+                    Found::Free(sequence) => {
+                        self.inner.seen.remove(&self.key);
+                        sequence
+                    }
                     Found::Taken { sequence, ttl } if self.abandoned(sequence, ttl) => sequence,
                     Found::Taken { .. } => break,
                 },
@@ -209,25 +217,30 @@ impl Claim {
     }
 
     /// Whether a lease has stood unchanged for twice its life: its TTL should have ended it, so it has none that works.
-    fn abandoned(&mut self, sequence: u64, ttl: Option<Duration>) -> bool {
-        let now = Instant::now();
-        match &self.seen {
-            Some(seen) if seen.sequence == sequence => {
+    fn abandoned(&self, sequence: u64, ttl: Option<Duration>) -> bool {
+        let (now, seen) = (Instant::now(), &self.inner.seen);
+        let before = seen.get(&self.key).map(|seen| (seen.sequence, seen.since));
+        match before {
+            Some((before, since)) if before == sequence => {
                 let life = ttl.unwrap_or_default().max(self.inner.ttl);
-                let abandoned = now.duration_since(seen.since) > life.saturating_mul(2);
+                let abandoned = now.duration_since(since) > life.saturating_mul(2);
                 if abandoned {
                     tracing::error!(key = %self.key, sequence, "a lease did not end by itself and is taken over");
                 }
                 abandoned
             }
             _ => {
-                self.seen = Some(Seen { sequence, since: now });
+                if seen.len() >= SEEN {
+                    seen.retain(|_, seen| now.duration_since(seen.since) < Duration::from_secs(2 * LONGEST));
+                }
+                seen.insert(self.key, Seen { sequence, since: now });
                 false
             }
         }
     }
 
     fn taken(&self, sequence: u64) -> Lease {
+        self.inner.seen.remove(&self.key);
         let state = Arc::new(State { sequence: AtomicU64::new(sequence), lost: AtomicBool::new(false) });
         let (job, jobs) = watch::channel(self.job.clone());
         self.inner.kept.send_modify(|kept| *kept += 1);
