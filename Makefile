@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-scripts test-rust interleavings bench bench-service lint fmt clippy deny advisories
+.PHONY: help demo serve test test-scripts test-rust interleavings faults bench bench-service lint fmt clippy deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ interleavings: ## run SEEDS (1000) random interleavings of recovery, refresh and
 	@server=$$(scripts/nats-server) && echo "nats-server: $$server"
 	TREFOIL_SEED=$(SEED) TREFOIL_SEEDS=$(if $(SEED),1,$(SEEDS)) \
 		$(CARGO) test --locked --features faults --test interleavings -- --nocapture
+
+JOBS ?= 2000
+FAULTS ?= 100
+WORKERS ?= 3
+faults: ## run JOBS (2000) jobs under FAULTS (100) faults with WORKERS (3) workers, drawn from SEED, and count what came
+	@server=$$(scripts/nats-server) && echo "nats-server: $$server"
+	TREFOIL_HARNESS_JOBS=$(JOBS) TREFOIL_HARNESS_FAULTS=$(FAULTS) TREFOIL_HARNESS_WORKERS=$(WORKERS) TREFOIL_HARNESS_SEED=$(SEED) \
+		$(CARGO) test --locked --features faults --test fault_harness -- --nocapture whatever_fails
 
 bench: ## measure key generation and signing
 	$(CARGO) bench --locked -p trefoil-protocol --bench protocol

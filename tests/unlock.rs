@@ -175,7 +175,7 @@ async fn a_worker_that_may_not_lock_memory_says_so() {
             "-c",
             "ulimit -l 0; [ $(id -u) -ne 0 ] || exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \"$0\"; exec \"$0\"",
         ]);
-        limited.arg(support::binary("trefoil-worker")).envs(service.worker_env());
+        limited.arg(support::binary("trefoil-worker")).envs(service.worker_env("limited"));
         Process::spawn(name, limited, &log)
     };
     service.worker_settings.push(("TREFOIL_UNLOCK_CACHE_SECONDS", "60".to_owned()));

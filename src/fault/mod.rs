@@ -1,21 +1,24 @@
-//! Faults on purpose, for tests: a process that dies or stops at a named step, and a worker that alters the jobs that it forwards.
+//! Faults on purpose, for tests: a process that dies or stops at a named step, and a worker that alters the jobs that it forwards; and a
+//! node that says what its sessions do.
 //!
 //! Only with the cargo feature `faults`, which no release has; without it everything here is empty and compiles to nothing, and the
 //! settings below are refused as unknown. With it, `TREFOIL_FAULTS` names a directory in which each file is one armed step
-//! ([`steps`]), and `TREFOIL_TAMPER` makes a worker lie ([`tamper`]).
+//! ([`steps`]), `TREFOIL_TAMPER` makes a worker lie ([`tamper`]), and `TREFOIL_WITNESS` names a file for what sessions do ([`witness`]).
 
 #[cfg(feature = "faults")]
 pub mod steps;
 #[cfg(feature = "faults")]
 pub mod tamper;
+#[cfg(feature = "faults")]
+pub mod witness;
 
 use crate::wire::node::NodeRequest;
 use crate::wire::{FIRST_EPOCH, KeyId};
-use core::fmt::Display;
+use core::fmt::{Arguments, Display};
 
 /// The environment variables of this module, without their prefix.
 #[cfg(feature = "faults")]
-pub const SETTINGS: &[&str] = &["faults", "tamper"];
+pub const SETTINGS: &[&str] = &["faults", "tamper", "witness"];
 /// The environment variables of this module, without their prefix.
 #[cfg(not(feature = "faults"))]
 pub const SETTINGS: &[&str] = &[];
@@ -32,6 +35,17 @@ pub fn step(name: &str, op: &str, key_id: impl Display) {
 #[cfg(not(feature = "faults"))]
 #[inline]
 pub fn step(_name: &str, _op: &str, _key_id: impl Display) {}
+
+/// Something that a session of this node does.
+#[cfg(feature = "faults")]
+pub fn seen(line: Arguments<'_>) {
+    witness::write(line);
+}
+
+/// Something that a session of this node does: nothing to write, in this build.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub fn seen(_line: Arguments<'_>) {}
 
 /// Which operation made an attempt at a key, of which its epoch and the key that it replaces are known.
 #[must_use]

@@ -3,6 +3,7 @@
 
 use super::material::Material;
 use super::pool::CryptoPool;
+use super::sessions::seen;
 use super::sign::{Admitted, Entry, SignStage, burned_session, evaluate, signed_text};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted};
 use crate::clock::now_ms;
@@ -133,7 +134,7 @@ impl Node {
         let names = burns.iter().map(|burn| burn.session_id().first_chunk().copied().unwrap_or_default()).collect();
         let signed = open.signed.iter().skip(open.sent.len()).take(burns.len()).cloned().collect();
         let burned = burned_session(session, &about, &open.material);
-        self.burn(&about, self.store.burn_items(burned, names), signed).await?;
+        self.burn(&busy, self.store.burn_items(burned, names), signed).await?;
         let released = self.pool.run_each(burns, |burn| burn.release()).await?;
         let mut m3 = Vec::new();
         for released in batch::all(released).map_err(aborted)? {
@@ -176,6 +177,7 @@ impl Node {
         // The nonces are gone already; the entry is durable before the shares leave.
         self.audit.append(self.about_signing(busy.about(), signed)).await?;
         let session = busy.id();
+        seen("signs", &session);
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::FrostReleased(sent)));
         Ok(NodeReply::BatchFrostSigned { session, shares, evaluation })

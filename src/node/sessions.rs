@@ -4,8 +4,10 @@
 //! lock a key runs at a time, and the lock is durable before the next session of the key can begin.
 
 use super::Refusal;
+use crate::fault;
 use crate::wire::node::SessionId;
 use crate::wire::{ErrorCode, KeyId};
+use data_encoding::HEXLOWER;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,6 +60,15 @@ enum Kind {
     Resharing,
 }
 
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Signing => "signing",
+            Self::Resharing => "resharing",
+        }
+    }
+}
+
 impl Claim {
     const fn slot(self) -> Option<(Kind, u64)> {
         match self {
@@ -104,6 +115,11 @@ fn lock<S>(tables: &Mutex<Tables<S>>) -> MutexGuard<'_, Tables<S>> {
     tables.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Says what a session does, to a test that listens.
+pub fn seen(what: &str, id: &SessionId) {
+    fault::seen(format_args!("{what} {}", HEXLOWER.encode(id)));
+}
+
 /// What a worker hears whose session is not there: a new attempt may succeed.
 fn gone() -> Refusal {
     Refusal::new(ErrorCode::NodeUnavailable, "the session does not exist, or not on this channel, or has ended")
@@ -112,6 +128,7 @@ fn gone() -> Refusal {
 impl<S> Tables<S> {
     fn remove(&mut self, id: &SessionId) {
         if let Some(entry) = self.sessions.remove(id) {
+            seen("gone", id);
             self.free(&entry.about.key_id, id);
         }
     }
@@ -172,6 +189,10 @@ impl<S> Sessions<S> {
         }
         if let Some((name, token)) = claimed {
             tables.slots.insert(name, Slot { session: id, job_digest: about.job_digest, token });
+        }
+        if let Some(((key, kind), _)) = claimed {
+            let (session, job) = (HEXLOWER.encode(&id), HEXLOWER.encode(&about.job_digest));
+            fault::seen(format_args!("begin {session} {} {key} {job}", kind.name()));
         }
         let about = Arc::new(about);
         let entry = Entry { about: Arc::clone(&about), state: None, until: Instant::now() + self.ttl };
@@ -254,7 +275,9 @@ impl<S> Busy<S> {
 
     /// Lets the key's next session of this kind begin, while this one goes on.
     pub fn free_slot(&self) {
-        lock(&self.tables).free(&self.about.key_id, &self.id);
+        let mut tables = lock(&self.tables);
+        seen("free", &self.id);
+        tables.free(&self.about.key_id, &self.id);
     }
 
     /// Leaves the session idle in this state; its time starts anew.

@@ -4,7 +4,7 @@ use super::audit::Event;
 use super::batch::OpenBatch;
 use super::gate::{self, Found};
 use super::material::Material;
-use super::sessions::{About, Busy, Claim};
+use super::sessions::{About, Busy, Claim, seen};
 use super::store::Written;
 use super::store::{BurnedSession, GuessLimits, GuessOutcome, Store, StoreError};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, session_id};
@@ -149,7 +149,7 @@ impl Node {
             Err(abort) => return Err(self.failed(&busy, &material, abort).await?),
         };
         let burned = burned_session(session, &about, &material);
-        self.burn(&about, self.store.burn(burned), vec![signed]).await?;
+        self.burn(&busy, self.store.burn(burned), vec![signed]).await?;
         let (m3, sent) = self.pool.run(move || burn.release()).await?.map_err(aborted)?;
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::Released(vec![sent])));
@@ -157,7 +157,13 @@ impl Node {
     }
 
     /// Burns what is about to be released and logs what it signs, both durably, before any of it exists.
-    pub(super) async fn burn(&self, about: &About, burned: Written<()>, signed: Vec<String>) -> Result<(), Refusal> {
+    pub(super) async fn burn(
+        &self,
+        busy: &Busy<Stage>,
+        burned: Written<()>,
+        signed: Vec<String>,
+    ) -> Result<(), Refusal> {
+        let about = busy.about();
         let (burned, logged) = tokio::join!(burned, self.audit.append(self.about_signing(about, signed)));
         logged?;
         if let Err(error) = burned {
@@ -165,6 +171,7 @@ impl Node {
             return Err(error.into());
         }
         fault::step("burned", "sign", about.key_id);
+        seen("signs", &busy.id());
         Ok(())
     }
 
@@ -204,6 +211,7 @@ impl Node {
         // The nonces are gone already; the entry is durable before the share leaves.
         self.audit.append(self.about_signing(busy.about(), vec![signed])).await?;
         let session = busy.id();
+        seen("signs", &session);
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::FrostReleased(vec![sent])));
         Ok(NodeReply::FrostSigned { session, commitments: Fixed(commitments), share, evaluation })

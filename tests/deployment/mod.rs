@@ -21,6 +21,10 @@ use trefoil::vault::Password;
 use trefoil::wire::{Curve, ErrorCode, JobResult, KdfParams, Method, Op, Outcome, SealKey, SignInput};
 use zeroize::Zeroizing;
 
+/// What the processes print when they are ready.
+pub const NODE_READY: &str = "serving";
+pub const WORKER_READY: &str = "ready";
+
 pub const PASSWORD: &[u8] = b"correct horse battery staple";
 
 /// The secrets of one node.
@@ -51,6 +55,8 @@ pub struct Deployment {
     pub running: HashMap<String, Process>,
     /// Whether the processes are told where to fail: by files in `faults/<node1, node2 or worker>`.
     pub faults: bool,
+    /// Where a process reaches NATS, by its name, if not at the server itself.
+    pub routes: HashMap<String, String>,
     /// What the processes log: a filter of `RUST_LOG`, the usual one if empty.
     pub log: &'static str,
     /// Settings that every worker gets besides the usual.
@@ -80,6 +86,7 @@ impl Deployment {
             worker_noise: XKey::new(),
             running: HashMap::new(),
             faults: false,
+            routes: HashMap::new(),
             log: "",
             worker_settings: Vec::new(),
             node_settings: Vec::new(),
@@ -98,14 +105,18 @@ impl Deployment {
         service
     }
 
-    fn spawn(&mut self, name: &str, mut command: Command, ready: &str) {
+    /// The address at which this process reaches NATS.
+    fn route(&self, name: &str) -> String {
+        self.routes.get(name).cloned().unwrap_or_else(|| self.nats.url())
+    }
+
+    fn spawn(&mut self, name: &str, mut command: Command) {
         self.started += 1;
         if !self.log.is_empty() {
             command.env("RUST_LOG", self.log);
         }
         let log = self.folder.path().join(format!("{name}.{}.log", self.started));
         let process = Process::spawn(name, command, &log);
-        process.wait_for(ready);
         self.running.insert(name.to_owned(), process);
     }
 
@@ -128,7 +139,7 @@ impl Deployment {
         std::fs::write(&policy, text).unwrap();
         [
             ("TREFOIL_ROLE", name.to_owned()),
-            ("TREFOIL_NATS_URL", self.nats.url()),
+            ("TREFOIL_NATS_URL", self.route(name)),
             ("TREFOIL_DATA_DIR", data.to_str().unwrap().to_owned()),
             ("TREFOIL_MASTER_KEY", format!("{:02x}", index + 7).repeat(32)),
             ("TREFOIL_IDENTITY_SEED", own.identity.seed().unwrap()),
@@ -144,21 +155,27 @@ impl Deployment {
         .collect()
     }
 
-    /// Starts a node; one that ran before finds its data again.
+    /// Starts a node and waits until it serves; one that ran before finds its data again.
     pub fn start_node(&mut self, name: &str) {
+        self.launch_node(name);
+        self.process(name).wait_for(NODE_READY);
+    }
+
+    /// Starts a node and does not wait.
+    pub fn launch_node(&mut self, name: &str) {
         let mut process = command("trefoil-node");
         process.envs(self.node_env(name));
         if self.faults {
             process.env("TREFOIL_FAULTS", self.path("faults").join(name));
         }
-        self.spawn(name, process, "serving");
+        self.spawn(name, process);
     }
 
     /// Settings of a worker, as environment.
-    pub fn worker_env(&self) -> HashMap<String, String> {
+    pub fn worker_env(&self, name: &str) -> HashMap<String, String> {
         let [node1, node2] = &self.nodes;
         [
-            ("TREFOIL_NATS_URL", self.nats.url()),
+            ("TREFOIL_NATS_URL", self.route(name)),
             ("TREFOIL_NOISE_KEY", self.worker_noise.seed().unwrap()),
             ("TREFOIL_NODE1_IDENTITY", node1.identity.public_key()),
             ("TREFOIL_NODE2_IDENTITY", node2.identity.public_key()),
@@ -174,13 +191,20 @@ impl Deployment {
         .collect()
     }
 
+    /// Starts a worker and waits until it takes jobs.
     pub fn start_worker(&mut self, name: &str) {
+        self.launch_worker(name);
+        self.process(name).wait_for(WORKER_READY);
+    }
+
+    /// Starts a worker and does not wait.
+    pub fn launch_worker(&mut self, name: &str) {
         let mut process = command("trefoil-worker");
-        process.envs(self.worker_env());
+        process.envs(self.worker_env(name));
         if self.faults {
             process.env("TREFOIL_FAULTS", self.path("faults").join("worker"));
         }
-        self.spawn(name, process, "ready");
+        self.spawn(name, process);
     }
 
     /// What a backend pins of the nodes.

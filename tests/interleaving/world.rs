@@ -156,7 +156,7 @@ impl State {
 }
 
 /// The state letter behind the name, which is in brackets, in /proc/<id>/stat.
-fn is_stopped(id: u32) -> bool {
+pub fn is_stopped(id: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }

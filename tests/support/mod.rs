@@ -25,6 +25,7 @@ pub struct NatsServer {
     process: Process,
     port: u16,
     folder: TempDir,
+    starts: u32,
 }
 
 impl NatsServer {
@@ -38,8 +39,8 @@ impl NatsServer {
     pub fn with_config(text: &str) -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("nats.conf"), text).unwrap();
-        let (process, port) = launch(folder.path(), "-1");
-        Self { process, port, folder }
+        let (process, port) = launch(folder.path(), "-1", 1);
+        Self { process, port, folder, starts: 1 }
     }
 
     /// The address to connect to.
@@ -65,7 +66,23 @@ impl NatsServer {
     /// Starts the server again with the same store and port; kills it first where it still runs.
     pub fn restart(&mut self) {
         self.process.kill9();
-        self.process = launch(self.folder.path(), &self.port.to_string()).0;
+        self.starts += 1;
+        self.process = launch(self.folder.path(), &self.port.to_string(), self.starts).0;
+    }
+
+    /// Sends the server a signal by its name.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Whether the server runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Where the server's configuration and the logs of all its starts are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The directory in which JetStream keeps its files.
@@ -85,11 +102,11 @@ impl NatsServer {
 }
 
 /// Starts the server on a port ("-1": a free one of its choice) and waits for its word that it is ready.
-fn launch(folder: &Path, port: &str) -> (Process, u16) {
+fn launch(folder: &Path, port: &str, start: u32) -> (Process, u16) {
     let mut command = Command::new(nats_server());
     command.args(["--addr", "127.0.0.1", "--port", port, "--jetstream"]);
     command.arg("--store_dir").arg(folder.join("store")).arg("--config").arg(folder.join("nats.conf"));
-    let process = Process::spawn("nats-server", command, &folder.join("nats-server.log"));
+    let process = Process::spawn("nats-server", command, &folder.join(format!("nats-server.{start}.log")));
     let listening = process.wait_for("Listening for client connections on");
     process.wait_for("Server is ready");
     let port = listening.rsplit(':').next().and_then(|text| text.trim().parse().ok());

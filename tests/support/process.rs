@@ -68,6 +68,11 @@ impl Process {
         }
     }
 
+    /// Whether a line that contains `needle` was printed so far.
+    pub fn has_printed(&self, needle: &str) -> bool {
+        self.output.lock().0.iter().any(|line| line.contains(needle))
+    }
+
     /// Everything printed so far.
     pub fn log(&self) -> String {
         self.output.lock().0.join("\n")
