@@ -251,8 +251,7 @@ async fn a_forged_lock_does_not_lock_the_owner_out() {
     let mut signing = spawn(&service, &jetstream, command, "sign.log").await;
     let jobs = jetstream.get_stream("MPC_JOBS").await.unwrap();
     let message = jobs.get_raw_message(jobs.cached_info().state.last_sequence).await.unwrap();
-    let (op, key) = subject::split_job(&message.subject).unwrap();
-    let job = Job::parse(op, key, JobHeaders::from_nats(Some(&message.headers)), &message.payload).unwrap();
+    let job = Job::parse(&message.subject, JobHeaders::from_nats(Some(&message.headers)), &message.payload).unwrap();
     let lie = JobResult::of(&job, trefoil::clock::now_ms(), Outcome::failed(ErrorCode::KeyLocked, "so I say"));
     let subject = subject::result(&lie.initiator, &lie.job_id);
     jetstream.publish(subject, serde_json::to_vec(&lie).unwrap().into()).await.unwrap().await.unwrap();

@@ -154,6 +154,18 @@ fn a_worker_from_the_environment() {
     .into();
     let config = WorkerConfig::read(Settings::from_env(env.clone())).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((config.sealing_keys.len(), config.initiators.len(), config.concurrency), (2, 1, 64));
+    // Half of the slots for bulk jobs, at least one; never more than there are.
+    for (concurrency, bulk) in [("64", 32), ("2", 1), ("1", 1)] {
+        env.insert("TREFOIL_CONCURRENCY".into(), concurrency.into());
+        let config = WorkerConfig::read(Settings::from_env(env.clone())).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.bulk_concurrency, bulk);
+    }
+    for wrong in ["0", "2"] {
+        env.insert("TREFOIL_BULK_CONCURRENCY".into(), wrong.into());
+        let found = WorkerConfig::read(Settings::from_env(env.clone())).err().unwrap();
+        assert_eq!(found.0, ["bulk_concurrency: must be a whole number from 1 to 1"]);
+    }
+    env.remove("TREFOIL_BULK_CONCURRENCY");
     // An Ed25519 key is not a curve key.
     env.insert("TREFOIL_NODE1_NOISE".into(), KeyPair::new_server().public_key());
     let found = WorkerConfig::read(Settings::from_env(env.clone())).err().unwrap();

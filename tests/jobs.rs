@@ -12,8 +12,10 @@ use tokio::sync::{mpsc, watch};
 use trefoil::jobs::attempts::{self, Attempt, POISON};
 use trefoil::jobs::consumer::{self, ConsumerSettings, Delivery};
 use trefoil::jobs::once::{self, Put};
+use trefoil::jobs::place::Limits;
 use trefoil::jobs::streams::{self, StreamError, StreamSettings};
 use trefoil::wire::subject::{BANS_STREAM as BANS, JOBS_STREAM as JOBS, RESULTS_STREAM as RESULTS};
+use trefoil::wire::{Lane, subject};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -26,10 +28,9 @@ async fn provisioned(settings: &StreamSettings) -> (NatsServer, Context) {
 
 fn settings(in_hand: usize) -> ConsumerSettings {
     ConsumerSettings {
-        stream: JOBS.into(),
+        queues: Lane::ALL.iter().map(|lane| (*lane, subject::stream_of(*lane).to_owned())).collect(),
         ack_wait: Duration::from_millis(600),
-        slots: in_hand,
-        waiting: 1,
+        limits: Limits { slots: in_hand, bulk: (in_hand / 2).max(1), waiting: 1 },
         grace: Duration::from_secs(5),
     }
 }
@@ -263,12 +264,13 @@ async fn crashes_are_counted_and_jobs_given_back_are_not() {
     assert_eq!(begin(&jetstream, "g", &job).await.crashes(), 3);
     assert_eq!(begin(&jetstream, "h", &job).await.crashes(), 4);
     // The same sequence in a stream made anew is another job.
-    let other = Attempt::look(&jetstream, "g", job.sequence, "other".into(), 2).await.unwrap();
+    let other = Attempt::look(&jetstream, "g", (job.lane, job.sequence), "other".into(), 2).await.unwrap();
     assert_eq!(other.crashes(), 1);
 }
 
 async fn begin<'a>(jetstream: &'a Context, worker: &'a str, job: &Delivery) -> Attempt<'a> {
-    let attempt = Attempt::look(jetstream, worker, job.sequence, "digest".into(), job.times_delivered).await.unwrap();
+    let attempt = Attempt::look(jetstream, worker, (job.lane, job.sequence), "digest".into(), job.times_delivered);
+    let attempt = attempt.await.unwrap();
     attempt.start().await.unwrap();
     attempt
 }
@@ -296,7 +298,7 @@ async fn what_a_stopping_worker_gives_back_is_no_crash() {
     let (_server, jetstream) = provisioned(&StreamSettings::default()).await;
     publish(&jetstream, "mpc.job.sign.a", "x").await;
     let digest = data_encoding::HEXLOWER.encode(&Sha256::digest("x"));
-    attempts::not_started(&jetstream, 1, digest.clone()).await.unwrap();
-    let attempt = Attempt::look(&jetstream, "w", 1, digest, 2).await.unwrap();
+    attempts::not_started(&jetstream, Lane::Interactive, 1, digest.clone()).await.unwrap();
+    let attempt = Attempt::look(&jetstream, "w", (Lane::Interactive, 1), digest, 2).await.unwrap();
     assert_eq!(attempt.crashes(), 0);
 }

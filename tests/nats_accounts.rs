@@ -14,7 +14,7 @@ use support::{NatsServer, command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use trefoil::client::Backend;
-use trefoil::wire::{Curve, KdfParams, Method};
+use trefoil::wire::{Curve, KdfParams, Lane, Method};
 
 const WHO: [&str; 8] = ["worker", "node1", "node2", "monitor", "operator", "system", "wallet", "other"];
 const PREFIX: &str = "TREFOIL.JS.API";
@@ -143,8 +143,9 @@ impl Identity {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_runs_within_its_permissions() {
     let guarded = Guarded::start();
-    let backend = guarded.backend().await;
-    for curve in [Curve::Secp256k1, Curve::Ed25519] {
+    let mut backend = guarded.backend().await;
+    for (curve, lane) in [(Curve::Secp256k1, Lane::Interactive), (Curve::Ed25519, Lane::Bulk)] {
+        backend.set_lane(lane);
         let new = backend.generate(curve, KdfParams::Hkdf, password_32()).await.unwrap();
         backend.committed(&new.key, support::PATIENCE).await.unwrap();
         let key = material(&new);
@@ -177,22 +178,25 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     let guarded = Guarded::start();
     let own = guarded.service.initiator.public_key();
     let job = format!("mpc.job.sign.{ID}");
+    let bulk = format!("mpc.bulk.sign.{ID}");
     let result = format!("mpc.result.{own}.job");
     let (lease, ban, attempt) = (format!("mpc.lock.{ID}"), format!("mpc.ban.{ID}.0"), "mpc.attempt.1".to_owned());
     let delete = |stream: &str| format!("$JS.API.STREAM.DELETE.{stream}");
-    let alter = ["MPC_JOBS", "MPC_RESULTS", "MPC_BANS", "MPC_LEASES"].map(|stream| {
+    let alter = ["MPC_JOBS", "MPC_BULK", "MPC_RESULTS", "MPC_BANS", "MPC_LEASES"].map(|stream| {
         ["DELETE", "PURGE", "UPDATE", "MSG.DELETE", "SNAPSHOT"].map(|what| format!("$JS.API.STREAM.{what}.{stream}"))
     });
     let alter: Vec<&str> = alter.iter().flatten().map(String::as_str).collect();
 
     let mut worker = guarded.connect("worker").await;
     for subject in
-        [&alter[..], &[&job, "mpc.job.sign", "$SYS.REQ.SERVER.PING", "$JS.API.CONSUMER.DELETE.MPC_JOBS.workers"]]
+        [&alter[..], &[&job, &bulk, "mpc.job.sign", "$SYS.REQ.SERVER.PING", "$JS.API.CONSUMER.DELETE.MPC_JOBS.workers"]]
             .concat()
     {
         assert!(!worker.may_publish(subject).await, "a worker publishes {subject}");
     }
-    for subject in [&job, "mpc.job.>", "mpc.result.>", "mpc.node.node1.>", "_INBOX.>", "_INBOX_operator.>", ">"] {
+    for subject in
+        [&job, "mpc.job.>", "mpc.bulk.>", "mpc.result.>", "mpc.node.node1.>", "_INBOX.>", "_INBOX_operator.>", ">"]
+    {
         assert!(!worker.may_subscribe(subject).await, "a worker subscribes {subject}");
     }
     assert!(worker.may_subscribe("_INBOX_worker.x").await);
@@ -200,12 +204,21 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     for (who, other) in [("node1", "node2"), ("node2", "node1")] {
         let mut node = guarded.connect(who).await;
         let [own, others] = [who, other].map(|name| format!("mpc.node.{name}.handshake"));
-        for subject in
-            [&job, &result, &lease, &ban, &own, &others, "mpc.event.sign.x", "$JS.API.INFO", "mpc.api.public-key"]
-        {
+        for subject in [
+            &job,
+            &bulk,
+            &result,
+            &lease,
+            &ban,
+            &own,
+            &others,
+            "mpc.event.sign.x",
+            "$JS.API.INFO",
+            "mpc.api.public-key",
+        ] {
             assert!(!node.may_publish(subject).await, "{who} publishes {subject}");
         }
-        for subject in [&others, "mpc.job.>", "mpc.node.>", "mpc.result.>", "mpc.api.>", ">"] {
+        for subject in [&others, "mpc.job.>", "mpc.bulk.>", "mpc.node.>", "mpc.result.>", "mpc.api.>", ">"] {
             assert!(!node.may_subscribe(subject).await, "{who} subscribes {subject}");
         }
         assert!(node.may_subscribe(&own).await);
@@ -215,11 +228,12 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     let read = "$JS.API.STREAM.MSG.GET.MPC_RESULTS";
     let next = "$JS.API.CONSUMER.MSG.NEXT.MPC_JOBS.workers";
     let make = "$JS.API.CONSUMER.CREATE.MPC_RESULTS.x";
-    for subject in [&alter[..], &[&job, &result, &lease, &ban, &attempt, read, next, make, "mpc.event.sign.x"]].concat()
+    for subject in
+        [&alter[..], &[&job, &bulk, &result, &lease, &ban, &attempt, read, next, make, "mpc.event.sign.x"]].concat()
     {
         assert!(!monitor.may_publish(subject).await, "the monitor publishes {subject}");
     }
-    for subject in ["mpc.job.>", "mpc.result.>", "mpc.lock.>", "_INBOX_worker.>", ">"] {
+    for subject in ["mpc.job.>", "mpc.bulk.>", "mpc.result.>", "mpc.lock.>", "_INBOX_worker.>", ">"] {
         assert!(!monitor.may_subscribe(subject).await, "the monitor subscribes {subject}");
     }
     let info = monitor.ask("$JS.API.STREAM.INFO.MPC_JOBS", json!({})).await.unwrap();
@@ -227,10 +241,10 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     assert!(monitor.may_subscribe("mpc.event.>").await);
 
     let mut operator = guarded.connect("operator").await;
-    for subject in [&job, &result, &lease, &ban, &attempt, "mpc.node.node1.handshake", "mpc.event.sign.x"] {
+    for subject in [&job, &bulk, &result, &lease, &ban, &attempt, "mpc.node.node1.handshake", "mpc.event.sign.x"] {
         assert!(!operator.may_publish(subject).await, "the operator publishes {subject}");
     }
-    for subject in ["mpc.job.>", "mpc.result.>", "_INBOX_worker.>"] {
+    for subject in ["mpc.job.>", "mpc.bulk.>", "mpc.result.>", "_INBOX_worker.>"] {
         assert!(!operator.may_subscribe(subject).await, "the operator subscribes {subject}");
     }
 
@@ -240,7 +254,7 @@ async fn each_identity_is_refused_what_is_not_its_own() {
     {
         assert!(!backend.may_publish(subject).await, "a backend publishes {subject}");
     }
-    for subject in ["mpc.job.>", "mpc.result.>", "mpc.lock.>", "mpc.api.>", ">"] {
+    for subject in ["mpc.job.>", "mpc.bulk.>", "mpc.result.>", "mpc.lock.>", "mpc.api.>", ">"] {
         assert!(!backend.may_subscribe(subject).await, "a backend subscribes {subject}");
     }
 }

@@ -40,6 +40,7 @@ fn made<P: Serialize>(by: &KeyPair, op: Op, job_id: &str, key_id: KeyId, times: 
         version: 1,
         op: op.to_string(),
         job_id: job_id.parse().unwrap(),
+        lane: None,
         key_id,
         initiator: by.public_key().parse().unwrap(),
         issued_at: times.0,

@@ -50,11 +50,16 @@ fn asyncapi() -> Value {
     let initiator = parameter("The initiator's public NKEY, U…");
     let job_id = parameter("1 to 64 of A-Z a-z 0-9 _ -");
     let op = json!({ "enum": Op::ALL });
+    let lane = json!({
+        "description": "bulk for a job whose body names the lane bulk, job for every other",
+        "enum": ["job", "bulk"],
+        "default": "job",
+    });
     let job_channel = |op: Op, summary: &str| {
         json!({
-            "address": format!("mpc.job.{op}.{{keyId}}"),
-            "description": "Stream MPC_JOBS: work queue, discard new, capped per key.",
-            "parameters": { "keyId": key_id },
+            "address": format!("mpc.{{lane}}.{op}.{{keyId}}"),
+            "description": "Streams MPC_JOBS and MPC_BULK: work queues, discard new, capped per key.",
+            "parameters": { "lane": lane, "keyId": key_id },
             "messages": { "job": message(&format!("job-{op}"), true, summary) },
         })
     };

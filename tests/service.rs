@@ -20,7 +20,7 @@ use trefoil::seal::{Binding, Secrets, seal};
 use trefoil::vault::{DataKey, KdfPool, KeyBinding, OprfKey, Password, Vault};
 use trefoil::wire::{
     Attestation, Attestations, Curve, ErrorCode, Fixed, Job, JobHeaders, JobResult, KdfParams, KeyId, KeyResult,
-    KeyState, Method, Op, Outcome, SignInput, subject,
+    KeyState, Lane, Method, Op, Outcome, SignInput, subject,
 };
 use trefoil_protocol::CurveId;
 use zeroize::Zeroizing;
@@ -141,7 +141,12 @@ async fn malformed_jobs_get_codes_of_their_own_and_the_worker_goes_on() {
     };
     let misplaced = {
         let mut request = good();
-        request.subject = subject::job(Op::Sign, &secp.key_id);
+        request.subject = subject::job(Lane::Interactive, Op::Sign, &secp.key_id);
+        request
+    };
+    let other_lane = {
+        let mut request = good();
+        request.subject = subject::job(Lane::Bulk, Op::Sign, &ed.key_id);
         request
     };
     let oversized = {
@@ -166,6 +171,7 @@ async fn malformed_jobs_get_codes_of_their_own_and_the_worker_goes_on() {
         (unsigned, ErrorCode::UnsignedJob),
         (wrong_signer, ErrorCode::BadSignature),
         (misplaced, ErrorCode::SubjectMismatch),
+        (other_lane, ErrorCode::LaneMismatch),
         (oversized, ErrorCode::JobTooLarge),
         (times(now - 60_000, now - 1_000), ErrorCode::JobExpired),
         (times(now + 600_000, now + 660_000), ErrorCode::JobNotYetValid),
@@ -178,6 +184,9 @@ async fn malformed_jobs_get_codes_of_their_own_and_the_worker_goes_on() {
         (forge.edit(&ecdsa(), payload("method", json!("gg20"))), ErrorCode::UnsupportedMethod),
         (forge.edit(&good(), payload("message", json!("not base64!"))), ErrorCode::InvalidMessage),
         (forge.edit(&good(), field("op", json!("export"))), ErrorCode::UnsupportedOperation),
+        (forge.edit(&good(), field("lane", json!("slow"))), ErrorCode::UnsupportedLane),
+        // The body says bulk, and is where it was.
+        (forge.edit(&good(), field("lane", json!("bulk"))), ErrorCode::LaneMismatch),
         (generate(json!({ "name": "argon2id", "memoryKib": 4_000_000, "passes": 1 })), ErrorCode::InvalidKdf),
         (moved, ErrorCode::SealBroken),
         (stranger_sealed, ErrorCode::UnknownWorkerKey),
@@ -194,7 +203,7 @@ async fn malformed_jobs_get_codes_of_their_own_and_the_worker_goes_on() {
     assert_eq!(stored(), before, "a job that was refused left something at a node");
     // What names nobody gets no answer, and does no harm.
     for body in ["", "null", "[]", "{}", "{\"jobId\":7}", &"[".repeat(100_000)] {
-        let subject = subject::job(Op::Sign, &ed.key_id);
+        let subject = subject::job(Lane::Interactive, Op::Sign, &ed.key_id);
         async_nats::jetstream::new(service.nats.connect().await)
             .publish(subject, body.to_owned().into())
             .await
@@ -310,7 +319,7 @@ async fn a_refused_copy_does_not_hide_the_jobs_result() {
     let jetstream = async_nats::jetstream::new(service.nats.connect().await);
     // One without the signature, one on the subject of another key; returns when both are refused.
     let copy = async |request: &SignedRequest| {
-        let elsewhere = subject::job(Op::Sign, &KeyId([9; 16]));
+        let elsewhere = subject::job(Lane::Interactive, Op::Sign, &KeyId([9; 16]));
         for (subject, headers, expected) in [
             (request.subject.clone(), async_nats::HeaderMap::new(), ErrorCode::UnsignedJob),
             (elsewhere, request.headers.clone(), ErrorCode::SubjectMismatch),
@@ -427,8 +436,7 @@ async fn a_lying_worker_gets_no_key_file_written() {
     let consumer = async_nats::jetstream::consumer::pull::Config::default();
     let mut messages = jobs.create_consumer(consumer).await.unwrap().messages().await.unwrap();
     let message = tokio::time::timeout(PATIENCE, messages.next()).await.unwrap().unwrap().unwrap();
-    let (op, key) = subject::split_job(&message.subject).unwrap();
-    let job = Job::parse(op, key, JobHeaders::from_nats(message.headers.as_ref()), &message.payload).unwrap();
+    let job = Job::parse(&message.subject, JobHeaders::from_nats(message.headers.as_ref()), &message.payload).unwrap();
     let (own_key, own_node) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
     let statement = Attestation {
         initiator: job.initiator.clone(),

@@ -17,7 +17,7 @@ use trefoil::fault::tamper::alterations;
 use trefoil::node::AUDIT_LOG;
 use trefoil::seal::{Binding, Secrets, seal};
 use trefoil::wire::{
-    ChangePasswordBody, Curve, Envelope, ErrorCode, GenerateBody, JobId, KdfParams, KeyId, KeysBody, Method, Op,
+    ChangePasswordBody, Curve, Envelope, ErrorCode, GenerateBody, JobId, KdfParams, KeyId, KeysBody, Lane, Method, Op,
     OrderBody, Outcome, PublicKeyBody, RegisterBody, Sealed, SignBody, SignInput, SignedJob, ValidateBody,
     WhichJobBody,
 };
@@ -105,6 +105,7 @@ impl Owner<'_> {
             version: 1,
             op: op.to_string(),
             job_id: job_id.clone(),
+            lane: Some(Lane::Bulk.to_string()),
             key_id,
             initiator,
             issued_at,
@@ -153,7 +154,7 @@ async fn a_tampering_worker_gets_nothing_from_the_nodes() {
     let mut service = Deployment::start(0);
     service.worker_settings = vec![("TREFOIL_TAMPER", "1".to_owned())];
     service.start_worker("worker1");
-    let backend = service.backend().await;
+    let backend = service.backend_with(&[("TREFOIL_LANE", "bulk".to_owned())]).await;
     let (secp256k1, ed25519) = (key(&backend, Curve::Secp256k1).await, key(&backend, Curve::Ed25519).await);
     wait_until_empty(&async_nats::jetstream::new(service.nats.connect().await)).await;
     let owner = Owner { service: &service, backend, secp256k1, ed25519 };
@@ -200,7 +201,7 @@ async fn a_worker_that_swaps_jobs_signs_nothing_that_was_not_asked_for() {
     let mut service = Deployment::start(0);
     service.worker_settings = vec![("TREFOIL_TAMPER", "1".to_owned())];
     service.start_worker("worker1");
-    let backend = service.backend().await;
+    let backend = service.backend_with(&[("TREFOIL_LANE", "bulk".to_owned())]).await;
     let (secp256k1, ed25519) = (key(&backend, Curve::Secp256k1).await, key(&backend, Curve::Ed25519).await);
     let other = key(&backend, Curve::Ed25519).await;
     let owner = Owner { service: &service, backend, secp256k1, ed25519 };

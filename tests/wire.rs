@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use trefoil::auth::{TimePolicy, sign_job};
 use trefoil::wire::node::Call;
 use trefoil::wire::{
-    Address, Curve, Disposition, ErrorCode, InitiatorId, Job, JobError, JobHeaders, JobId, KdfParams, KeyId,
+    Address, Curve, Disposition, ErrorCode, InitiatorId, Job, JobError, JobHeaders, JobId, KdfParams, KeyId, Lane,
     MAX_BODY_BYTES, Method, Op, Payload, SealKey, SignInput, subject,
 };
 
@@ -80,7 +80,10 @@ fn receive_bytes(body: &str, op: &str, key: &str) -> Result<Job, JobError> {
     let signed = sign_job(&initiator_key(), body.as_bytes().to_vec()).unwrap();
     let signature = BASE64.encode(&signed.signature.0);
     let headers = JobHeaders { version: Some("1"), signature: Some(&signature), ..JobHeaders::default() };
-    let parsed = Job::parse(op, key, headers, body.as_bytes());
+    // In the lane that the body names.
+    let lane = serde_json::from_str::<Value>(body).ok().and_then(|body| body["lane"].as_str()?.parse().ok());
+    let root = if lane == Some(Lane::Bulk) { "mpc.bulk" } else { "mpc.job" };
+    let parsed = Job::parse(&format!("{root}.{op}.{key}"), headers, body.as_bytes());
     // What the worker accepts and what a node accepts differ only by the subject.
     let requested = Job::from_request(headers, body.as_bytes());
     assert_eq!(requested.map(|job| job.digest), Job::from_signed(&signed).map(|job| job.digest));
@@ -171,6 +174,11 @@ fn every_field_that_is_wrong_has_its_code() {
         (generate(), "/payload/curve", json!("sr25519"), UnsupportedCurve),
         (sign(), "/payload/curve", json!(1), MalformedJob),
         (sign(), "/payload/method", json!("frost"), UnsupportedMethod),
+        (sign(), "/lane", json!("slow"), UnsupportedLane),
+        (sign(), "/lane", json!("Bulk"), UnsupportedLane),
+        (sign(), "/lane", json!(""), UnsupportedLane),
+        (sign(), "/lane", json!(1), MalformedJob),
+        (sign(), "/payload/lane", json!("bulk"), UnknownField),
         (sign(), "/payload/digest", json!("cd".repeat(31)), InvalidDigest),
         (sign(), "/payload/digest", json!("cd".repeat(33)), InvalidDigest),
         (sign(), "/payload/digest", json!("CD".repeat(32)), InvalidDigest),
@@ -301,12 +309,8 @@ fn whoever_did_not_sign_cannot_occupy_the_result() {
     let good = sign_job(&initiator_key(), body.clone().into_bytes()).unwrap().signature.0;
     let header = |signature: &[u8]| BASE64.encode(signature);
     let parse = |version, signature: Option<&str>, body: &str| {
-        Job::parse(
-            "sign",
-            &"ab".repeat(16),
-            JobHeaders { version, signature, ..JobHeaders::default() },
-            body.as_bytes(),
-        )
+        let headers = JobHeaders { version, signature, ..JobHeaders::default() };
+        Job::parse(&format!("mpc.job.sign.{}", "ab".repeat(16)), headers, body.as_bytes())
     };
     assert!(parse(Some("1"), Some(&header(&good)), &body).is_ok());
     let mut flipped = good;
@@ -344,7 +348,7 @@ fn whoever_did_not_sign_cannot_occupy_the_result() {
         (Some(name.as_str()), Some("%")),
     ] {
         let headers = JobHeaders { version: Some("1"), signature: Some(&text), authoriser, authoriser_signature };
-        let error = Job::parse("sign", &"ab".repeat(16), headers, body.as_bytes()).unwrap_err();
+        let error = Job::parse(&format!("mpc.job.sign.{}", "ab".repeat(16)), headers, body.as_bytes()).unwrap_err();
         assert_eq!((error.code, error.address), (ErrorCode::NotAuthorised, refused_address()));
     }
     let error = parse(Some("1"), Some(&header(&good)), &body.replace("m/0/1", "m/0/2")).unwrap_err();
@@ -360,6 +364,31 @@ fn subject_and_body_must_agree() {
     for (op, key) in [("sign", "ab".repeat(15) + "ac"), ("generate", key.clone()), ("", key), ("sign", String::new())] {
         let error = receive_bytes(&body, op, &key).unwrap_err();
         assert_eq!((error.code, error.address), (ErrorCode::SubjectMismatch, refused_address()), "{op} {key}");
+    }
+}
+
+#[test]
+fn the_lane_is_in_the_signed_body_and_in_the_subject() {
+    let signature = |body: &str| BASE64.encode(&sign_job(&initiator_key(), body.into()).unwrap().signature.0);
+    let parse = |body: &str, lane| {
+        let signature = signature(body);
+        let headers = JobHeaders { version: Some("1"), signature: Some(&signature), ..JobHeaders::default() };
+        Job::parse(&subject::job(lane, Op::Sign, &KeyId([0xab; 16])), headers, body.as_bytes())
+    };
+    for (named, lane) in
+        [(None, Lane::Interactive), (Some("interactive"), Lane::Interactive), (Some("bulk"), Lane::Bulk)]
+    {
+        let mut job = sign();
+        set(&mut job, "/lane", json!(named));
+        let body = job.to_string();
+        assert_eq!(parse(&body, lane).unwrap().lane, lane);
+        let other = if lane == Lane::Bulk { Lane::Interactive } else { Lane::Bulk };
+        let error = parse(&body, other).unwrap_err();
+        assert_eq!((error.code, error.address), (ErrorCode::LaneMismatch, refused_address()), "{named:?}");
+        // Nothing waits where an answer comes at once.
+        let signature = signature(&body);
+        let headers = JobHeaders { version: Some("1"), signature: Some(&signature), ..JobHeaders::default() };
+        assert_eq!(Job::from_request(headers, body.as_bytes()).unwrap().lane, lane);
     }
 }
 
@@ -494,11 +523,15 @@ fn key_ids_follow_from_initiator_and_job() {
 }
 
 #[test]
-fn job_subjects_split_into_two_tokens() {
+fn job_subjects_split_into_lane_and_two_tokens() {
     let key = KeyId([0xab; 16]);
-    let text = subject::job(Op::PublicKey, &key);
-    assert_eq!(subject::split_job(&text), Some(("public-key", "ab".repeat(16).as_str())));
-    for bad in ["mpc.job.sign", "mpc.job.sign.a.b", "mpc.result.sign.a", "mpc.job.", ""] {
+    for (lane, begins) in [(Lane::Interactive, "mpc.job."), (Lane::Bulk, "mpc.bulk.")] {
+        let text = subject::job(lane, Op::PublicKey, &key);
+        assert!(text.starts_with(begins), "{text}");
+        assert_eq!(subject::split_job(&text), Some((lane, "public-key", "ab".repeat(16).as_str())));
+    }
+    for bad in ["mpc.job.sign", "mpc.job.sign.a.b", "mpc.result.sign.a", "mpc.job.", "mpc.bulk", "mpc.bulks.sign.a", ""]
+    {
         assert_eq!(subject::split_job(bad), None, "{bad}");
     }
 }

@@ -14,8 +14,8 @@ use trefoil::wire::node::KeyStatement;
 use trefoil::wire::{
     Attestation, Attestations, Batch, CancelStatement, Curve, Decision, DecisionKind, Disposition, Envelope, ErrorCode,
     Event, EventOutcome, Failure, Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, JobState,
-    JobStatus, KdfParams, KeyEntry, KeyId, KeyList, KeyResult, ListedState, Method, Op, Outcome, PublicKeyBody, Sealed,
-    SignBody, SignInput, SignatureResult, subject,
+    JobStatus, KdfParams, KeyEntry, KeyId, KeyList, KeyResult, Lane, ListedState, Method, Op, Outcome, PublicKeyBody,
+    Sealed, SignBody, SignInput, SignatureResult, subject,
 };
 
 fn initiator_key() -> KeyPair {
@@ -69,6 +69,7 @@ fn envelope<P: Serialize>(op: Op, job_id: &str, payload: P) -> Envelope<P> {
         version: 1,
         op: op.to_string(),
         job_id: job_id.parse().unwrap(),
+        lane: None,
         key_id: key_id(),
         initiator: initiator(),
         issued_at: 1_790_000_000_000,
@@ -84,7 +85,7 @@ fn generate_job() -> Job {
     let signed = sign_job(&initiator_key(), body).unwrap();
     let signature = BASE64.encode(&signed.signature.0);
     let headers = JobHeaders { version: Some("1"), signature: Some(&signature), ..JobHeaders::default() };
-    Job::parse("generate", &key_id().to_string(), headers, &signed.body).unwrap()
+    Job::parse(&subject::job(Lane::Interactive, Op::Generate, &key_id()), headers, &signed.body).unwrap()
 }
 
 fn sign_job_of(input: &SignInput) -> Job {
@@ -150,7 +151,7 @@ fn box_example() -> String {
 fn job_example() -> String {
     let job = generate_job();
     text(&[
-        ("subject", subject::job(Op::Generate, &key_id())),
+        ("subject", subject::job(Lane::Interactive, Op::Generate, &key_id())),
         ("header", format!("{}: 1", JobHeaders::VERSION)),
         ("header", format!("{}: {}", JobHeaders::SIGNATURE, BASE64.encode(&job.signed.signature.0))),
         ("body", String::from_utf8(job.signed.body.clone()).unwrap()),
@@ -353,6 +354,7 @@ fn event() -> String {
         job_id: job_id(),
         key_id: key_id(),
         op: Op::Generate,
+        lane: Lane::Interactive,
         worker_id: "worker-7f3a".to_owned(),
         outcome: EventOutcome::Completed,
         code: None,

@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use trefoil::jobs::consumer::{self, ConsumerSettings, Delivery};
 use trefoil::jobs::once;
+use trefoil::jobs::place::Limits;
+use trefoil::wire::Lane;
 use trefoil_protocol::ecdsa::{M1_LEN, M2_LEN, M3_LEN};
 
 const JOBS: &str = "FLOOR_JOBS";
@@ -78,10 +80,9 @@ async fn echo(client: async_nats::Client) {
 async fn worker(client: async_nats::Client) {
     let jetstream = jetstream::new(client.clone());
     let settings = ConsumerSettings {
-        stream: JOBS.to_owned(),
+        queues: vec![(Lane::Interactive, JOBS.to_owned())],
         ack_wait: Duration::from_secs(2),
-        slots: 64,
-        waiting: 64,
+        limits: Limits { slots: 64, bulk: 1, waiting: 64 },
         grace: Duration::from_secs(5),
     };
     // The sender stays: a worker of the floor runs until it is killed.

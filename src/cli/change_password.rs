@@ -4,10 +4,10 @@ use super::finish::{backup_of, refuse_backup, remove};
 use super::generate::KdfArguments;
 use super::keyfile::{Existing, KeyFile};
 use super::output::{Failure, Output};
-use super::{connect, password, settings};
+use super::{Given, connect, password, settings};
 use clap::Args;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -24,7 +24,7 @@ pub struct Arguments {
     new_password_file: Option<PathBuf>,
 }
 
-pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let kdf = arguments.kdf.read()?;
     let backup = backup_of(&arguments.key);
     refuse_backup(&arguments.key)?;

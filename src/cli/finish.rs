@@ -7,7 +7,7 @@ use super::draft::{Draft, Kept};
 use super::generate::{lines, shown};
 use super::keyfile::{Existing, KeyFile, write};
 use super::output::{Failure, Output, merged};
-use super::{connect, settings};
+use super::{Given, connect, settings};
 use crate::client::verify::AttestedKey;
 use crate::client::{Backend, ClientError, NewKey};
 use crate::clock::now_ms;
@@ -108,7 +108,7 @@ impl Finish<'_> {
 
 /// Fetches the result of a job whose draft was kept, and goes on from there.
 pub async fn resume(
-    config: Option<&Path>,
+    config: Given<'_>,
     draft: &Path,
     op: Op,
     out: Option<&Path>,

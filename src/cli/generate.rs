@@ -3,7 +3,7 @@
 use super::draft::{Draft, own_reply_key};
 use super::finish::{self, Finish, Target, refuse_existing};
 use super::output::{Failure, Output};
-use super::{connect, password, settings};
+use super::{Given, connect, password, settings};
 use crate::client::Making;
 use crate::wire::{Curve, Fixed, InitiatorId, KdfParams, KeyResult, KeyState, Op};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -79,7 +79,7 @@ impl KdfArguments {
     }
 }
 
-pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     match (&arguments.resume, arguments.curve, &arguments.out) {
         (Some(draft), _, out) => finish::resume(config, draft, Op::Generate, out.as_deref(), output).await,
         (None, Some(curve), Some(out)) => generate(config, curve, out, arguments, output).await,
@@ -88,7 +88,7 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
 }
 
 async fn generate(
-    config: Option<&Path>,
+    config: Given<'_>,
     curve: Curve,
     out: &Path,
     arguments: &Arguments,

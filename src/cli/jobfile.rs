@@ -94,7 +94,7 @@ impl JobFile {
             headers.insert(JobHeaders::AUTHORISER_SIGNATURE, base64(&consent.signature));
         }
         SignedRequest {
-            subject: subject::job(job.op(), &job.key_id),
+            subject: subject::job(job.lane, job.op(), &job.key_id),
             headers,
             body: self.body.0.clone(),
             digest: job.digest,

@@ -2,11 +2,10 @@
 
 use super::orders::{Target, key_id};
 use super::output::{Failure, Output};
-use super::{connect, settings};
+use super::{Given, connect, settings};
 use crate::wire::{JobId, JobStatus};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use std::path::Path;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -33,7 +32,7 @@ pub struct WhichJob {
     key: Target,
 }
 
-pub async fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, command: &Command, output: &Output) -> Result<(), Failure> {
     let config = settings(config)?;
     let (Command::Status(which) | Command::Cancel(which)) = command;
     let key_id = key_id(&which.key, &config)?;
@@ -52,7 +51,7 @@ fn show(status: &JobStatus, output: &Output) {
     output.answer(&lines, &json!(status));
 }
 
-pub async fn cancel_recovery(config: Option<&Path>, target: &Target, output: &Output) -> Result<(), Failure> {
+pub async fn cancel_recovery(config: Given<'_>, target: &Target, output: &Output) -> Result<(), Failure> {
     let config = settings(config)?;
     let key_id = key_id(target, &config)?;
     let backend = connect(config, output).await?;

@@ -2,13 +2,13 @@
 
 use super::keyfile::KeyFile;
 use super::output::{Failure, Output, shown_time};
-use super::{connect, settings};
+use super::{Given, connect, settings};
 use crate::wire::{Curve, KeyEntry, KeyId, ListedState, MAX_LISTED};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Subcommand};
 use data_encoding::HEXLOWER;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -56,14 +56,14 @@ pub struct Register {
     label: Option<String>,
 }
 
-pub async fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, command: &Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::List(arguments) => list(config, arguments, output).await,
         Command::Register(arguments) => register(config, arguments, output).await,
     }
 }
 
-async fn list(config: Option<&Path>, arguments: &List, output: &Output) -> Result<(), Failure> {
+async fn list(config: Given<'_>, arguments: &List, output: &Output) -> Result<(), Failure> {
     let backend = connect(settings(config)?, output).await?;
     let (mut keys, mut next) = (Vec::new(), arguments.after);
     loop {
@@ -86,7 +86,7 @@ async fn list(config: Option<&Path>, arguments: &List, output: &Output) -> Resul
     Ok(())
 }
 
-async fn register(config: Option<&Path>, arguments: &Register, output: &Output) -> Result<(), Failure> {
+async fn register(config: Given<'_>, arguments: &Register, output: &Output) -> Result<(), Failure> {
     let config = settings(config)?;
     let (key_id, curve, public_key) = match (&arguments.key, arguments.key_id, arguments.curve, &arguments.public_key) {
         (Some(path), ..) => {

@@ -32,7 +32,8 @@ mod verify;
 
 use crate::client::{Backend, ClientConfig, ClientError};
 use crate::config::Settings;
-use crate::wire::OrderedState;
+use crate::wire::{Lane, OrderedState};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use output::{Failure, Output};
 use std::path::{Path, PathBuf};
@@ -51,8 +52,22 @@ struct Arguments {
     /// Print one JSON object on standard output
     #[arg(long, global = true)]
     json: bool,
+    /// How the command's jobs wait: interactive, or bulk for what nobody waits for [default: interactive]
+    #[arg(
+        long,
+        global = true,
+        value_parser = PossibleValuesParser::new(Lane::ALL.iter().map(|lane| lane.as_str())).try_map(|name| name.parse::<Lane>())
+    )]
+    lane: Option<Lane>,
     #[command(subcommand)]
     command: Command,
+}
+
+/// What the command line says about the client's settings.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    file: Option<&'a Path>,
+    lane: Option<Lane>,
 }
 
 #[derive(Subcommand)]
@@ -105,9 +120,9 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Arguments { config, json, command } = Arguments::parse();
+    let Arguments { config, json, lane, command } = Arguments::parse();
     let output = Output::new(json);
-    let outcome = run(config.as_deref(), command, &output);
+    let outcome = run(Given { file: config.as_deref(), lane }, command, &output);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -118,7 +133,7 @@ pub fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result<(), Failure> {
+async fn run(config: Given<'_>, command: Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::Identity(command) => identity::run(&command, output),
         Command::Generate(arguments) => generate::run(config, &arguments, output).await,
@@ -137,19 +152,22 @@ async fn run(config: Option<&Path>, command: Command, output: &Output) -> Result
         Command::Job(command) => jobs::run(config, &command, output).await,
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
-        Command::Node(command) => node::run(config, &command, output).await,
+        Command::Node(command) => node::run(config.file, &command, output).await,
         Command::NatsAccounts(arguments) => nats_accounts::run(&arguments, output),
     }
 }
 
-/// The client's settings: environment, and the file given or found.
-fn settings(file: Option<&Path>) -> Result<ClientConfig, Failure> {
+/// The client's settings: command line, environment, and the file given or found.
+fn settings(Given { file, lane }: Given<'_>) -> Result<ClientConfig, Failure> {
     const DEFAULT: &str = "trefoil.toml";
     let mut env: std::collections::HashMap<String, String> = std::env::vars().collect();
     let named = file.map(|path| path.to_string_lossy().into_owned());
     let found = || Path::new(DEFAULT).exists().then(|| DEFAULT.to_owned());
     if let Some(path) = named.or_else(|| if env.contains_key("TREFOIL_CONFIG") { None } else { found() }) {
         env.insert("TREFOIL_CONFIG".to_owned(), path);
+    }
+    if let Some(lane) = lane {
+        env.insert("TREFOIL_LANE".to_owned(), lane.to_string());
     }
     ClientConfig::read(Settings::from_env(env)).map_err(|error| Failure::usage(error.to_string()))
 }

@@ -3,7 +3,7 @@
 use super::jobfile::{JobFile, NO_CONSENT, TO_BE_AUTHORISED, authoriser};
 use super::keyfile::KeyFile;
 use super::output::{Failure, Output};
-use super::{connect, settings};
+use super::{Given, connect, settings};
 use crate::client::{ClientConfig, ClientError};
 use crate::wire::{KeyId, Op, OrderedState, StateResult};
 use clap::{ArgGroup, Args};
@@ -58,7 +58,7 @@ pub struct Destroy {
 }
 
 /// Freezes or unfreezes.
-pub async fn run(config: Option<&Path>, target: &Target, state: OrderedState, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, target: &Target, state: OrderedState, output: &Output) -> Result<(), Failure> {
     let config = settings(config)?;
     let key_id = key_id(target, &config)?;
     let backend = connect(config, output).await?;
@@ -67,7 +67,7 @@ pub async fn run(config: Option<&Path>, target: &Target, state: OrderedState, ou
     Ok(())
 }
 
-pub async fn destroy(config: Option<&Path>, arguments: &Destroy, output: &Output) -> Result<(), Failure> {
+pub async fn destroy(config: Given<'_>, arguments: &Destroy, output: &Output) -> Result<(), Failure> {
     let config = settings(config)?;
     if let Some(path) = &arguments.job {
         let (file, job) = JobFile::read_for(path, Op::Destroy)?;

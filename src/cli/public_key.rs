@@ -3,14 +3,14 @@
 use super::generate::{lines, shown};
 use super::keyfile::{KeyFile, as_result};
 use super::output::{Failure, Output, merged};
-use super::{connect, settings};
+use super::{Given, connect, settings};
 use crate::client::address::{self, Encoding};
 use crate::client::verify::{AttestedKey, Untrusted};
 use crate::wire::{Curve, KeyId};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use trefoil_protocol::derive::{DerivationPath, derive_public};
 
 #[derive(Args)]
@@ -69,7 +69,7 @@ impl Arguments {
     }
 }
 
-pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let config = settings(config)?;
     let file = arguments.key.as_deref().map(|path| KeyFile::read(path, &config.nodes)).transpose()?;
     let key_id = arguments.key_id.or_else(|| file.as_ref().map(KeyFile::key_id));

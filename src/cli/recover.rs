@@ -6,7 +6,7 @@ use super::generate::KdfArguments;
 use super::jobfile::{JobFile, NO_CONSENT, TO_BE_AUTHORISED, authoriser};
 use super::keyfile::KeyFile;
 use super::output::{Failure, Output};
-use super::{connect, password, settings};
+use super::{Given, connect, password, settings};
 use crate::client::{ClientConfig, Making, OldKey};
 use crate::wire::{Curve, KeyId, Op};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -57,7 +57,7 @@ pub struct Arguments {
     resume: Option<PathBuf>,
 }
 
-pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     match (&arguments.resume, &arguments.job, &arguments.out) {
         (Some(draft), _, out) => finish::resume(config, draft, Op::Recover, out.as_deref(), output).await,
         (None, Some(job), Some(out)) => send(config, job, out, output).await,
@@ -66,7 +66,7 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     }
 }
 
-async fn recover(config: Option<&Path>, out: &Path, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+async fn recover(config: Given<'_>, out: &Path, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let kdf = arguments.kdf.read()?;
     refuse_existing(out)?;
     let mut config = settings(config)?;
@@ -103,7 +103,7 @@ async fn recover(config: Option<&Path>, out: &Path, arguments: &Arguments, outpu
 }
 
 /// Sends a job that its authoriser has signed.
-async fn send(config: Option<&Path>, job: &Path, out: &Path, output: &Output) -> Result<(), Failure> {
+async fn send(config: Given<'_>, job: &Path, out: &Path, output: &Output) -> Result<(), Failure> {
     let (file, parsed) = JobFile::read_for(job, Op::Recover)?;
     if parsed.signed.authorisation.is_none() {
         return Err(Failure::usage(format!("{}: no authoriser has signed it: `trefoil authorise`", job.display())));

@@ -5,7 +5,7 @@ use super::finish::{self, Finish, Target, refuse_backup};
 use super::generate::KdfArguments;
 use super::keyfile::KeyFile;
 use super::output::{Failure, Output};
-use super::{connect, password, settings};
+use super::{Given, connect, password, settings};
 use crate::client::{Making, OldKey};
 use crate::wire::Op;
 use clap::Args;
@@ -37,7 +37,7 @@ pub struct Arguments {
     resume: Option<PathBuf>,
 }
 
-pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     match (&arguments.resume, &arguments.key) {
         (Some(draft), _) => finish::resume(config, draft, Op::Refresh, None, output).await,
         (None, Some(key)) => refresh(config, key, arguments, output).await,
@@ -45,7 +45,7 @@ pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) 
     }
 }
 
-async fn refresh(config: Option<&Path>, key: &Path, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+async fn refresh(config: Given<'_>, key: &Path, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     refuse_backup(key)?;
     let mut config = settings(config)?;
     let file = KeyFile::read(key, &config.nodes)?;

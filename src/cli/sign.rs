@@ -4,13 +4,13 @@ use super::batch;
 use super::input::Input;
 use super::keyfile::KeyFile;
 use super::output::{Failure, Output, merged};
-use super::{connect, password, settings};
+use super::{Given, connect, password, settings};
 use crate::client::ClientError;
 use crate::wire::{Batch, ErrorCode, Method, SignInput, SignatureResult};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 #[derive(Args)]
@@ -42,7 +42,7 @@ enum What {
     Batch(Batch),
 }
 
-pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let mut config = settings(config)?;
     let file = KeyFile::read(&arguments.key, &config.nodes)?;
     let what = match &arguments.batch {

@@ -2,10 +2,10 @@
 
 use super::keyfile::KeyFile;
 use super::output::{Failure, Output};
-use super::{connect, password, settings};
+use super::{Given, connect, password, settings};
 use clap::Args;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -20,7 +20,7 @@ pub struct Arguments {
     password_file: Option<PathBuf>,
 }
 
-pub async fn run(config: Option<&Path>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let mut config = settings(config)?;
     let file = KeyFile::read(&arguments.key, &config.nodes)?;
     let kdf = file.kdf()?;

@@ -8,10 +8,9 @@ use crate::clock::now_ms;
 use crate::jobs::once::Unavailable;
 use crate::seal::{self, Binding, Secrets};
 use crate::vault::{LockedShare, Password};
-use crate::wire::subject::{self, JOBS_STREAM};
 use crate::wire::{
-    Batch, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Method, OrderedState, Outcome, SealKey, SignInput,
-    SignatureResult, StateResult,
+    Batch, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Lane, Method, OrderedState, Outcome, SealKey,
+    SignInput, SignatureResult, StateResult, subject,
 };
 use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
@@ -117,12 +116,18 @@ impl Backend {
             Ok(Ok(())) if nats.connection_state() == async_nats::connection::State::Connected => {}
             _ => return Err(unavailable(format!("no NATS server at {}", config.nats.servers.join(", ")))),
         }
-        let jobs = JobBuilder::new(config.initiator, config.worker_key)
+        let mut jobs = JobBuilder::new(config.initiator, config.worker_key)
             .ok_or_else(|| unavailable("the initiator's key is not a user NKEY".to_owned()))?;
+        jobs.set_lane(config.lane);
         let jetstream = config.nats.jetstream(nats.clone());
         let results = Results::listen(jetstream.clone(), jobs.initiator().clone());
         let reply = config.reply.unwrap_or_default();
         Ok(Self { nats, jetstream, jobs, nodes: config.nodes, reply, lifetime: config.lifetime, results })
+    }
+
+    /// The lane of the jobs from now on; at first the one of the settings.
+    pub const fn set_lane(&mut self, lane: Lane) {
+        self.jobs.set_lane(lane);
     }
 
     /// How long a job lives, by the settings.
@@ -334,12 +339,14 @@ impl Backend {
     pub async fn publish(&self, request: &SignedRequest) -> Result<(), ClientError> {
         let mut lost = None;
         let mut last = None;
+        // A request on no job's subject is in no stream.
+        let lane = subject::split_job(&request.subject).map_or_else(Lane::default, |(lane, ..)| lane);
         for _ in 0..3 {
             // The message id only spares the workers a repeated job; what makes repeating safe is the one result.
             let message = PublishMessage::build()
                 .headers(request.headers.clone())
                 .message_id(data_encoding::HEXLOWER.encode(&request.digest))
-                .expected_stream(JOBS_STREAM)
+                .expected_stream(subject::stream_of(lane))
                 .payload(request.body.clone().into());
             let sent = match self.jetstream.send_publish(request.subject.clone(), message).await {
                 Ok(acknowledged) => acknowledged.await,

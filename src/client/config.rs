@@ -2,7 +2,7 @@
 
 use crate::client::verify::NodeIdentities;
 use crate::config::{ConfigError, NatsConfig, Settings, keys};
-use crate::wire::SealKey;
+use crate::wire::{Lane, SealKey};
 use nkeys::{KeyPair, XKey};
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 /// | `worker_key` | the workers' current sealing key (`X…`) |
 /// | `reply_seed[_file]` | xkey seed (`SX…`) that opens secrets in results; without it each process makes one, and results are lost with the process that asked for them (`trefoil generate` keeps its own in the draft until the key file is written) |
 /// | `job_lifetime_seconds` (60) | after this long a job ends without a result |
+/// | `lane` (`interactive`) | how its jobs wait: `interactive`, or `bulk` for what nobody waits for |
 /// | `password[_file]` | the password, instead of a prompt |
 pub struct ClientConfig {
     /// Connection to NATS.
@@ -31,6 +32,8 @@ pub struct ClientConfig {
     pub reply: Option<XKey>,
     /// Lifetime of jobs.
     pub lifetime: Duration,
+    /// How jobs wait.
+    pub lane: Lane,
     /// The password, if it is configured.
     pub password: Option<Zeroizing<String>>,
 }
@@ -52,6 +55,7 @@ impl ClientConfig {
         let worker_key = s.required("worker_key", str::parse::<SealKey>);
         let reply = s.secret("reply_seed", "an xkey seed (SX…)", |text| XKey::from_seed(text).ok(), false);
         let lifetime = s.number("job_lifetime_seconds", 60, 1..=3_600);
+        let lane = s.or("lane", Lane::default(), str::parse::<Lane>);
         let password = s.content("password", false);
         let config = (|| {
             Some(Self {
@@ -61,6 +65,7 @@ impl ClientConfig {
                 worker_key: worker_key?,
                 reply,
                 lifetime: Duration::from_secs(lifetime?),
+                lane: lane?,
                 password,
             })
         })();

@@ -5,8 +5,8 @@ use crate::clock::now_ms;
 use crate::seal::{Binding, SealError, Secrets, seal};
 use crate::wire::{
     Address, Batch, ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, Job, JobError, JobHeaders, JobId,
-    KdfParams, KeyId, MAX_BODY_BYTES, Method, Op, OrderBody, OrderedState, PublicKeyBody, ReshareBody, SealKey, Sealed,
-    SignBody, SignInput, VERSION, ValidateBody, subject,
+    KdfParams, KeyId, Lane, MAX_BODY_BYTES, Method, Op, OrderBody, OrderedState, PublicKeyBody, ReshareBody, SealKey,
+    Sealed, SignBody, SignInput, VERSION, ValidateBody, subject,
 };
 use async_nats::HeaderMap;
 use nkeys::KeyPair;
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// A job, signed and ready to be published; publishing it again is safe.
 #[derive(Debug, Clone)]
 pub struct SignedRequest {
-    /// `mpc.job.<op>.<keyId>`.
+    /// `mpc.job.<op>.<keyId>`, or `mpc.bulk.<op>.<keyId>`.
     pub subject: String,
     /// Version and signature.
     pub headers: HeaderMap,
@@ -52,8 +52,7 @@ impl SignedRequest {
     /// Whether every worker refuses these very bytes, headers and subject, so that the job will have a refusal and no result.
     /// Never true for what [`JobBuilder`] makes.
     pub(super) fn cannot_be_accepted(&self) -> bool {
-        let (op, key) = subject::split_job(&self.subject).unwrap_or_default();
-        let parsed = Job::parse(op, key, JobHeaders::from_nats(Some(&self.headers)), &self.body);
+        let parsed = Job::parse(&self.subject, JobHeaders::from_nats(Some(&self.headers)), &self.body);
         matches!(parsed, Err(JobError { address: Some(Address { refused: true, .. }), .. }))
     }
 }
@@ -77,6 +76,7 @@ pub struct JobBuilder {
     key: KeyPair,
     initiator: InitiatorId,
     worker_key: SealKey,
+    lane: Lane,
 }
 
 impl JobBuilder {
@@ -84,7 +84,12 @@ impl JobBuilder {
     #[must_use]
     pub fn new(key: KeyPair, worker_key: SealKey) -> Option<Self> {
         let initiator = key.public_key().parse().ok()?;
-        Some(Self { key, initiator, worker_key })
+        Some(Self { key, initiator, worker_key, lane: Lane::default() })
+    }
+
+    /// The lane of the jobs that are built from now on; `interactive` unless it is set.
+    pub const fn set_lane(&mut self, lane: Lane) {
+        self.lane = lane;
     }
 
     /// The initiator's public name.
@@ -277,7 +282,7 @@ impl JobBuilder {
         headers.insert(JobHeaders::VERSION, "1");
         headers.insert(JobHeaders::SIGNATURE, data_encoding::BASE64.encode(&signed.signature.0));
         let digest = Sha256::digest(&signed.body).into();
-        let subject = subject::job(op, &key_id);
+        let subject = subject::job(self.lane, op, &key_id);
         Ok(SignedRequest { subject, headers, body: signed.body, digest, op, job_id, key_id, expires_at })
     }
 
@@ -307,6 +312,8 @@ impl JobBuilder {
             version: VERSION,
             op: op.to_string(),
             job_id: job_id.clone(),
+            // What is left out means the same to workers that do not know lanes.
+            lane: (self.lane != Lane::default()).then(|| self.lane.to_string()),
             key_id,
             initiator: self.initiator.clone(),
             issued_at,

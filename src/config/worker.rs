@@ -31,19 +31,20 @@ pub struct PeerConfig {
 /// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line; old ones stay until the longest job age has passed |
 /// | `initiators` | list of the `U…` keys whose jobs are worked on at all; what each of them may do is the nodes' decision |
 /// | `concurrency` (64) | jobs worked on at once |
+/// | `bulk_concurrency` (half of `concurrency`, at least 1) | the most of them that may be bulk jobs |
 /// | `waiting` (256) | jobs in hand besides that wait for their key; the next one goes back to the queue for a while |
 /// | `crypto_threads` (cores) | protocol steps and key derivations computed at once |
 /// | `batch_items` (8) | items of a batch that are signed side by side, 1 to 9: each takes about 50 KB of a message to node 1 |
 /// | `kdf_memory_kib` (327,680) | memory of all running key derivations together, at least 320 MiB; a quarter of it is for those of up to 64 MiB |
 /// | `unlock_cache_seconds` (0: off) | how long a key's unwrapped data key is kept for its next job, at most 3,600: see SECURITY.md first |
-/// | `key_queue` (64) | jobs of one key that may wait inside this worker |
+/// | `key_queue` (64) | jobs of one key and lane that may wait inside this worker |
 /// | `lease_seconds` (2) | how long other workers leave a key alone whose worker is gone; renewed every third of it |
 /// | `reconcile_seconds` (60) | about how often node 2's open questions are brought to node 1 |
 /// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
 /// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
 /// | `replicas` (1) | replicas of the streams where this worker creates them |
-/// | `jobs_per_key` (64) | the same: jobs of one key that may wait or run; the next is refused when it is published |
-/// | `jobs_total` (1,000,000) | the same, of all keys |
+/// | `jobs_per_key` (64) | the same: jobs of one key, operation and lane that may wait or run; the next is refused when it is published |
+/// | `jobs_total` (1,000,000) | the same, of all keys of a lane |
 /// | `results_kept_hours` (48) | the same: how long results are kept, at least twice the longest lifetime of a job |
 pub struct WorkerConfig {
     /// Connection to NATS.
@@ -60,6 +61,8 @@ pub struct WorkerConfig {
     pub initiators: HashSet<InitiatorId>,
     /// Jobs worked on at once.
     pub concurrency: usize,
+    /// The most of them that may be bulk jobs, at least one.
+    pub bulk_concurrency: usize,
     /// Jobs in hand besides that wait for their key.
     pub waiting: usize,
     /// Blocking threads for cryptography.
@@ -110,6 +113,8 @@ impl WorkerConfig {
             s.problem("initiators", "must name at least one initiator's public key (U…)");
         }
         let concurrency = s.number("concurrency", 64, 1..=4_096);
+        let slots = concurrency.unwrap_or(1);
+        let bulk_concurrency = s.number("bulk_concurrency", (slots / 2).max(1), 1..=slots);
         let waiting = s.number("waiting", 256, 1..=65_536);
         let crypto_threads = s.number("crypto_threads", cores, 1..=1_024);
         let batch_items = s.number("batch_items", 8, 1..=MAX_SIDE_BY_SIDE as u64);
@@ -134,6 +139,7 @@ impl WorkerConfig {
                 sealing_keys: sealing_keys?,
                 initiators: initiators?.into_iter().collect(),
                 concurrency: concurrency? as usize,
+                bulk_concurrency: bulk_concurrency? as usize,
                 waiting: waiting? as usize,
                 crypto_threads: crypto_threads? as usize,
                 batch_items: batch_items? as usize,

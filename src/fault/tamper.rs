@@ -142,6 +142,7 @@ fn another(text: &str) -> String {
         ("validate-password", "validate-share"),
         ("public-key", "destroy"),
         ("change-password", "sign"),
+        ("interactive", "bulk"),
     ];
     for (one, other) in WORDS {
         if text == *one {

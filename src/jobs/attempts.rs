@@ -12,6 +12,7 @@
 
 use super::once::{self, Unavailable};
 use super::streams::ATTEMPTS;
+use crate::wire::Lane;
 use async_nats::jetstream::Context;
 use serde::{Deserialize, Serialize};
 
@@ -48,20 +49,20 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Finds out how often the job has crashed its worker; this one is `worker`. `sequence` is the job's in its stream, `job` its
-    /// digest in hex.
+    /// Finds out how often the job has crashed its worker; this one is `worker`. `sequence` is the job's in its lane's stream, `job`
+    /// its digest in hex.
     ///
     /// # Errors
     /// [`Unavailable`]; the job must then not be started.
     pub async fn look(
         jetstream: &'a Context,
         worker: &'a str,
-        sequence: u64,
+        (lane, sequence): (Lane, u64),
         job: String,
         times_delivered: u64,
     ) -> Result<Self, Unavailable> {
         let first = times_delivered <= 1;
-        let mut attempt = Self { jetstream, worker, subject: subject(sequence), job, crashes: 0, first };
+        let mut attempt = Self { jetstream, worker, subject: subject(lane, sequence), job, crashes: 0, first };
         if !first {
             let stored = once::get(jetstream, ATTEMPTS, &attempt.subject).await?;
             let before = stored.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
@@ -127,12 +128,16 @@ impl<'a> Attempt<'a> {
 ///
 /// # Errors
 /// As [`Attempt::returned`].
-pub async fn not_started(jetstream: &Context, sequence: u64, job: String) -> Result<(), Unavailable> {
-    write(jetstream, subject(sequence), &Record { job, phase: Phase::Returned, crashes: 0 }).await
+pub async fn not_started(jetstream: &Context, lane: Lane, sequence: u64, job: String) -> Result<(), Unavailable> {
+    write(jetstream, subject(lane, sequence), &Record { job, phase: Phase::Returned, crashes: 0 }).await
 }
 
-fn subject(sequence: u64) -> String {
-    format!("mpc.attempt.{sequence}")
+/// Each lane's stream counts its jobs from 1.
+fn subject(lane: Lane, sequence: u64) -> String {
+    match lane {
+        Lane::Interactive => format!("mpc.attempt.{sequence}"),
+        Lane::Bulk => format!("mpc.attempt.bulk-{sequence}"),
+    }
 }
 
 async fn write(jetstream: &Context, subject: String, record: &Record) -> Result<(), Unavailable> {

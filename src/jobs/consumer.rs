@@ -1,13 +1,13 @@
-//! The durable pull consumer that all workers share.
+//! The durable pull consumers that all workers share, one for each lane.
 //!
 //! A worker asks for no more jobs than it can start, tells the server every third of `ack_wait` that a job is still in hand,
 //! and settles each job once: acknowledged (and confirmed by the server) after its result is stored, or given back with a delay.
 //! A delivery that is dropped unsettled, because its worker died or panicked, comes back after `ack_wait`.
 
 use super::attempts;
-use super::place::{Place, Places};
+use super::place::{Limits, Place, Places};
 use crate::fault;
-use crate::wire::subject;
+use crate::wire::{Lane, subject};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use async_nats::jetstream::{AckKind, Context, Message, message::Acker};
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Name of the durable consumer.
+/// Name of the durable consumer of each queue.
 pub const CONSUMER: &str = "workers";
 
 /// How long the server holds a pull request open. Short, because a request that was lost in a reconnect is only noticed after
@@ -33,28 +33,28 @@ const GIVE_BACK: Duration = Duration::from_secs(1);
 /// How the consumer behaves.
 #[derive(Debug, Clone)]
 pub struct ConsumerSettings {
-    /// Name of the stream to consume.
-    pub stream: String,
+    /// The streams to consume, one a lane.
+    pub queues: Vec<(Lane, String)>,
     /// After this long without a sign of life from its worker a job is delivered again. Sets how fast a dead worker is
     /// replaced; 1 to 2 seconds.
     pub ack_wait: Duration,
-    /// Jobs that work at a time.
-    pub slots: usize,
-    /// Jobs besides that wait for their key at a time.
-    pub waiting: usize,
+    /// Jobs in hand at a time.
+    pub limits: Limits,
     /// After the stop signal jobs in hand get this long to finish before they are abandoned (and delivered again elsewhere).
     pub grace: Duration,
 }
 
 /// One delivery of a job. It must be settled by [`Delivery::acknowledge`] or [`Delivery::give_back`].
 pub struct Delivery {
-    /// `mpc.job.<op>.<keyId>`.
+    /// The queue that it came from.
+    pub lane: Lane,
+    /// `mpc.job.<op>.<keyId>`, or `mpc.bulk.<op>.<keyId>`.
     pub subject: String,
     /// The message's headers.
     pub headers: HeaderMap,
     /// The message's body, exactly as published.
     pub body: Bytes,
-    /// Sequence of the job in its stream.
+    /// Sequence of the job in its lane's stream.
     pub sequence: u64,
     /// 1 for the first delivery.
     pub times_delivered: u64,
@@ -81,7 +81,7 @@ impl Drop for Receipt {
 pub struct NotSettled(String);
 
 impl Delivery {
-    fn new(message: Message, ack_wait: Duration, place: Place) -> Option<Self> {
+    fn new(message: Message, lane: Lane, ack_wait: Duration, place: Place) -> Option<Self> {
         let (sequence, times_delivered) = {
             let info = message.info().ok()?;
             (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1))
@@ -101,7 +101,9 @@ impl Delivery {
             }
         })
         .abort_handle();
+        place.begin();
         Some(Self {
+            lane,
             subject: message.subject.to_string(),
             headers: message.headers.unwrap_or_default(),
             body: message.payload,
@@ -119,8 +121,9 @@ impl Delivery {
     pub async fn acknowledge(self) -> Result<(), NotSettled> {
         self.receipt.in_progress.abort();
         self.receipt.acker.double_ack().await.map_err(|error| NotSettled(error.to_string()))?;
-        let (op, key) = subject::split_job(&self.subject).unwrap_or_default();
-        fault::step("acknowledged", op, key);
+        if let Some((_, op, key)) = subject::split_job(&self.subject) {
+            fault::step("acknowledged", op, key);
+        }
         Ok(())
     }
 
@@ -143,61 +146,75 @@ where
     H: Fn(Delivery) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut puller = Puller {
-        places: Places::new(settings.slots, settings.waiting),
-        jetstream,
-        consumer: None,
-        stop,
-        jobs: JoinSet::new(),
-        handle,
-        settings,
-    };
-    let mut wait = Duration::ZERO;
-    while !*puller.stop.borrow() {
-        puller.reap();
-        match puller.pull().await {
-            Ok(()) => wait = Duration::ZERO,
-            Err(reason) => {
-                puller.consumer = None;
-                wait = (wait * 2).clamp(Duration::from_millis(100), Duration::from_secs(2));
-                tracing::warn!(%reason, wait_ms = wait.as_millis(), "cannot pull jobs");
-                let _ = timeout(wait, puller.stop.wait_for(|stop| *stop)).await;
-            }
-        }
-    }
-    let deadline = Instant::now() + puller.settings.grace;
-    while let Ok(Some(_)) = timeout_at(deadline, puller.jobs.join_next()).await {}
-    let abandoned = puller.jobs.len();
-    puller.jobs.shutdown().await;
-    abandoned
+    let places = Places::new(settings.limits);
+    let pullers = settings.queues.iter().map(|(lane, stream)| {
+        let puller = Puller {
+            lane: *lane,
+            stream,
+            places: places.clone(),
+            jetstream: &jetstream,
+            consumer: None,
+            stop: stop.clone(),
+            jobs: JoinSet::new(),
+            handle: &handle,
+            settings: &settings,
+        };
+        puller.run()
+    });
+    futures::future::join_all(pullers).await.into_iter().sum()
 }
 
-struct Puller<H> {
-    jetstream: Context,
-    settings: ConsumerSettings,
+/// Pulls the jobs of one lane.
+struct Puller<'a, H> {
+    lane: Lane,
+    stream: &'a str,
+    jetstream: &'a Context,
+    settings: &'a ConsumerSettings,
     /// `None` before the first pull and after an error: it is looked up, and made if need be.
     consumer: Option<Consumer<pull::Config>>,
     places: Places,
     stop: watch::Receiver<bool>,
     jobs: JoinSet<()>,
-    handle: H,
+    handle: &'a H,
 }
 
-impl<H, F> Puller<H>
+impl<H, F> Puller<'_, H>
 where
     H: Fn(Delivery) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    /// Pulls until told to stop, and waits for the jobs in hand. How many of them had to be abandoned.
+    async fn run(mut self) -> usize {
+        let mut wait = Duration::ZERO;
+        while !*self.stop.borrow() {
+            self.reap();
+            match self.pull().await {
+                Ok(()) => wait = Duration::ZERO,
+                Err(reason) => {
+                    self.consumer = None;
+                    wait = (wait * 2).clamp(Duration::from_millis(100), Duration::from_secs(2));
+                    tracing::warn!(lane = %self.lane, %reason, wait_ms = wait.as_millis(), "cannot pull jobs");
+                    let _ = timeout(wait, self.stop.wait_for(|stop| *stop)).await;
+                }
+            }
+        }
+        let deadline = Instant::now() + self.settings.grace;
+        while let Ok(Some(_)) = timeout_at(deadline, self.jobs.join_next()).await {}
+        let abandoned = self.jobs.len();
+        self.jobs.shutdown().await;
+        abandoned
+    }
+
     /// One pull request: as many jobs as there are free slots, each started as it comes. Returns early when told to stop.
     async fn pull(&mut self) -> Result<(), String> {
         let mut stop = self.stop.clone();
         let mut free = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            free = self.places.free() => free,
+            free = self.places.free(self.lane) => free,
         };
         let consumer = match &self.consumer {
             Some(consumer) => consumer,
-            None => self.consumer.insert(durable(&self.jetstream, &self.settings).await?),
+            None => self.consumer.insert(durable(self.jetstream, self.stream, self.settings).await?),
         };
         // An operator's consumer may differ from our settings.
         let ack_wait = consumer.cached_info().config.ack_wait;
@@ -217,7 +234,7 @@ where
             let Ok(Some(message)) = next else { return Ok(()) };
             let message = message.map_err(|error| error.to_string())?;
             let Some(place) = free.pop() else { return Ok(()) };
-            if let Some(delivery) = Delivery::new(message, ack_wait, place) {
+            if let Some(delivery) = Delivery::new(message, self.lane, ack_wait, place) {
                 self.jobs.spawn((self.handle)(delivery));
             }
         }
@@ -234,7 +251,7 @@ where
     async fn leave(&self, message: Message) {
         if let Ok(sequence) = message.info().map(|info| info.stream_sequence) {
             let job = HEXLOWER.encode(&Sha256::digest(&message.payload));
-            let recorded = timeout(GIVE_BACK, attempts::not_started(&self.jetstream, sequence, job)).await;
+            let recorded = timeout(GIVE_BACK, attempts::not_started(self.jetstream, self.lane, sequence, job)).await;
             tracing::debug!(sequence, ?recorded, "given back unstarted");
         }
         let _ = timeout(GIVE_BACK, message.ack_with(AckKind::Nak(None))).await;
@@ -250,9 +267,13 @@ where
     }
 }
 
-/// The shared consumer, made if it does not exist.
-async fn durable(jetstream: &Context, settings: &ConsumerSettings) -> Result<Consumer<pull::Config>, String> {
-    let stream = jetstream.get_stream_no_info(&settings.stream).await.map_err(|error| error.to_string())?;
+/// The shared consumer of a queue, made if it does not exist.
+async fn durable(
+    jetstream: &Context,
+    stream: &str,
+    settings: &ConsumerSettings,
+) -> Result<Consumer<pull::Config>, String> {
+    let stream = jetstream.get_stream_no_info(stream).await.map_err(|error| error.to_string())?;
     let wanted = pull::Config {
         durable_name: Some(CONSUMER.into()),
         description: Some("All workers".into()),

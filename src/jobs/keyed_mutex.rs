@@ -1,4 +1,5 @@
-//! One job at a time per key inside this process: a fair mutex per key, first come, first served.
+//! One job at a time per key inside this process: a fair mutex per key. In each lane who comes first is served first; interactive
+//! jobs come before bulk jobs, but after [`OVERTAKES`] that overtook one in a row it is the oldest bulk job's turn.
 //!
 //! A key that nobody holds has no entry in the map, so memory follows the jobs in hand, not the keys ever seen. No map guard
 //! is held across an await. Node 1's single session slot per key is what makes concurrent jobs *safe*; this mutex only keeps
@@ -12,12 +13,16 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+use crate::wire::Lane;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use std::collections::VecDeque;
 use std::hash::Hash;
 use std::sync::Arc;
 use tokio::sync::oneshot;
+
+/// How many interactive jobs in a row have their turn at a key for which a bulk job waits.
+pub const OVERTAKES: u32 = 8;
 
 /// What a key must be able to do.
 pub trait Key: Eq + Hash + Clone {}
@@ -78,8 +83,60 @@ pub struct KeyedMutex<K: Key, L = (), M: Keeper = Dash> {
     shared: Arc<Shared<K, L, M>>,
 }
 
+/// How the key is handed to one who waits for it.
+type HandOver<K, L, M> = oneshot::Sender<Guard<K, L, M>>;
+
 /// Those who wait for one key, oldest first.
-type Queue<K, L, M> = VecDeque<oneshot::Sender<Guard<K, L, M>>>;
+struct Queue<K: Key, L, M: Keeper> {
+    interactive: VecDeque<HandOver<K, L, M>>,
+    bulk: VecDeque<HandOver<K, L, M>>,
+    /// How many interactive ones in a row had their turn while a bulk one waited.
+    overtaken: u32,
+}
+
+impl<K: Key, L, M: Keeper> Default for Queue<K, L, M> {
+    fn default() -> Self {
+        Self { interactive: VecDeque::new(), bulk: VecDeque::new(), overtaken: 0 }
+    }
+}
+
+impl<K: Key, L, M: Keeper> Queue<K, L, M> {
+    const fn of(&self, lane: Lane) -> &VecDeque<HandOver<K, L, M>> {
+        match lane {
+            Lane::Interactive => &self.interactive,
+            Lane::Bulk => &self.bulk,
+        }
+    }
+
+    const fn of_mut(&mut self, lane: Lane) -> &mut VecDeque<HandOver<K, L, M>> {
+        match lane {
+            Lane::Interactive => &mut self.interactive,
+            Lane::Bulk => &mut self.bulk,
+        }
+    }
+
+    /// Whose turn it is.
+    fn next(&mut self) -> Option<HandOver<K, L, M>> {
+        // Who gave up neither has a turn nor is overtaken.
+        for waiters in [&mut self.interactive, &mut self.bulk] {
+            while waiters.front().is_some_and(oneshot::Sender::is_closed) {
+                waiters.pop_front();
+            }
+        }
+        if self.bulk.is_empty() {
+            self.overtaken = 0;
+            return self.interactive.pop_front();
+        }
+        if self.overtaken < OVERTAKES
+            && let Some(waiter) = self.interactive.pop_front()
+        {
+            self.overtaken += 1;
+            return Some(waiter);
+        }
+        self.overtaken = 0;
+        self.bulk.pop_front()
+    }
+}
 
 struct Shared<K: Key, L, M: Keeper> {
     /// A queue exists exactly while its key is held.
@@ -92,7 +149,7 @@ struct Shared<K: Key, L, M: Keeper> {
 #[error("too many jobs wait for this key")]
 pub struct TooManyWaiters;
 
-/// The right to work on one key. Dropping it passes the key on to the oldest waiter.
+/// The right to work on one key. Dropping it passes the key on to the waiter whose turn it is.
 pub struct Guard<K: Key, L = (), M: Keeper = Dash> {
     /// `None` once the key has been passed on.
     key: Option<K>,
@@ -108,7 +165,7 @@ enum Found<K: Key, L, M: Keeper> {
 }
 
 impl<K: Key, L> KeyedMutex<K, L> {
-    /// A set of mutexes where at most `max_waiters` callers queue behind the holder of each key.
+    /// A set of mutexes where at most `max_waiters` callers of each lane queue behind the holder of each key.
     pub fn new(max_waiters: usize) -> Self {
         Self::kept(max_waiters)
     }
@@ -120,15 +177,15 @@ impl<K: Key, L, M: Keeper> KeyedMutex<K, L, M> {
         Self { shared: Arc::new(Shared { queues: M::Map::default(), max_waiters }) }
     }
 
-    /// Waits for `key`, after everyone who asked before. The order is fixed when the future is first polled. Dropping the
+    /// Waits for `key`, after everyone of the lane who asked before. The order is fixed when the future is first polled. Dropping the
     /// future gives up the place without disturbing the others, also when the key was being handed over at that moment.
     ///
     /// # Errors
-    /// [`TooManyWaiters`] at once, without waiting, if the key's queue is full.
-    pub async fn lock(&self, key: K) -> Result<Guard<K, L, M>, TooManyWaiters> {
+    /// [`TooManyWaiters`] at once, without waiting, if the lane's queue for the key is full.
+    pub async fn lock(&self, key: K, lane: Lane) -> Result<Guard<K, L, M>, TooManyWaiters> {
         let found = self.shared.queues.step(&key, |queue| {
-            let Some(waiters) = queue else {
-                *queue = Some(VecDeque::new());
+            let Some(waiters) = queue.as_mut().map(|queue| queue.of_mut(lane)) else {
+                *queue = Some(Queue::default());
                 return Ok(Found::Free);
             };
             if waiters.len() >= self.shared.max_waiters {
@@ -150,10 +207,11 @@ impl<K: Key, L, M: Keeper> KeyedMutex<K, L, M> {
     }
 
     /// Whether a caller would be refused right now: worth asking before work that would be in vain.
-    pub fn is_full(&self, key: &K) -> bool {
+    pub fn is_full(&self, key: &K, lane: Lane) -> bool {
         let max = self.shared.max_waiters;
         self.shared.queues.step(key, |queue| {
-            queue.as_ref().is_some_and(|w| w.len() >= max && !w.iter().any(oneshot::Sender::is_closed))
+            let waiters = queue.as_ref().map(|queue| queue.of(lane));
+            waiters.is_some_and(|w| w.len() >= max && !w.iter().any(oneshot::Sender::is_closed))
         })
     }
 
@@ -195,10 +253,10 @@ impl<K: Key, L, M: Keeper> Drop for Guard<K, L, M> {
 }
 
 impl<K: Key, L, M: Keeper> Shared<K, L, M> {
-    /// The oldest waiter for `key`; where there is none the key's entry is removed.
-    fn pass_on(&self, key: &K) -> Option<oneshot::Sender<Guard<K, L, M>>> {
+    /// The waiter for `key` whose turn it is; where there is none the key's entry is removed.
+    fn pass_on(&self, key: &K) -> Option<HandOver<K, L, M>> {
         self.queues.step(key, |queue| {
-            let next = queue.as_mut().and_then(VecDeque::pop_front);
+            let next = queue.as_mut().and_then(Queue::next);
             if next.is_none() {
                 *queue = None;
             }

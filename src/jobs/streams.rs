@@ -5,7 +5,8 @@
 //! the start with every problem named.
 
 use crate::wire::subject::{
-    ALL_BANS, ALL_JOBS, ALL_LEASES, ALL_RESULTS, BANS_STREAM, JOBS_STREAM, LEASES_STREAM, RESULTS_STREAM,
+    ALL_BANS, ALL_BULK, ALL_JOBS, ALL_LEASES, ALL_RESULTS, BANS_STREAM, BULK_STREAM, JOBS_STREAM, LEASES_STREAM,
+    RESULTS_STREAM,
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, context::GetStreamErrorKind};
@@ -23,9 +24,10 @@ pub const MAX_MESSAGE: i32 = 512 * 1024;
 pub struct StreamSettings {
     /// Copies of each stream: 1, or 3 (with three servers) in production.
     pub replicas: usize,
-    /// Jobs of one key that may wait or run at a time; the next one is refused when it is published (error 10077).
+    /// Jobs of one key, operation and lane that may wait or run at a time; the next one is refused when it is published
+    /// (error 10077).
     pub jobs_per_key: i64,
-    /// Jobs of all keys that may wait or run at a time; the next one is refused when it is published (error 10077).
+    /// Jobs of a lane that may wait or run at a time; the next one is refused when it is published (error 10077).
     pub jobs_total: i64,
     /// How long results are kept: at least twice the longest lifetime of a job.
     pub results_kept: Duration,
@@ -70,17 +72,20 @@ pub fn configurations(settings: &StreamSettings) -> Vec<Config> {
         max_message_size: MAX_MESSAGE,
         ..Config::default()
     };
+    // Each lane has a stream, and with it limits, of its own: no number of bulk jobs has an interactive one refused.
+    let jobs = |name: &str, subjects: &str, what: &str| Config {
+        name: name.into(),
+        description: Some(format!("{what} that wait or run; a full stream or key refuses at publish")),
+        subjects: vec![subjects.into()],
+        retention: RetentionPolicy::WorkQueue,
+        max_messages: settings.jobs_total,
+        max_messages_per_subject: settings.jobs_per_key,
+        discard_new_per_subject: true,
+        ..base.clone()
+    };
     vec![
-        Config {
-            name: JOBS_STREAM.into(),
-            description: Some("Jobs that wait or run; a full stream or key refuses at publish".into()),
-            subjects: vec![ALL_JOBS.into()],
-            retention: RetentionPolicy::WorkQueue,
-            max_messages: settings.jobs_total,
-            max_messages_per_subject: settings.jobs_per_key,
-            discard_new_per_subject: true,
-            ..base.clone()
-        },
+        jobs(JOBS_STREAM, ALL_JOBS, "Interactive jobs"),
+        jobs(BULK_STREAM, ALL_BULK, "Bulk jobs"),
         Config {
             name: RESULTS_STREAM.into(),
             description: Some("One result per job, by compare-and-set".into()),
@@ -175,7 +180,7 @@ fn problems(wanted: &Config, found: &Config) -> Vec<String> {
         "max_msg_size must be at least 300 KiB".into(),
     );
     match wanted.name.as_str() {
-        JOBS_STREAM => {
+        JOBS_STREAM | BULK_STREAM => {
             require(
                 found.max_messages_per_subject > 0 && found.discard_new_per_subject,
                 "jobs per key must be limited with discard_new_per_subject".into(),
@@ -218,13 +223,15 @@ mod tests {
     #[test]
     fn a_stream_that_would_drop_jobs_or_bans_is_refused_with_every_problem() {
         let made = configurations(&StreamSettings::default());
-        let jobs = Config { discard: DiscardPolicy::Old, discard_new_per_subject: false, ..made[0].clone() };
-        assert_eq!(problems(&made[0], &jobs).len(), 2);
-        let results = Config { max_age: Duration::from_secs(60), allow_direct: false, ..made[1].clone() };
-        assert_eq!(problems(&made[1], &results).len(), 2);
-        let bans = Config { max_age: Duration::from_secs(60), deny_delete: false, ..made[2].clone() };
-        assert_eq!(problems(&made[2], &bans).len(), 2);
-        let leases = Config { allow_message_ttl: false, max_messages_per_subject: -1, ..made[3].clone() };
-        assert_eq!(problems(&made[3], &leases).len(), 2);
+        for jobs in &made[..2] {
+            let altered = Config { discard: DiscardPolicy::Old, discard_new_per_subject: false, ..jobs.clone() };
+            assert_eq!(problems(jobs, &altered).len(), 2);
+        }
+        let results = Config { max_age: Duration::from_secs(60), allow_direct: false, ..made[2].clone() };
+        assert_eq!(problems(&made[2], &results).len(), 2);
+        let bans = Config { max_age: Duration::from_secs(60), deny_delete: false, ..made[3].clone() };
+        assert_eq!(problems(&made[3], &bans).len(), 2);
+        let leases = Config { allow_message_ttl: false, max_messages_per_subject: -1, ..made[4].clone() };
+        assert_eq!(problems(&made[4], &leases).len(), 2);
     }
 }

@@ -63,6 +63,8 @@ codes! {
     JobTooLarge = "JOB_TOO_LARGE", Final, "Keep the body within the limits of docs/wire.md.";
     JobIdReused = "JOB_ID_REUSED", Final, "Use a new job id for a new body.";
     SubjectMismatch = "SUBJECT_MISMATCH", Final, "Publish to the subject that names the body's operation and key id.";
+    LaneMismatch = "LANE_MISMATCH", Final, "Publish bulk jobs under mpc.bulk and all others under mpc.job.";
+    UnsupportedLane = "UNSUPPORTED_LANE", Final, "Use the lane interactive or bulk, or leave the field out.";
     UnsupportedCurve = "UNSUPPORTED_CURVE", Final, "Use secp256k1 or ed25519.";
     UnsupportedOperation = "UNSUPPORTED_OPERATION", Final, "Use an operation that docs/wire.md lists.";
     UnsupportedMethod = "UNSUPPORTED_METHOD", Final, "Use the method mta or default.";

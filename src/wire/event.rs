@@ -1,6 +1,6 @@
 //! Life-cycle events on `mpc.event.<op>.<initiator>`: at most once, for dashboards and webhooks, never a job's record.
 
-use crate::wire::{ErrorCode, JobId, KeyId, Op};
+use crate::wire::{ErrorCode, JobId, KeyId, Lane, Op};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,8 @@ pub struct Event {
     pub key_id: KeyId,
     /// Its operation.
     pub op: Op,
+    /// Its lane.
+    pub lane: Lane,
     /// The worker that reports.
     pub worker_id: String,
     /// What happened.

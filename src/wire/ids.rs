@@ -293,6 +293,23 @@ impl Method {
 }
 
 names! {
+    /// How urgent a job is.
+    Lane, "a lane" {
+        /// Somebody waits for it.
+        Interactive = "interactive",
+        /// Nobody does: it is done when there is room.
+        Bulk = "bulk",
+    }
+}
+
+/// A job that does not say is interactive.
+impl Default for Lane {
+    fn default() -> Self {
+        Self::Interactive
+    }
+}
+
+names! {
     /// What a job asks for.
     Op, "an operation" {
         /// Generate a key.

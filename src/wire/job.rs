@@ -10,7 +10,7 @@ use crate::wire::payload::{
 };
 use crate::wire::sign::read_sign;
 use crate::wire::strict::{self, Fault, Json};
-use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Op, OrderedState, SealKey, subject};
+use crate::wire::{Curve, ErrorCode, Fixed, InitiatorId, JobId, KeyId, Lane, Op, OrderedState, SealKey, subject};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -83,6 +83,8 @@ impl<'a> JobHeaders<'a> {
 pub struct Job {
     /// The job's name.
     pub job_id: JobId,
+    /// How urgent it is.
+    pub lane: Lane,
     /// The key.
     pub key_id: KeyId,
     /// Who signed it.
@@ -163,23 +165,29 @@ impl From<Refusal> for JobErrorParts {
 type Signatures = ([u8; 64], Option<Authorisation>);
 
 impl Job {
-    /// Reads a job as it was published on `mpc.job.<subject_op>.<subject_key>`.
+    /// Reads a job as it was published on this subject, which names its lane, operation and key.
     ///
     /// # Errors
     /// A [`JobError`] that says where its result may go: the job's own subject if the initiator signed exactly this
     /// and published it here, the `.refused` subject otherwise.
-    pub fn parse(subject_op: &str, subject_key: &str, headers: JobHeaders<'_>, body: &[u8]) -> Result<Self, JobError> {
+    pub fn parse(subject: &str, headers: JobHeaders<'_>, body: &[u8]) -> Result<Self, JobError> {
         let job = Self::from_request(headers, body)?;
-        if job.op().as_str() == subject_op && job.key_id.to_string() == subject_key {
-            return Ok(job);
-        }
+        let key = job.key_id.to_string();
+        let (code, message) = match subject::split_job(subject) {
+            Some((lane, op, named)) if op == job.op().as_str() && named == key => {
+                if lane == job.lane {
+                    return Ok(job);
+                }
+                (ErrorCode::LaneMismatch, "the subject is of another lane than the body")
+            }
+            _ => (ErrorCode::SubjectMismatch, "the subject names another operation or key than the body"),
+        };
         // Whoever can publish may repeat a signed job elsewhere, so this is not the initiator's doing.
         let address = Address { initiator: job.initiator, job_id: job.job_id, refused: true };
-        let message = "the subject names another operation or key than the body".to_owned();
-        Err(JobError { code: ErrorCode::SubjectMismatch, message, address: Some(address) })
+        Err(JobError { code, message: message.to_owned(), address: Some(address) })
     }
 
-    /// Reads a job that was sent as a request, on a subject that names neither operation nor key.
+    /// Reads a job that was sent as a request, on a subject that names neither lane nor operation nor key.
     ///
     /// # Errors
     /// As [`Job::parse`], without the subject.
@@ -334,6 +342,8 @@ impl Job {
         if expires_at <= issued_at {
             return Err((ErrorCode::MalformedJob, "expiresAt is not after issuedAt".to_owned()).into());
         }
+        let lane = envelope.lane.map_or(Ok(Lane::default()), |lane| lane.parse());
+        let lane = lane.map_err(|_| (ErrorCode::UnsupportedLane, "the lane is not known".to_owned()))?;
         let op: Op = envelope
             .op
             .parse()
@@ -377,6 +387,6 @@ impl Job {
             return Err((ErrorCode::MalformedJob, "keyId is not the one of initiator and jobId".to_owned()).into());
         }
         let signed = SignedJob { body: body.to_vec(), signature: Fixed(signature), authorisation };
-        Ok(Self { job_id, key_id, initiator, issued_at, expires_at, reply_key, payload, digest, signed })
+        Ok(Self { job_id, lane, key_id, initiator, issued_at, expires_at, reply_key, payload, digest, signed })
     }
 }

@@ -19,7 +19,7 @@ pub mod subject;
 pub use code::{Disposition, ErrorCode};
 pub use encoding::{Base64, Fixed};
 pub use event::{Event, EventOutcome};
-pub use ids::{Curve, InitiatorId, InvalidName, JobId, KeyId, Method, Op, SealKey};
+pub use ids::{Curve, InitiatorId, InvalidName, JobId, KeyId, Lane, Method, Op, SealKey};
 pub use job::{Address, Authorisation, Job, JobError, JobHeaders, MAX_BODY_BYTES, SignedJob, VERSION};
 pub use manage::{
     JobState, JobStatus, KeyEntry, KeyList, KeysBody, ListedState, MAX_LABEL_BYTES, MAX_LISTED, Manage,

@@ -3,7 +3,7 @@
 use crate::wire::job::{Refusal, refuse};
 use crate::wire::manage::{Manage, read_label};
 use crate::wire::{
-    Base64, Batch, Curve, ErrorCode, InitiatorId, JobId, KeyId, Method, Op, OrderedState, SealKey, SignInput,
+    Base64, Batch, Curve, ErrorCode, InitiatorId, JobId, KeyId, Lane, Method, Op, OrderedState, SealKey, SignInput,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,10 @@ pub struct Envelope<P> {
     pub op: String,
     /// The job's name, unique per initiator.
     pub job_id: JobId,
+    /// How urgent it is; the subject says it too. Without it the job is interactive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Lane>")]
+    pub lane: Option<String>,
     /// The key; the subject names it too. In a generate job it is derived from initiator and job id.
     pub key_id: KeyId,
     /// The public NKEY that signs the job.

@@ -1,9 +1,11 @@
 //! Subjects and streams. The tokens are types that cannot contain a dot, a wildcard or a space.
 
-use crate::wire::{InitiatorId, JobId, KeyId, Op};
+use crate::wire::{InitiatorId, JobId, KeyId, Lane, Op};
 
-/// Work queue of jobs.
+/// Work queue of interactive jobs.
 pub const JOBS_STREAM: &str = "MPC_JOBS";
+/// Work queue of bulk jobs.
+pub const BULK_STREAM: &str = "MPC_BULK";
 /// Results.
 pub const RESULTS_STREAM: &str = "MPC_RESULTS";
 /// Leases per key.
@@ -11,8 +13,10 @@ pub const LEASES_STREAM: &str = "MPC_LEASES";
 /// Permanent bans.
 pub const BANS_STREAM: &str = "MPC_BANS";
 
-/// Every job.
+/// Every interactive job.
 pub const ALL_JOBS: &str = "mpc.job.>";
+/// Every bulk job.
+pub const ALL_BULK: &str = "mpc.bulk.>";
 /// Every result.
 pub const ALL_RESULTS: &str = "mpc.result.>";
 /// Every lease.
@@ -20,23 +24,42 @@ pub const ALL_LEASES: &str = "mpc.lock.>";
 /// Every ban.
 pub const ALL_BANS: &str = "mpc.ban.>";
 
-/// `mpc.job.<op>.<keyId>`
+/// The work queue of a lane.
 #[must_use]
-pub fn job(op: Op, key: &KeyId) -> String {
-    format!("mpc.job.{op}.{key}")
+pub const fn stream_of(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Interactive => JOBS_STREAM,
+        Lane::Bulk => BULK_STREAM,
+    }
 }
 
-/// `mpc.job.*.<keyId>`: every job of a key.
-#[must_use]
-pub fn jobs_of(key: &KeyId) -> String {
-    format!("mpc.job.*.{key}")
+/// How the subjects of a lane's jobs begin.
+const fn root(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Interactive => "mpc.job",
+        Lane::Bulk => "mpc.bulk",
+    }
 }
 
-/// Operation and key token of a job subject.
+/// `mpc.job.<op>.<keyId>`, of a bulk job `mpc.bulk.<op>.<keyId>`
 #[must_use]
-pub fn split_job(subject: &str) -> Option<(&str, &str)> {
-    let (op, key) = subject.strip_prefix("mpc.job.")?.split_once('.')?;
-    (!key.contains('.')).then_some((op, key))
+pub fn job(lane: Lane, op: Op, key: &KeyId) -> String {
+    format!("{}.{op}.{key}", root(lane))
+}
+
+/// `mpc.job.*.<keyId>`, in the bulk lane `mpc.bulk.*.<keyId>`: every job of a key.
+#[must_use]
+pub fn jobs_of(lane: Lane, key: &KeyId) -> String {
+    format!("{}.*.{key}", root(lane))
+}
+
+/// Lane, and the tokens of operation and key, of a job subject.
+#[must_use]
+pub fn split_job(subject: &str) -> Option<(Lane, &str, &str)> {
+    let of = |lane| Some((lane, subject.strip_prefix(root(lane))?.strip_prefix('.')?));
+    let (lane, rest) = Lane::ALL.iter().find_map(|lane| of(*lane))?;
+    let (op, key) = rest.split_once('.')?;
+    (!key.contains('.')).then_some((lane, op, key))
 }
 
 /// `mpc.result.<initiator>.<jobId>`

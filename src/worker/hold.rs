@@ -8,16 +8,16 @@ use super::failure::Failed;
 use super::retry::{Schedule, Stop};
 use crate::jobs::keyed_mutex::Guard;
 use crate::jobs::lease::{Attempt, Lease};
-use crate::wire::{ErrorCode, Job, KeyId};
+use crate::wire::{ErrorCode, Job, KeyId, Lane};
 use futures::FutureExt;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Most jobs in a row that one lease serves.
-const BURST_JOBS: u32 = 32;
-/// How long a lease goes on serving further jobs.
-const BURST: Duration = Duration::from_millis(250);
+/// Most jobs in a row that one lease serves, and how long it goes on serving further ones.
+const BURST: (u32, Duration) = (32, Duration::from_millis(250));
+/// The same after a bulk job: who waits for the key at another worker may be a person.
+const BULK_BURST: (u32, Duration) = (8, Duration::from_millis(60));
 /// How long a worker leaves a key to others after a burst: they hear of its end, and take two round trips to JetStream.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long a job that runs alone waits for its key: all else waits for it.
@@ -33,6 +33,7 @@ pub enum Luggage {
 
 /// A key that is held for one job; the next one gets it when this is dropped.
 pub struct Held {
+    lane: Lane,
     guard: Guard<KeyId, Luggage>,
 }
 
@@ -50,7 +51,11 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(Luggage::Lease(lease)) = &self.guard.luggage {
             let (jobs, time) = lease.served();
-            if lease.is_lost() || jobs >= BURST_JOBS || time >= BURST {
+            let (most_jobs, longest) = match self.lane {
+                Lane::Interactive => BURST,
+                Lane::Bulk => BULK_BURST,
+            };
+            if lease.is_lost() || jobs >= most_jobs || time >= longest {
                 self.guard.luggage = Some(Luggage::Left(Instant::now() + PAUSE));
             }
         }
@@ -77,13 +82,13 @@ impl Shared {
             }
         };
         guard.luggage = lease.map(Luggage::Lease);
-        Ok(Held { guard })
+        Ok(Held { lane: job.lane, guard })
     }
 
     /// Waits for the key in this process.
     async fn turn(&self, job: &Job, schedule: &mut Schedule) -> Result<Guard<KeyId, Luggage>, Stop> {
         loop {
-            let mut turn = pin!(self.keys.lock(job.key_id));
+            let mut turn = pin!(self.keys.lock(job.key_id, job.lane));
             let turn = match turn.as_mut().now_or_never() {
                 Some(turn) => turn,
                 None => aside(schedule, turn).await?,

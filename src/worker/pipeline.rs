@@ -87,15 +87,14 @@ pub async fn handle(shared: Arc<Shared>, delivery: Delivery) {
 
 /// Counts the attempt, and makes it: alone, if the job may have ended a worker.
 async fn delivered(shared: &Shared, delivery: &Delivery) -> Result<End, Unavailable> {
-    let (op, key) = subject::split_job(&delivery.subject).unwrap_or_default();
     let digest = HEXLOWER.encode(&Sha256::digest(&delivery.body));
-    let (sequence, times) = (delivery.sequence, delivery.times_delivered);
-    let attempt = Attempt::look(&shared.jetstream, &shared.worker_id, sequence, digest, times).await?;
+    let (job, times) = ((delivery.lane, delivery.sequence), delivery.times_delivered);
+    let attempt = Attempt::look(&shared.jetstream, &shared.worker_id, job, digest, times).await?;
     let alone = attempt.is_suspect();
     // Its record stays as it is: whether another worker ended by it is still to be seen.
     let Some(_company) = shared.company(alone).await else { return Ok(End::Away(NOT_ALONE)) };
     attempt.start().await?;
-    let parse = || Job::parse(op, key, JobHeaders::from_nats(Some(&delivery.headers)), &delivery.body);
+    let parse = || Job::parse(&delivery.subject, JobHeaders::from_nats(Some(&delivery.headers)), &delivery.body);
     // What makes the parser panic is a mistake of ours, and must not go round for ever.
     let parsed = std::panic::catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| {
         let message = "this body stops the parser; the worker's log says where".to_owned();
@@ -204,7 +203,7 @@ async fn work(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Don
 
 async fn attempt(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<Done, Stop> {
     shared.admit(job, now_ms())?;
-    if shared.keys.is_full(&job.key_id) && !matches!(job.payload, Payload::Manage(_)) {
+    if shared.keys.is_full(&job.key_id, job.lane) && !matches!(job.payload, Payload::Manage(_)) {
         schedule.leave(Failed::new(ErrorCode::KeyBusy, "too many jobs wait for this key")).await?;
     }
     Ok(match &job.payload {
@@ -340,6 +339,7 @@ async fn publish_event(shared: &Shared, job: &Job, outcome: EventOutcome, code: 
         job_id: job.job_id.clone(),
         key_id: job.key_id,
         op: job.op(),
+        lane: job.lane,
         worker_id: shared.worker_id.clone(),
         outcome,
         code,

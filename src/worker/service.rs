@@ -11,10 +11,11 @@ use crate::jobs::bans::Bans;
 use crate::jobs::consumer::{self, ConsumerSettings};
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
+use crate::jobs::place::Limits;
 use crate::jobs::streams::{self, StreamError, StreamSettings};
 use crate::seal::WorkerKeys;
 use crate::vault::{KdfPool, UnlockCache, Vault};
-use crate::wire::subject::JOBS_STREAM;
+use crate::wire::{Lane, subject};
 use anyhow::Context as _;
 use async_nats::jetstream;
 use std::sync::Arc;
@@ -63,10 +64,9 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     });
     tokio::spawn(renew_bans(bans, jetstream.clone()));
     let consumer = ConsumerSettings {
-        stream: JOBS_STREAM.to_owned(),
+        queues: Lane::ALL.iter().map(|lane| (*lane, subject::stream_of(*lane).to_owned())).collect(),
         ack_wait: config.ack_wait,
-        slots: config.concurrency,
-        waiting: config.waiting,
+        limits: Limits { slots: config.concurrency, bulk: config.bulk_concurrency, waiting: config.waiting },
         grace: config.drain,
     };
     tokio::spawn(reconcile::run(shared.clone(), config.reconcile, stop.clone()));

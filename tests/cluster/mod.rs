@@ -23,8 +23,8 @@ use trefoil::node::NodeServer;
 use trefoil::vault::{Blinded, Password, refresh_statement};
 use trefoil::wire::node::{Call, KeyStatement, NODE_VERSION, NodeReply, NodeRequest, SessionId, SignOpen};
 use trefoil::wire::{
-    Base64, Curve, Envelope, ErrorCode, FIRST_EPOCH, Fixed, GenerateBody, InitiatorId, JobId, KdfParams, KeyId, Method,
-    Op, PublicKeyBody, Sealed, SignBody, SignInput, SignedJob,
+    Base64, Curve, Envelope, ErrorCode, FIRST_EPOCH, Fixed, GenerateBody, InitiatorId, JobId, KdfParams, KeyId, Lane,
+    Method, Op, PublicKeyBody, Sealed, SignBody, SignInput, SignedJob,
 };
 use trefoil_protocol::keygen::{ClientKeygen, Context, Next};
 use trefoil_protocol::{KeyShare, Party, Secret};
@@ -236,6 +236,8 @@ impl Cluster {
             version: 1,
             op: op.to_string(),
             job_id: job_id.parse().unwrap(),
+            // Named, so that whatever alters a job's fields has it to alter.
+            lane: Some(Lane::Bulk.to_string()),
             key_id,
             initiator: self.initiator(),
             issued_at: now_ms(),

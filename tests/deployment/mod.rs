@@ -353,9 +353,11 @@ pub fn digest(byte: u8) -> SignInput {
 
 pub async fn wait_until_empty(jetstream: &async_nats::jetstream::Context) {
     let started = Instant::now();
-    while jetstream.get_stream("MPC_JOBS").await.unwrap().cached_info().state.messages > 0 {
-        assert!(started.elapsed() < PATIENCE, "jobs are left in the queue");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    for queue in ["MPC_JOBS", "MPC_BULK"] {
+        while jetstream.get_stream(queue).await.unwrap().cached_info().state.messages > 0 {
+            assert!(started.elapsed() < PATIENCE, "jobs are left in {queue}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

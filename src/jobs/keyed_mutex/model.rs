@@ -2,13 +2,14 @@
 //! A task that nobody wakes any more is a deadlock to it, so a lost wake-up fails every test here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
-use super::{Guard, Keeper, Key, KeyedMutex, Steps};
+use super::{Keeper, Key, KeyedMutex, Queue, Steps};
+use crate::wire::Lane;
 use futures::poll;
 use shuttle::future::{block_on, yield_now};
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
 use shuttle::sync::Mutex;
 use shuttle::{Config, Runner, thread};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Mutex as Unseen;
@@ -97,10 +98,13 @@ struct Notes {
     held: Vec<usize>,
 }
 
+/// A key, and in which lane and how a task asks for it.
+type Task = (u8, Lane, Conduct);
+
 /// Each task asks once for its key. Afterwards everything that must hold is checked.
-fn scenario<M: Keeper + 'static>(tasks: &'static [(u8, Conduct)])
+fn scenario<M: Keeper + 'static>(tasks: &'static [Task])
 where
-    M::Map<u8, VecDeque<tokio::sync::oneshot::Sender<Guard<u8, Luggage, M>>>>: Send + Sync,
+    M::Map<u8, Queue<u8, Luggage, M>>: Send + Sync,
 {
     let mutex = KeyedMutex::<u8, Luggage, M>::kept(8);
     let inside: Arc<[AtomicU32; 2]> = Arc::default();
@@ -109,7 +113,7 @@ where
     let threads: Vec<_> = (0..tasks.len())
         .map(|me| {
             let (mutex, inside, luggage, notes) = (mutex.clone(), inside.clone(), luggage.clone(), notes.clone());
-            let (key, conduct) = tasks[me];
+            let (key, lane, conduct) = tasks[me];
             thread::spawn(move || {
                 block_on(async move {
                     let note = |change: fn(&mut Notes, usize, usize)| {
@@ -118,7 +122,7 @@ where
                         change(&mut notes, me, now);
                         notes.asked.push(me);
                     };
-                    let mut turn = pin!(mutex.lock(key));
+                    let mut turn = pin!(mutex.lock(key, lane));
                     note(|notes, me, now| _ = notes.asks.insert(me, now));
                     let mut guard = match poll!(&mut turn) {
                         Poll::Ready(guard) => guard.unwrap(),
@@ -150,8 +154,10 @@ where
     let place = |task: &usize| notes.held.iter().position(|held| held == task);
     for (early, waits) in &notes.waits {
         assert!(place(early).is_some(), "who waits gets the key");
-        // Whoever asked when this one waited already comes after it.
-        let later = notes.asks.iter().filter(|(late, asks)| tasks[**late].0 == tasks[*early].0 && *asks > waits);
+        // Whoever asked when this one waited already comes after it, except in a more urgent lane.
+        let (key, lane, _) = tasks[*early];
+        let after = |late: usize| tasks[late].0 == key && (lane == Lane::Interactive || tasks[late].1 == lane);
+        let later = notes.asks.iter().filter(|(late, asks)| after(**late) && *asks > waits);
         for (late, _) in later {
             assert!(place(late).is_none_or(|late| Some(late) > place(early)), "out of turn");
         }
@@ -163,8 +169,16 @@ fn check(scheduler: impl Scheduler + 'static, scenario: fn()) {
 }
 
 use Conduct::{GivesUp, Patient};
-const CROWD: &[(u8, Conduct)] =
-    &[(0, Patient), (0, GivesUp), (0, Patient), (1, Patient), (0, GivesUp), (0, Patient), (1, GivesUp)];
+use Lane::{Bulk, Interactive};
+const CROWD: &[Task] = &[
+    (0, Interactive, Patient),
+    (0, Bulk, GivesUp),
+    (0, Bulk, Patient),
+    (1, Interactive, Patient),
+    (0, Interactive, GivesUp),
+    (0, Bulk, Patient),
+    (1, Bulk, GivesUp),
+];
 
 #[test]
 fn a_crowd_in_random_orders() {
@@ -178,14 +192,17 @@ fn a_crowd_in_orders_with_few_switches() {
 
 #[test]
 fn a_hand_over_in_every_order() {
-    check(DfsScheduler::new(None, false), || scenario::<Watched>(&[(0, Patient), (0, GivesUp)]));
-    check(DfsScheduler::new(Some(60_000), false), || scenario::<Watched>(&[(0, Patient), (0, GivesUp), (0, Patient)]));
+    const TWO: &[Task] = &[(0, Interactive, Patient), (0, Interactive, GivesUp)];
+    const THREE: &[Task] = &[(0, Interactive, Patient), (0, Bulk, GivesUp), (0, Interactive, Patient)];
+    check(DfsScheduler::new(None, false), || scenario::<Watched>(TWO));
+    check(DfsScheduler::new(Some(60_000), false), || scenario::<Watched>(THREE));
 }
 
 /// The checker sees what it is there for. Which of the checks meets it first depends on the order that is tried: two holders, a
 /// count that went below zero, an entry left behind, or nobody who goes on.
 #[test]
 fn a_step_that_is_not_atomic_is_found() {
-    let run = || check(RandomScheduler::new(3_000), || scenario::<Torn>(&[(0, Patient), (0, Patient), (0, Patient)]));
+    const ALL: &[Task] = &[(0, Interactive, Patient), (0, Bulk, Patient), (0, Interactive, Patient)];
+    let run = || check(RandomScheduler::new(3_000), || scenario::<Torn>(ALL));
     assert!(std::panic::catch_unwind(run).is_err(), "it is not found");
 }
