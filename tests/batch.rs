@@ -447,7 +447,7 @@ async fn frost_items_are_sessions_of_their_own() {
         cluster.job(Op::Sign, id, key.id(), cluster::MINUTE, body)
     };
     let start = |count: usize| -> (Vec<FrostClient>, Vec<Fixed<64>>) {
-        let started = (0..count).map(|_| FrostClient::start(&mut rand_core::OsRng).unwrap());
+        let started = (0..count).map(|_| FrostClient::start(&mut rand_core::OsRng));
         started.map(|(client, commitments)| (client, Fixed(commitments))).unzip()
     };
     for (n, count) in [0, 4, 6].into_iter().enumerate() {

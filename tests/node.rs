@@ -273,7 +273,7 @@ async fn an_old_signature_forgives_no_guess() {
     }
     let old = frost(&cluster, &key, &job(20), b"same").await.unwrap();
     let guess = async |n: usize| {
-        let (_, commitments) = FrostClient::start(&mut rand_core::OsRng).unwrap();
+        let (_, commitments) = FrostClient::start(&mut rand_core::OsRng);
         let open = cluster.open(&key, &job(n), [1; 32], 0);
         let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
         let NodeReply::FrostSigned { session, .. } = cluster.ask1(request).await else { return false };

@@ -305,7 +305,7 @@ async fn the_use_of_prepared_shares_asks_for_their_commit() {
     for curve in Curve::ALL.iter().copied() {
         let old = cluster.committed_key(&format!("g-{curve}"), curve).await;
         let new = cluster.refresh(&old, &format!("f-{curve}")).await;
-        let (_, commitments) = FrostClient::start(&mut rand_core::OsRng).unwrap();
+        let (_, commitments) = FrostClient::start(&mut rand_core::OsRng);
         let sign = |id: &str| match curve {
             Curve::Secp256k1 => cluster.sign_job(id, old.id(), &digest_input()),
             Curve::Ed25519 => cluster.sign_job(id, old.id(), &message_input(b"m")),

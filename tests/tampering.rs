@@ -350,7 +350,7 @@ async fn a_false_report_forgives_no_guess_and_locks_no_ed25519_key() {
     let key = &keys.ed25519;
     let job = cluster.sign_job("s1", key.id(), &message_input(b"m"));
     let link = link(&cluster.to1).await;
-    let (_, commitments) = FrostClient::start(&mut rand_core::OsRng).unwrap();
+    let (_, commitments) = FrostClient::start(&mut rand_core::OsRng);
     let request = NodeRequest::FrostSign { open: cluster.open(key, &job, [1; 32], 0), commitments: fixed(commitments) };
     let NodeReply::FrostSigned { session, .. } = link.call(&call(request)).await.unwrap() else { panic!("not signed") };
     let before = contents(&cluster.data(Party::Node1));

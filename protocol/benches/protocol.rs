@@ -89,8 +89,8 @@ fn main() {
         runs(400),
         &mut [&mut |seed| {
             let (mut a, mut b) = (rng(seed), rng(seed + 1_000_000));
-            let (session, commitments) = FrostClient::start(&mut a).unwrap();
-            let (theirs, share) = node_sign(&node1, b"message", &commitments, &mut b).unwrap();
+            let (session, commitments) = FrostClient::start(&mut a);
+            let (theirs, share, _) = node_sign(&node1, b"message", &commitments, &mut b).unwrap();
             session.finish(&client, b"message", &theirs, &share).unwrap();
         }],
     );

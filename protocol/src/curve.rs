@@ -1,7 +1,8 @@
 //! The two curves behind one trait: what key generation and shares need of a prime-order group.
 //!
 //! Encodings are those of docs/protocol.md, section 1, and no other: canonical, of exact length, points never the
-//! identity and (ed25519) in the prime-order subgroup. All arithmetic is constant-time.
+//! identity and (ed25519) in the prime-order subgroup. All arithmetic is constant-time, but for the question whether a point
+//! that was read is of that subgroup: such a point is public.
 
 use crate::transcript::{Tag, hash_wide};
 use crate::{Abort, CurveId, Party, Result};
@@ -107,9 +108,15 @@ pub trait Group: sealed::Sealed + Sized + 'static {
     /// # Errors
     /// `InvalidInput` when the two are the same party.
     fn lagrange(own: Party, other: Party) -> Result<Self::Scalar> {
-        let other = Self::party_scalar(other);
-        let inverse = Self::invert(&(other - Self::party_scalar(own)));
-        Ok(other * inverse.ok_or(Abort::InvalidInput("interpolation needs two different parties"))?)
+        let (distance, other) = (i16::from(other.point()) - i16::from(own.point()), Self::party_scalar(other));
+        match distance {
+            1 => Ok(other),
+            -1 => Ok(-other),
+            _ => {
+                let inverse = Self::invert(&(other - Self::party_scalar(own)));
+                Ok(other * inverse.ok_or(Abort::InvalidInput("interpolation needs two different parties"))?)
+            }
+        }
     }
 }
 
@@ -206,10 +213,16 @@ impl Group for Ed25519 {
     fn decode_point(bytes: &[u8]) -> Option<Self::Point> {
         // Decompression alone takes 40 other encodings, y at least p or x = 0 with a sign. Not one is of a point that passes
         // here (a test tries them all), so what passes is canonical.
-        Self::decode_curve_point(bytes).filter(EdwardsPoint::is_torsion_free)
+        Self::decode_curve_point(bytes).filter(is_of_prime_order)
     }
 
     fn encode_point(point: &Self::Point) -> Self::PointBytes {
         point.compress().to_bytes()
     }
+}
+
+/// Is `q·P` the identity? Asked as `(q - 1)·P = -P`, as `q` is no scalar; in variable time, so of public points only.
+fn is_of_prime_order(point: &EdwardsPoint) -> bool {
+    let (minus_one, zero) = (-EdwardsScalar::ONE, EdwardsScalar::ZERO);
+    EdwardsPoint::vartime_double_scalar_mul_basepoint(&minus_one, point, &zero) == -point
 }

@@ -1,9 +1,10 @@
-//! EdDSA signing: FROST(Ed25519, SHA-512) of RFC 9591 between the client and node 1, as `frost-ed25519` implements it
-//! (docs/protocol.md, section 8).
+//! EdDSA signing: FROST(Ed25519, SHA-512) of RFC 9591 between the client and node 1 (docs/protocol.md, section 8).
 //!
-//! The client's commitments travel first. Node 1 makes its nonces, signs and forgets them within one call. The client
-//! checks node 1's signature share before it computes its own, and its nonces end with the value that holds them: signing a
-//! second message with them does not compile.
+//! The hash functions are those of `frost-ed25519`. The group's arithmetic is here and not the library's, which computes R anew in
+//! each of its steps and multiplies the generator without a table; a test holds each value against the library's.
+//!
+//! The client's commitments travel first. Node 1 makes its nonces, signs and forgets them within one call. The client's
+//! nonces end with the value that holds them: signing a second message with them does not compile.
 //!
 //! ```compile_fail,E0382
 //! # use trefoil_protocol::{KeyShare, frost::FrostClient};
@@ -14,16 +15,13 @@
 //! ```
 
 use crate::curve::{Ed25519, Group};
-use crate::share::KeyShare;
-use crate::{Abort, Party, Result};
+use crate::share::{KeyShare, Shamir};
+use crate::{Abort, Party, Result, Secret};
+use curve25519_dalek::traits::VartimeMultiscalarMul;
+use curve25519_dalek::{EdwardsPoint, Scalar};
 use ed25519_dalek::{Signature, VerifyingKey};
-use frost_core::verify_signature_share;
-use frost_ed25519::keys::{KeyPackage, PublicKeyPackage, SigningShare, VerifyingShare};
-use frost_ed25519::round1::{self, NonceCommitment, SigningCommitments, SigningNonces};
-use frost_ed25519::round2::{self, SignatureShare};
-use frost_ed25519::{Identifier, SigningPackage};
+use frost_ed25519::{Ciphersuite, Ed25519Sha512};
 use rand_core::{CryptoRng, RngCore};
-use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// Bytes of a party's commitments: hiding ‖ binding.
@@ -31,68 +29,112 @@ pub const COMMITMENTS_LEN: usize = 64;
 /// Bytes of a signature share.
 pub const SHARE_LEN: usize = 32;
 
-/// Our own values, handed to the library: what it refuses is our mistake.
-fn own<T>(value: core::result::Result<T, frost_ed25519::Error>) -> Result<T> {
-    value.map_err(|_| Abort::Bug("frost-ed25519 refused our own value"))
+/// The other signer.
+const fn peer(own: Party) -> Party {
+    match own {
+        Party::Client => Party::Node1,
+        Party::Node1 | Party::Node2 => Party::Client,
+    }
 }
 
-fn identifier(party: Party) -> Result<Identifier> {
-    own(Identifier::try_from(u16::from(party.point())))
-}
-
-/// The signer's secret share in the library's type. [`KeyShare`] has checked its points, and the library's parser would spend two
-/// multiplications by the group's order on checking them again; hence its constructors, which it calls internals.
+/// The key and the party's share of it.
 ///
 /// # Errors
 /// `InvalidInput` unless the share is `party`'s and of an ed25519 key.
-fn key_package(share: &KeyShare, party: Party) -> Result<KeyPackage> {
+fn share_of(share: &KeyShare, party: Party) -> Result<&Shamir<Ed25519>> {
     if share.party() != party {
         return Err(Abort::InvalidInput("the share belongs to another party"));
     }
-    let shamir = share.as_ed25519()?;
-    Ok(KeyPackage::new(
-        identifier(party)?,
-        SigningShare::new(*shamir.secret()),
-        VerifyingShare::new(*shamir.verifying_share(party)),
-        frost_ed25519::VerifyingKey::new(*shamir.public_key()),
-        2,
-    ))
+    share.as_ed25519()
 }
 
-/// The key and the signers' verifying shares in the library's type.
-fn public_key_package(share: &KeyShare, key: &KeyPackage) -> Result<PublicKeyPackage> {
-    let node1 = VerifyingShare::new(*share.as_ed25519()?.verifying_share(Party::Node1));
-    let verifying = [(*key.identifier(), *key.verifying_share()), (identifier(Party::Node1)?, node1)];
-    Ok(PublicKeyPackage::new(BTreeMap::from(verifying), *key.verifying_key(), Some(2)))
+/// A signer's commitments, as they travel and as points.
+struct Commitments {
+    bytes: [u8; COMMITMENTS_LEN],
+    hiding: EdwardsPoint,
+    binding: EdwardsPoint,
 }
 
-fn write_commitments(commitments: &SigningCommitments) -> Result<[u8; COMMITMENTS_LEN]> {
-    let bytes = [own(commitments.hiding().serialize())?, own(commitments.binding().serialize())?].concat();
-    bytes.try_into().map_err(|_| Abort::Bug("two ed25519 points have 64 bytes"))
+impl Commitments {
+    fn read(bytes: &[u8; COMMITMENTS_LEN], decode: impl Fn(&[u8]) -> Option<EdwardsPoint>) -> Option<Self> {
+        let (hiding, binding) = bytes.split_at(32);
+        Some(Self { bytes: *bytes, hiding: decode(hiding)?, binding: decode(binding)? })
+    }
 }
 
-/// Two points; the library's parser has the rules of ours (canonical, prime-order subgroup, not the identity).
-fn read_commitments(bytes: &[u8; COMMITMENTS_LEN], from: Party) -> Result<SigningCommitments> {
-    let (hiding, binding) = bytes.split_at(32);
-    let read = |point: &[u8]| NonceCommitment::deserialize(point).ok();
-    let commitments = read(hiding).zip(read(binding)).map(|(h, b)| SigningCommitments::new(h, b));
-    commitments.ok_or(Abort::peer(from, "frost_commitments"))
+/// One signature's nonces: consumed by the share that they are for.
+struct Nonces {
+    hiding: Secret<Scalar>,
+    binding: Secret<Scalar>,
+    commitments: Commitments,
 }
 
-/// Commitments that [`read_commitments`] let pass or that we made: their points are not checked for torsion again.
-fn known_commitments(bytes: &[u8; COMMITMENTS_LEN]) -> Result<SigningCommitments> {
-    let (hiding, binding) = bytes.split_at(32);
-    let read = |point: &[u8]| Ed25519::decode_curve_point(point).map(NonceCommitment::new);
-    let commitments = read(hiding).zip(read(binding)).map(|(h, b)| SigningCommitments::new(h, b));
-    commitments.ok_or(Abort::Bug("commitments that were read before"))
+impl Nonces {
+    /// `nonce_generate` of RFC 9591, section 4.1, twice, and the commitments.
+    fn new(secret: &Scalar, rng: &mut (impl RngCore + CryptoRng)) -> Self {
+        let mut nonce = || {
+            let mut input = Zeroizing::new([0; 64]);
+            let (random, encoded) = input.split_at_mut(32);
+            rng.fill_bytes(random);
+            encoded.copy_from_slice(Ed25519::encode_scalar(secret).as_ref());
+            Secret::new(Ed25519Sha512::H3(input.as_ref()))
+        };
+        let (hiding, binding) = (nonce(), nonce());
+        let points = [&hiding, &binding].map(|nonce| Ed25519::mul_generator(nonce.expose()));
+        let mut bytes = [0; COMMITMENTS_LEN];
+        for (out, point) in bytes.chunks_exact_mut(32).zip(&points) {
+            out.copy_from_slice(&Ed25519::encode_point(point));
+        }
+        let [d, e] = points;
+        Self { hiding, binding, commitments: Commitments { bytes, hiding: d, binding: e } }
+    }
+
+    /// `z_i = d_i + e_i·ρ_i + λ_i·x_i·c` of RFC 9591, section 5.2.
+    fn sign(self, own: Party, key: &Shamir<Ed25519>, session: &Session) -> Result<Scalar> {
+        let weighted = Zeroizing::new(Ed25519::lagrange(own, peer(own))? * key.secret());
+        Ok(self.hiding.expose() + self.binding.expose() * session.factor(own) + *weighted * session.challenge)
+    }
 }
 
-fn package(client: SigningCommitments, node1: SigningCommitments, message: &[u8]) -> Result<SigningPackage> {
-    let commitments = [(identifier(Party::Client)?, client), (identifier(Party::Node1)?, node1)];
-    Ok(SigningPackage::new(BTreeMap::from(commitments), message))
+/// What both signers compute alike from what is public.
+struct Session {
+    /// Binding factors of client and node 1.
+    factors: [Scalar; 2],
+    /// The signature's R.
+    r: [u8; 32],
+    /// c, the hash of R, key and message.
+    challenge: Scalar,
 }
 
-/// Node 1's whole part: commitments 64 and signature share 32. Its nonces live only within this call.
+impl Session {
+    /// RFC 9591, sections 4.4 to 4.6. `None` if R is the identity.
+    fn new(public_key: &[u8; 32], message: &[u8], client: &Commitments, node1: &Commitments) -> Option<Self> {
+        let [one, two] =
+            [Party::Client, Party::Node1].map(|party| *Ed25519::encode_scalar(&Ed25519::party_scalar(party)));
+        let list = [&one, client.bytes.as_slice(), &two, &node1.bytes].concat();
+        let prefix = [public_key.as_slice(), &Ed25519Sha512::H4(message), &Ed25519Sha512::H5(&list)].concat();
+        let factors = [one, two].map(|identifier| Ed25519Sha512::H1(&[prefix.as_slice(), &identifier].concat()));
+        let bound = EdwardsPoint::vartime_multiscalar_mul(&factors, [&client.binding, &node1.binding]);
+        let r = client.hiding + node1.hiding + bound;
+        if Ed25519::is_identity(&r) {
+            return None;
+        }
+        let r = Ed25519::encode_point(&r);
+        let challenge = Ed25519Sha512::H2(&[r.as_slice(), public_key, message].concat());
+        Some(Self { factors, r, challenge })
+    }
+
+    const fn factor(&self, party: Party) -> &Scalar {
+        let [client, node1] = &self.factors;
+        match party {
+            Party::Client => client,
+            Party::Node1 | Party::Node2 => node1,
+        }
+    }
+}
+
+/// Node 1's whole part: commitments 64 and signature share 32, and what knows the session's own signature when it comes. Its
+/// nonces live only within this call.
 ///
 /// # Errors
 /// `Peer` with `frost_commitments` if the client's are not two canonical points of the prime-order subgroup other than the
@@ -102,82 +144,54 @@ pub fn node_sign(
     message: &[u8],
     client_commitments: &[u8; COMMITMENTS_LEN],
     rng: &mut (impl RngCore + CryptoRng),
-) -> Result<([u8; COMMITMENTS_LEN], [u8; SHARE_LEN])> {
-    let key = key_package(share, Party::Node1)?;
-    let client = read_commitments(client_commitments, Party::Client)?;
-    let (nonces, commitments) = round1::commit(key.signing_share(), rng);
-    let z1 = own(round2::sign(&package(client, commitments, message)?, &nonces, &key))?;
-    let z1 = z1.serialize().try_into().map_err(|_| Abort::Bug("a signature share has 32 bytes"))?;
-    Ok((write_commitments(&commitments)?, z1))
+) -> Result<([u8; COMMITMENTS_LEN], [u8; SHARE_LEN], Sent)> {
+    const REFUSED: Abort = Abort::peer(Party::Client, "frost_commitments");
+    let key = share_of(share, Party::Node1)?;
+    let client = Commitments::read(client_commitments, Ed25519::decode_point).ok_or(REFUSED)?;
+    let nonces = Nonces::new(key.secret(), rng);
+    let public_key = Ed25519::encode_point(key.public_key());
+    let session = Session::new(&public_key, message, &client, &nonces.commitments).ok_or(REFUSED)?;
+    let commitments = nonces.commitments.bytes;
+    let z1 = nonces.sign(Party::Node1, key, &session)?;
+    Ok((commitments, z1.to_bytes(), Sent { public_key, message: message.to_vec(), r: session.r }))
 }
 
 /// What node 1 keeps of a session after its signature share left: nothing secret, but enough to know the session's own
 /// signature when the client reports it.
 pub struct Sent {
-    package: SigningPackage,
-    client: (Identifier, VerifyingShare),
-    key: frost_ed25519::VerifyingKey,
     public_key: [u8; 32],
-    z1: [u8; SHARE_LEN],
+    message: Vec<u8>,
+    r: [u8; 32],
 }
 
 impl Sent {
-    /// From exactly what [`node_sign`] took and gave. Points that it would have refused are not refused here: then no signature
-    /// is accepted.
-    ///
-    /// # Errors
-    /// As [`node_sign`].
-    pub fn new(
-        share: &KeyShare,
-        message: &[u8],
-        client_commitments: &[u8; COMMITMENTS_LEN],
-        commitments: &[u8; COMMITMENTS_LEN],
-        z1: [u8; SHARE_LEN],
-    ) -> Result<Self> {
-        let shamir = share.as_ed25519()?;
-        Ok(Self {
-            package: package(known_commitments(client_commitments)?, known_commitments(commitments)?, message)?,
-            client: (identifier(Party::Client)?, VerifyingShare::new(*shamir.verifying_share(Party::Client))),
-            key: frost_ed25519::VerifyingKey::new(*shamir.public_key()),
-            public_key: Ed25519::encode_point(shamir.public_key()),
-            z1,
-        })
-    }
-
-    /// Was this signature made in this session, with the client's share? `z - z1` must be the client's signature share for
-    /// the session's commitments: an earlier signature of the same message, which anybody may have, proves nothing.
+    /// Was this signature made in this session, with the client's share? A valid signature with the session's R is the sum of
+    /// node 1's share and the client's: an earlier signature of the same message, which anybody may have, proves nothing.
     #[must_use]
     pub fn accepts(&self, signature: &[u8; 64]) -> bool {
-        let (_, z) = signature.split_at(32);
-        let z2 = Ed25519::decode_scalar(z).zip(Ed25519::decode_scalar(&self.z1)).map(|(z, z1)| z - z1);
-        let z2 = z2.and_then(|z2| SignatureShare::deserialize(Ed25519::encode_scalar(&z2).as_ref()).ok());
-        let (client, verifying) = &self.client;
-        z2.is_some_and(|z2| verify_signature_share(*client, verifying, &z2, &self.package, &self.key).is_ok())
-            && verify(&self.public_key, self.package.message(), signature).is_ok()
+        signature.starts_with(&self.r) && verify(&self.public_key, &self.message, signature).is_ok()
     }
 }
 
 /// The client between its commitments and its signature. Consumed by [`FrostClient::finish`], success or not.
 pub struct FrostClient {
-    nonces: SigningNonces,
+    nonces: Nonces,
 }
 
 impl FrostClient {
     /// Makes the nonces; returns their commitments, 64 bytes. The client's share is still locked at this time (node 1's OPRF
     /// evaluation comes with its signature share), so it cannot hedge the nonces as in RFC 9591, section 4.1: pass a
     /// `SessionRng` hedged with the password and the job digest. A random scalar stands in the share's place.
-    ///
-    /// # Errors
-    /// Only `Bug`.
-    pub fn start(rng: &mut (impl RngCore + CryptoRng)) -> Result<(Self, [u8; COMMITMENTS_LEN])> {
+    pub fn start(rng: &mut (impl RngCore + CryptoRng)) -> (Self, [u8; COMMITMENTS_LEN]) {
         let hedge = Zeroizing::new(Ed25519::random_scalar(rng));
-        let hedge = own(SigningShare::deserialize(Ed25519::encode_scalar(&hedge).as_ref()))?;
-        let (nonces, commitments) = round1::commit(&hedge, rng);
-        Ok((Self { nonces }, write_commitments(&commitments)?))
+        let nonces = Nonces::new(&hedge, rng);
+        let commitments = nonces.commitments.bytes;
+        (Self { nonces }, commitments)
     }
 
-    /// Checks node 1's signature share, computes ours, aggregates, and verifies the signature under the public key: 64
-    /// bytes of RFC 8032.
+    /// Adds our signature share to node 1's and verifies the signature under the public key: 64 bytes of RFC 8032. Nothing leaves
+    /// if it does not verify. That is the check of node 1's share, too: ours put in, the equation of the signature is the
+    /// equation of its share; and the check that R, so all that node 1's commitments are used for, is of the prime-order subgroup.
     ///
     /// # Errors
     /// `Peer` (node 1) with `frost_commitments`, `frost_share`; `InvalidInput` if `share` is not the client's or of another
@@ -189,23 +203,17 @@ impl FrostClient {
         node1_commitments: &[u8; COMMITMENTS_LEN],
         z1: &[u8; SHARE_LEN],
     ) -> Result<[u8; 64]> {
+        const NOT_POINTS: Abort = Abort::peer(Party::Node1, "frost_commitments");
         const REFUSED: Abort = Abort::peer(Party::Node1, "frost_share");
-        let key = key_package(share, Party::Client)?;
-        let public = public_key_package(share, &key)?;
-        let public_key = Ed25519::encode_point(share.as_ed25519()?.public_key());
-        let (client, node1) = (*key.identifier(), identifier(Party::Node1)?);
-        let theirs = read_commitments(node1_commitments, Party::Node1)?;
-        let package = package(*self.nonces.commitments(), theirs, message)?;
-        let z1 = SignatureShare::deserialize(z1).map_err(|_| REFUSED)?;
-        let verifying = public.verifying_shares().get(&node1).ok_or(Abort::Bug("no verifying share of node 1"))?;
-        verify_signature_share(node1, verifying, &z1, &package, public.verifying_key()).map_err(|_| REFUSED)?;
-
-        // Only now: a share of ours for commitments that node 1 cannot answer for would be one it did not earn.
-        let z2 = own(round2::sign(&package, &self.nonces, &key))?;
-        let signature = own(frost_ed25519::aggregate(&package, &BTreeMap::from([(client, z2), (node1, z1)]), &public))?;
-        let bytes = own(signature.serialize())?.try_into().map_err(|_| Abort::Bug("a signature has 64 bytes"))?;
-        verify(&public_key, message, &bytes).map_err(|_| Abort::Bug("the aggregated signature does not verify"))?;
-        Ok(bytes)
+        let key = share_of(share, Party::Client)?;
+        let node1 = Commitments::read(node1_commitments, Ed25519::decode_curve_point).ok_or(NOT_POINTS)?;
+        let z1 = Ed25519::decode_scalar(z1).ok_or(REFUSED)?;
+        let public_key = Ed25519::encode_point(key.public_key());
+        let session = Session::new(&public_key, message, &self.nonces.commitments, &node1).ok_or(NOT_POINTS)?;
+        let z2 = Zeroizing::new(self.nonces.sign(Party::Client, key, &session)?);
+        let signature = Signature::from_components(session.r, (z1 + *z2).to_bytes()).to_bytes();
+        verify(&public_key, message, &signature).map_err(|_| REFUSED)?;
+        Ok(signature)
     }
 }
 
@@ -217,4 +225,79 @@ pub fn verify(public_key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Re
     let key = VerifyingKey::from_bytes(public_key).map_err(|_| Abort::InvalidInput("not an ed25519 public key"))?;
     let signature = Signature::from_bytes(signature);
     key.verify_strict(message, &signature).map_err(|_| Abort::InvalidInput("the signature does not verify"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::share::KeyIdentity;
+    use curve25519_dalek::constants::EIGHT_TORSION;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    fn shares(rng: &mut ChaCha20Rng) -> [KeyShare; 2] {
+        let (secret, slope) = (Ed25519::random_scalar(rng), Ed25519::random_scalar(rng));
+        let at = |party| secret + slope * Ed25519::party_scalar(party);
+        let verifying = Party::ALL.map(|party| Ed25519::mul_generator(&at(party)));
+        let identity = KeyIdentity { key_id: [1; 16], epoch: 0, transcript: [2; 32], chain_code: [3; 32] };
+        [Party::Client, Party::Node1].map(|party| {
+            let public = Ed25519::mul_generator(&secret);
+            let shamir = Shamir::new(party, Secret::new(at(party)), verifying, public).unwrap();
+            KeyShare::ed25519(party, identity, shamir)
+        })
+    }
+
+    fn with_torsion(nonces: &mut Nonces, torsion: [&EdwardsPoint; 2]) {
+        let commitments = &mut nonces.commitments;
+        commitments.hiding += torsion[0];
+        commitments.binding += torsion[1];
+        commitments.bytes[..32].copy_from_slice(&Ed25519::encode_point(&commitments.hiding));
+        commitments.bytes[32..].copy_from_slice(&Ed25519::encode_point(&commitments.binding));
+    }
+
+    /// A party adds points of small order to its commitments and does all else by the rules. Node 1 refuses it at once; the client
+    /// signs exactly when they cancel in R, and then it is a signature like any other.
+    #[test]
+    fn points_of_small_order_in_commitments_never_reach_a_signature() {
+        let mut rng = ChaCha20Rng::from_seed([1; 32]);
+        let [client, node1] = shares(&mut rng);
+        let key = share_of(&node1, Party::Node1).unwrap();
+        let public_key = Ed25519::encode_point(key.public_key());
+        let (mut refused, mut signed) = (0, 0);
+        for (i, hiding) in EIGHT_TORSION.iter().enumerate() {
+            for (j, binding) in EIGHT_TORSION.iter().enumerate() {
+                let (theirs, ours) = FrostClient::start(&mut rng);
+                let mut nonces = Nonces::new(key.secret(), &mut rng);
+                with_torsion(&mut nonces, [hiding, binding]);
+                let bytes = nonces.commitments.bytes;
+                let by_node_1 = node_sign(&node1, b"message", &bytes, &mut rng).err();
+                assert_eq!(by_node_1.map(|abort| abort.check()), (i != 0 || j != 0).then_some("frost_commitments"));
+
+                let session = Session::new(
+                    &public_key,
+                    b"message",
+                    &Commitments::read(&ours, Ed25519::decode_point).unwrap(),
+                    &nonces.commitments,
+                );
+                let session = session.unwrap();
+                let cancels = Ed25519::is_identity(&(hiding + binding * session.factor(Party::Node1)));
+                let z1 = nonces.sign(Party::Node1, key, &session).unwrap().to_bytes();
+                match theirs.finish(&client, b"message", &bytes, &z1) {
+                    Ok(signature) => {
+                        assert!(cancels);
+                        verify(&public_key, b"message", &signature).unwrap();
+                        assert!(Ed25519::decode_point(&signature[..32]).is_some());
+                        signed += 1;
+                    }
+                    Err(abort) => {
+                        assert!(!cancels);
+                        assert_eq!(abort, Abort::peer(Party::Node1, "frost_share"));
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        assert!(signed > 1 && refused > 30, "{signed} {refused}");
+    }
 }

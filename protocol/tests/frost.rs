@@ -3,16 +3,20 @@
 
 mod harness;
 
+use curve25519_dalek::edwards::CompressedEdwardsY;
+use curve25519_dalek::traits::IsIdentity;
 use ed25519_dalek::{Signature, VerifyingKey};
+use frost_ed25519 as library;
 use harness::{rng, run};
 use rand_core::RngCore;
-use trefoil_protocol::curve::{Ed25519, Secp256k1};
-use trefoil_protocol::frost::{FrostClient, Sent, node_sign};
+use std::collections::BTreeMap;
+use trefoil_protocol::curve::{Ed25519, Group, Secp256k1};
+use trefoil_protocol::frost::{FrostClient, node_sign};
 use trefoil_protocol::{Abort, KeyShare, Party};
 
 fn sign(client: &KeyShare, node1: &KeyShare, message: &[u8], seed: u64) -> [u8; 64] {
-    let (session, commitments) = FrostClient::start(&mut rng(seed)).unwrap();
-    let (theirs, z1) = node_sign(node1, message, &commitments, &mut rng(seed + 1)).unwrap();
+    let (session, commitments) = FrostClient::start(&mut rng(seed));
+    let (theirs, z1, _) = node_sign(node1, message, &commitments, &mut rng(seed + 1)).unwrap();
     session.finish(client, message, &theirs, &z1).unwrap()
 }
 
@@ -36,6 +40,45 @@ fn ten_thousand_fresh_keys_sign_for_anyone_to_verify() {
     });
 }
 
+/// The same shares and randomness given to `frost-ed25519`: the same commitments, signature share and signature, byte for byte.
+#[test]
+fn every_value_is_the_librarys() {
+    let identifier = |id: u16| library::Identifier::try_from(id).unwrap();
+    for seed in 0..30 {
+        let [client, node1, _] = run::<Ed25519>(seed);
+        let message = vec![seed as u8; seed as usize * 7];
+        let (session, ours) = FrostClient::start(&mut rng(seed));
+        let (theirs, z1, _) = node_sign(&node1, &message, &ours, &mut rng(seed + 100)).unwrap();
+        let signature = session.finish(&client, &message, &theirs, &z1).unwrap();
+
+        let key = library::VerifyingKey::deserialize(&client.public_key()).unwrap();
+        let [one, two] = [&client, &node1].map(|share| {
+            let secret = library::keys::SigningShare::deserialize(&share.to_bytes()[87..119]).unwrap();
+            let identifier = identifier(share.party().point().into());
+            library::keys::KeyPackage::new(identifier, secret, secret.into(), key, 2)
+        });
+        let mut draw = rng(seed);
+        let hedge = library::keys::SigningShare::deserialize(&Ed25519::random_scalar(&mut draw).to_bytes()).unwrap();
+        let nonces = [
+            library::round1::commit(&hedge, &mut draw),
+            library::round1::commit(two.signing_share(), &mut rng(seed + 100)),
+        ];
+        for ((_, commitments), bytes) in nonces.iter().zip([ours, theirs]) {
+            let points = [commitments.hiding(), commitments.binding()].map(|point| point.serialize().unwrap());
+            assert_eq!(points.concat(), bytes);
+        }
+        let commitments = BTreeMap::from([(identifier(1), nonces[0].1), (identifier(2), nonces[1].1)]);
+        let package = library::SigningPackage::new(commitments, &message);
+        let shares = [(&one, &nonces[0].0), (&two, &nonces[1].0)]
+            .map(|(key, nonces)| (*key.identifier(), library::round2::sign(&package, nonces, key).unwrap()));
+        assert_eq!(shares[1].1.serialize(), z1);
+        let verifying = [&one, &two].map(|key| (*key.identifier(), *key.verifying_share())).into();
+        let public = library::keys::PublicKeyPackage::new(verifying, key, Some(2));
+        let expected = library::aggregate(&package, &shares.into(), &public).unwrap().serialize().unwrap();
+        assert_eq!(signature.as_slice(), expected);
+    }
+}
+
 #[test]
 fn the_same_randomness_gives_the_same_signature() {
     let [client, node1, _] = run::<Ed25519>(1);
@@ -47,10 +90,10 @@ fn the_same_randomness_gives_the_same_signature() {
 fn shares_of_others_and_of_other_curves_are_refused() {
     let [client, node1, node2] = run::<Ed25519>(1);
     let [ecdsa_client, ecdsa_node1, _] = run::<Secp256k1>(1);
-    let (_, commitments) = FrostClient::start(&mut rng(1)).unwrap();
-    let (theirs, z1) = node_sign(&node1, b"", &commitments, &mut rng(1)).unwrap();
+    let (_, commitments) = FrostClient::start(&mut rng(1));
+    let (theirs, z1, _) = node_sign(&node1, b"", &commitments, &mut rng(1)).unwrap();
     for share in [&node1, &node2, &ecdsa_client] {
-        let (session, _) = FrostClient::start(&mut rng(1)).unwrap();
+        let (session, _) = FrostClient::start(&mut rng(1));
         assert!(matches!(session.finish(share, b"", &theirs, &z1), Err(Abort::InvalidInput(_))));
     }
     for share in [&client, &node2, &ecdsa_node1] {
@@ -62,8 +105,8 @@ fn shares_of_others_and_of_other_curves_are_refused() {
 fn what_node1_cannot_have_sent_is_refused_and_named() {
     let [client, node1, _] = run::<Ed25519>(1);
     let attempt = |tamper: &dyn Fn(&mut [u8; 64], &mut [u8; 32])| {
-        let (session, commitments) = FrostClient::start(&mut rng(2)).unwrap();
-        let (mut theirs, mut z1) = node_sign(&node1, b"message", &commitments, &mut rng(3)).unwrap();
+        let (session, commitments) = FrostClient::start(&mut rng(2));
+        let (mut theirs, mut z1, _) = node_sign(&node1, b"message", &commitments, &mut rng(3)).unwrap();
         tamper(&mut theirs, &mut z1);
         session.finish(&client, b"message", &theirs, &z1)
     };
@@ -72,23 +115,26 @@ fn what_node1_cannot_have_sent_is_refused_and_named() {
     assert_eq!(attempt(&|_, z| z[0] ^= 1), refused("frost_share"));
     assert_eq!(attempt(&|_, z| *z = [0xff; 32]), refused("frost_share"));
     assert_eq!(attempt(&|c, _| c.rotate_left(32)), refused("frost_share"));
-    // The identity, a point of order 8 and one outside of the prime-order subgroup, as either commitment.
+    // The identity, points outside of the prime-order subgroup or off the curve, as either commitment. Which points the signature's
+    // equation excludes is a test of src/frost.rs.
     for bad in harness::bad_ed25519_points() {
-        assert_eq!(attempt(&|c, _| c[..32].copy_from_slice(&bad)), refused("frost_commitments"));
-        assert_eq!(attempt(&|c, _| c[32..].copy_from_slice(&bad)), refused("frost_commitments"));
+        let point = CompressedEdwardsY(bad).decompress().filter(|point| !point.is_identity());
+        let check = if point.is_some() { "frost_share" } else { "frost_commitments" };
+        assert_eq!(attempt(&|c, _| c[..32].copy_from_slice(&bad)), refused(check));
+        assert_eq!(attempt(&|c, _| c[32..].copy_from_slice(&bad)), refused(check));
     }
 }
 
 #[test]
 fn node1_refuses_the_clients_bad_commitments() {
     let [_, node1, _] = run::<Ed25519>(1);
-    let (_, good) = FrostClient::start(&mut rng(2)).unwrap();
+    let (_, good) = FrostClient::start(&mut rng(2));
     for bad in harness::bad_ed25519_points() {
         for half in [0..32, 32..64] {
             let mut commitments = good;
             commitments[half].copy_from_slice(&bad);
             let refused = Abort::Peer { culprit: Party::Client, ban: false, check: "frost_commitments" };
-            assert_eq!(node_sign(&node1, b"m", &commitments, &mut rng(3)), Err(refused));
+            assert_eq!(node_sign(&node1, b"m", &commitments, &mut rng(3)).err(), Some(refused));
         }
     }
 }
@@ -96,8 +142,8 @@ fn node1_refuses_the_clients_bad_commitments() {
 #[test]
 fn node1_signs_only_the_message_it_was_given() {
     let [client, node1, _] = run::<Ed25519>(1);
-    let (session, commitments) = FrostClient::start(&mut rng(2)).unwrap();
-    let (theirs, z1) = node_sign(&node1, b"one", &commitments, &mut rng(3)).unwrap();
+    let (session, commitments) = FrostClient::start(&mut rng(2));
+    let (theirs, z1, _) = node_sign(&node1, b"one", &commitments, &mut rng(3)).unwrap();
     assert_eq!(session.finish(&client, b"another", &theirs, &z1).unwrap_err().check(), "frost_share");
 }
 
@@ -106,9 +152,8 @@ fn node1_signs_only_the_message_it_was_given() {
 fn node_1_believes_only_the_sessions_own_signature() {
     let [client, node1, _] = run::<Ed25519>(1);
     let session = |seed| {
-        let (session, ours) = FrostClient::start(&mut rng(seed)).unwrap();
-        let (theirs, z1) = node_sign(&node1, b"message", &ours, &mut rng(seed + 1)).unwrap();
-        let sent = Sent::new(&node1, b"message", &ours, &theirs, z1).unwrap();
+        let (session, ours) = FrostClient::start(&mut rng(seed));
+        let (theirs, z1, sent) = node_sign(&node1, b"message", &ours, &mut rng(seed + 1)).unwrap();
         (sent, session.finish(&client, b"message", &theirs, &z1).unwrap())
     };
     let ((sent, own), (_, other)) = (session(5), session(50));

@@ -332,8 +332,8 @@ fn signs(client: &KeyShare, node1: &KeyShare) -> Result<(), Abort> {
         let (pair, request) = (Pair::of(client, node1), request([5; 32], "m/1"));
         return pair.sign_with(&request, &request, 1, &mut |_, _| {}).map(|_| ());
     }
-    let (session, commitments) = FrostClient::start(&mut rng(1)).unwrap();
-    let (theirs, z1) = node_sign(node1, b"message", &commitments, &mut rng(2))?;
+    let (session, commitments) = FrostClient::start(&mut rng(1));
+    let (theirs, z1, _) = node_sign(node1, b"message", &commitments, &mut rng(2))?;
     let signature = session.finish(client, b"message", &theirs, &z1)?;
     let key = ed25519_dalek::VerifyingKey::from_bytes(&client.public_key().try_into().unwrap()).unwrap();
     key.verify_strict(b"message", &ed25519_dalek::Signature::from_bytes(&signature)).unwrap();

@@ -100,8 +100,8 @@ fn rfc_share(party: Party) -> KeyShare {
 #[test]
 fn rfc9591_key_in_our_shares() {
     let (client, node1) = (rfc_share(Party::Client), rfc_share(Party::Node1));
-    let (session, commitments) = FrostClient::start(&mut rand_chacha::ChaCha20Rng::seed_from_u64(1)).unwrap();
-    let (theirs, z1) = node_sign(&node1, MESSAGE, &commitments, &mut randomness(1)).unwrap();
+    let (session, commitments) = FrostClient::start(&mut rand_chacha::ChaCha20Rng::seed_from_u64(1));
+    let (theirs, z1, _) = node_sign(&node1, MESSAGE, &commitments, &mut randomness(1)).unwrap();
     let signature = session.finish(&client, MESSAGE, &theirs, &z1).unwrap();
     verify(&hex(PUBLIC), MESSAGE, &signature).unwrap();
 }

@@ -167,8 +167,7 @@ impl Node {
         let step = move |(input, Fixed(theirs)): (SignInput, Fixed<64>)| {
             let SignInput::Ed25519 { message } = input else { return Err(Refusal::from(ErrorCode::CurveMismatch)) };
             let share = &material.share;
-            let (own, z1) = frost::node_sign(share, &message, &theirs, &mut OsRng).map_err(aborted)?;
-            let sent = frost::Sent::new(share, &message, &theirs, &own, z1).map_err(aborted)?;
+            let (own, z1, sent) = frost::node_sign(share, &message, &theirs, &mut OsRng).map_err(aborted)?;
             Ok(((Fixed(own), z1), sent))
         };
         let made: Result<Vec<_>, _> = self.pool.run_each(items, step).await?.into_iter().collect();

@@ -202,8 +202,7 @@ impl Node {
         let step = self.pool.run(move || {
             let evaluation = evaluate(&material, &blinded)?;
             let share = &material.share;
-            let (own, z1) = frost::node_sign(share, &message, &commitments, &mut OsRng).map_err(aborted)?;
-            let sent = frost::Sent::new(share, &message, &commitments, &own, z1).map_err(aborted)?;
+            let (own, z1, sent) = frost::node_sign(share, &message, &commitments, &mut OsRng).map_err(aborted)?;
             Ok::<_, Refusal>((own, z1, sent, evaluation))
         });
         let (commitments, share, sent, evaluation) = step.await??;

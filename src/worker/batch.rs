@@ -159,7 +159,7 @@ impl ClientParty {
         let open = self.open_request(job, held.lease_token());
         let rngs = (0..batch.items().len()).map(|index| self.item_rng(&[0; 16], index)).collect();
         let started = shared.crypto.run_each(rngs, |mut rng: SessionRng| FrostClient::start(&mut rng)).await?;
-        let (clients, commitments): (Vec<_>, Vec<_>) = batch::all(started)?.into_iter().unzip();
+        let (clients, commitments): (Vec<_>, Vec<_>) = started.into_iter().unzip();
         let commitments = commitments.into_iter().map(Fixed).collect();
         let request = NodeRequest::BatchFrost { open, commitments };
         let signed = node1.call(schedule.call_deadline(), request, |reply| match reply {

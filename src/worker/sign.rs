@@ -307,7 +307,7 @@ impl ClientParty {
     ) -> Result<Reached, Failed> {
         let node1 = Session::begin(&shared.node1, schedule.call_deadline()).await?;
         let open = self.open_request(job, held.lease_token());
-        let (frost, commitments) = FrostClient::start(&mut self.rng)?;
+        let (frost, commitments) = FrostClient::start(&mut self.rng);
         let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
         let signed = node1.call(schedule.call_deadline(), request, |reply| match reply {
             NodeReply::FrostSigned { session, commitments, share, evaluation } => {

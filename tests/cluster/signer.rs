@@ -97,7 +97,7 @@ impl Midway {
 
 pub async fn frost(cluster: &Cluster, key: &Key, job: &SignedJob, message: &[u8]) -> Result<[u8; 64], ErrorCode> {
     let link = link(&cluster.to1).await;
-    let (client, commitments) = FrostClient::start(&mut rand_core::OsRng).unwrap();
+    let (client, commitments) = FrostClient::start(&mut rand_core::OsRng);
     let open = cluster.open(key, job, [1; 32], 0);
     let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
     match link.call(&call(request)).await.unwrap() {
