@@ -95,6 +95,7 @@ fn whatever_fails_every_job_has_one_result_and_every_key_one_share() {
     }
     let text = serde_json::to_string_pretty(&summary).unwrap();
     std::fs::write(Path::new(FOLDER).join("summary.json"), &text).unwrap();
+    std::fs::write(Path::new(FOLDER).join("timeline.txt"), state.timeline.join("\n")).unwrap();
     eprintln!("{text}");
     if !violations.is_empty() {
         keep(&state);
@@ -154,7 +155,7 @@ async fn watched(run: &Run) -> (Found, State) {
     if left > 0 {
         others.push(format!("{left} faults did not happen"));
     }
-    let (sessions, audit) = (verdict::sessions(&state), verdict::audit(&state, &load));
+    let (sessions, audit) = (verdict::sessions(&state, &load), verdict::audit(&state, &load));
     let counts = load.book.counts(&state.happened);
     (Found { counts, streams, stores, sessions, audit, others }, state)
 }

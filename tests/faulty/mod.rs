@@ -8,5 +8,6 @@ pub mod load;
 pub mod plan;
 pub mod proxy;
 pub mod stage;
+pub mod strike;
 pub mod verdict;
 pub mod witness;

@@ -225,9 +225,16 @@ impl Stores {
     }
 }
 
-/// What node 1 saw of its sessions.
-pub fn sessions(state: &State) -> Seen {
-    witness::read(&state.service.path("node1.witness"))
+/// What node 1 saw of its sessions; it knows jobs by their digests.
+pub fn sessions(state: &State, load: &Load) -> Seen {
+    let mut seen = witness::read(&state.service.path("node1.witness"));
+    if !seen.overlaps.is_empty() {
+        for (id, result) in load.book.results() {
+            let Some(digest) = result.map(|result| result.job_digest.to_string()) else { continue };
+            seen.overlaps.iter_mut().for_each(|overlap| *overlap = overlap.replace(&digest, id.as_str()));
+        }
+    }
+    seen
 }
 
 /// Both audit logs are whole after all those ends, and node 1's has an entry for each job that has signatures.
