@@ -97,8 +97,8 @@ fn whatever_fails_every_job_has_one_result_and_every_key_one_share() {
     std::fs::write(Path::new(FOLDER).join("summary.json"), &text).unwrap();
     std::fs::write(Path::new(FOLDER).join("timeline.txt"), state.timeline.join("\n")).unwrap();
     eprintln!("{text}");
+    keep(&state);
     if !violations.is_empty() {
-        keep(&state);
         panic!("seed {}: {} violations:\n{}", run.seed, violations.len(), violations.join("\n"));
     }
 }
@@ -181,7 +181,7 @@ fn faults(happened: &[Happened], planned: usize) -> Value {
     })
 }
 
-/// The processes' logs, to be read.
+/// The processes' logs, to be read, and the audit logs.
 fn keep(state: &State) {
     let to = Path::new(FOLDER).join("logs");
     std::fs::create_dir_all(&to).unwrap();
@@ -191,6 +191,10 @@ fn keep(state: &State) {
                 std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
             }
         }
+    }
+    for node in ["node1", "node2"] {
+        let log = state.service.path(node).join(trefoil::node::AUDIT_LOG);
+        std::fs::copy(log, to.join(format!("{node}.audit"))).unwrap();
     }
     eprintln!("the processes' logs are in {}", to.display());
 }
