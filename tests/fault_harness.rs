@@ -26,8 +26,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use trefoil::client::{Backend, ClientConfig};
+use trefoil::client::{Backend, ClientConfig, JobBuilder};
 use trefoil::config::Settings;
+use trefoil::wire::Lane;
 
 /// Where what is found goes.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/faults");
@@ -106,17 +107,20 @@ fn whatever_fails_every_job_has_one_result_and_every_key_one_share() {
 /// Runs it, with a line about it now and then.
 async fn watched(run: &Run) -> (Found, State) {
     let (stage, url) = Stage::start(run.workers, run.plan.clone()).await;
-    let (env, direct, authoriser) = {
+    let (env, direct, authoriser, mut bulk) = {
         let state = stage.state();
         let mut env = state.service.client_env();
         env.insert("TREFOIL_NATS_URL".to_owned(), url.clone());
-        (env, state.service.nats.url(), state.service.authoriser.seed().unwrap())
+        let initiator = KeyPair::from_seed(&state.service.initiator.seed().unwrap()).unwrap();
+        let bulk = JobBuilder::new(initiator, state.service.sealing.public_key().parse().unwrap()).unwrap();
+        (env, state.service.nats.url(), state.service.authoriser.seed().unwrap(), bulk)
     };
+    bulk.set_lane(Lane::Bulk);
     let backend = Backend::connect(ClientConfig::read(Settings::from_env(env)).unwrap()).await.unwrap();
     let options = async_nats::ConnectOptions::new().ping_interval(Duration::from_secs(5));
     let mut published = async_nats::jetstream::new(options.connect(url).await.unwrap());
     published.set_timeout(Duration::from_secs(1));
-    let load = Load::new(backend, published, KeyPair::from_seed(&authoriser).unwrap(), run.seed);
+    let load = Load::new(backend, bulk, published, KeyPair::from_seed(&authoriser).unwrap(), run.seed);
     let started = Instant::now();
     let say = |what: &str| {
         let (results, open) = load.book.so_far();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use trefoil::client::{Backend, Making, OldKey, SignedRequest, random_job_id};
+use trefoil::client::{Backend, JobBuilder, Making, OldKey, SignedRequest, random_job_id};
 use trefoil::seal::Secrets;
 use trefoil::wire::{Batch, Curve, JobResult, KdfParams, Method, Op, Outcome, SealKey, SignInput};
 
@@ -31,6 +31,8 @@ pub struct Load {
     pub backend: Backend,
     pub jetstream: Context,
     pub authoriser: KeyPair,
+    /// Builds the same backend's jobs for the bulk lane.
+    pub bulk: JobBuilder,
     pub keys: Keys,
     pub book: Book,
     pub seed: u64,
@@ -39,9 +41,9 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn new(backend: Backend, jetstream: Context, authoriser: KeyPair, seed: u64) -> Arc<Self> {
+    pub fn new(backend: Backend, bulk: JobBuilder, jetstream: Context, authoriser: KeyPair, seed: u64) -> Arc<Self> {
         let (keys, book, again) = Default::default();
-        Arc::new(Self { backend, jetstream, authoriser, keys, book, seed, again })
+        Arc::new(Self { backend, jetstream, authoriser, bulk, keys, book, seed, again })
     }
 
     /// Publishes at least `jobs` jobs, one every `pace`, and goes on until the stage has no more faults or three times as many were begun; then
@@ -51,7 +53,7 @@ impl Load {
         for number in 0..keys {
             stage.begin_job();
             let (load, curve) = (Arc::clone(self), Curve::ALL[(number % 2) as usize]);
-            running.spawn(async move { load.generate(curve).await });
+            running.spawn(async move { load.generate(load.backend.jobs(), curve).await });
         }
         while running.join_next().await.is_some() {}
         let places = Arc::new(Semaphore::new(IN_FLIGHT));
@@ -76,24 +78,25 @@ impl Load {
     async fn job(self: &Arc<Self>, number: u64, wanted: &[&'static str]) {
         let mut dice = Dice::new(self.seed ^ number.rotate_left(32));
         let drawn = dice.below(100);
+        let jobs = if dice.below(4) == 0 { &self.bulk } else { self.backend.jobs() };
         let curve = dice.of(Curve::ALL);
         // What an armed fault waits for comes a bit more often.
         let wanted = if dice.below(6) == 0 { wanted.first().copied() } else { None };
         match (wanted, number % ROW, drawn) {
             (_, ..BURST, _) => {
                 let share = Arc::clone(&self.keys.hot().live).read_owned().await;
-                self.sign_with(&share, &input(&mut dice, Curve::Secp256k1), "sign, hot key", false).await;
+                self.sign_with(jobs, &share, &input(&mut dice, Curve::Secp256k1), "sign, hot key", false).await;
             }
-            (Some("generate"), ..) | (_, _, ..2) => self.generate(curve).await,
-            (Some("refresh"), ..) | (_, _, 2..6) => self.replace(&mut dice, curve, Op::Refresh).await,
-            (Some("recover"), ..) | (_, _, 6..10) => self.replace(&mut dice, curve, Op::Recover).await,
+            (Some("generate"), ..) | (_, _, ..2) => self.generate(jobs, curve).await,
+            (Some("refresh"), ..) | (_, _, 2..6) => self.replace(jobs, &mut dice, curve, Op::Refresh).await,
+            (Some("recover"), ..) | (_, _, 6..10) => self.replace(jobs, &mut dice, curve, Op::Recover).await,
             (_, _, 10..14) => {
                 let curve = if dice.below(4) == 0 { Curve::Ed25519 } else { Curve::Secp256k1 };
-                self.batch(&mut dice, curve).await;
+                self.batch(jobs, &mut dice, curve).await;
             }
             _ => {
                 let share = self.keys.to_sign(&mut dice, curve).await;
-                self.sign_with(&share, &input(&mut dice, curve), "sign", false).await;
+                self.sign_with(jobs, &share, &input(&mut dice, curve), "sign", false).await;
             }
         }
     }
@@ -102,9 +105,8 @@ impl Load {
         self.backend.reply_key().unwrap()
     }
 
-    async fn generate(self: &Arc<Self>, curve: Curve) {
+    async fn generate(self: &Arc<Self>, jobs: &JobBuilder, curve: Curve) {
         let secrets = Secrets { password: Some(password(1)), ..Secrets::default() };
-        let jobs = self.backend.jobs();
         let request =
             jobs.generate(random_job_id(), curve, KdfParams::Hkdf, &secrets, &self.reply(), LIFETIME).unwrap();
         if let Some(result) = self.perform("generate", &request, false).await
@@ -115,18 +117,20 @@ impl Load {
     }
 
     /// Refreshes or recovers a key, and makes the new share its live one.
-    async fn replace(self: &Arc<Self>, dice: &mut Dice, curve: Curve, op: Op) {
-        let Some((family, mut live)) = self.keys.to_replace(dice, curve) else { return self.generate(curve).await };
+    async fn replace(self: &Arc<Self>, jobs: &JobBuilder, dice: &mut Dice, curve: Curve, op: Op) {
+        let Some((family, mut live)) = self.keys.to_replace(dice, curve) else {
+            return self.generate(jobs, curve).await;
+        };
         let (old, next) = (OldKey::from(&live.new.key), live.password % 250 + 1);
         let (request, making) = match op {
             Op::Refresh => {
                 let secrets = Secrets { new_password: Some(password(next)), ..live.secrets() };
-                let jobs = self.backend.jobs();
                 let made = jobs.refresh(old.key_id, old.curve, KdfParams::Hkdf, &secrets, &self.reply(), LIFETIME);
                 (made.unwrap(), Making::Refresh(&old))
             }
             _ => {
-                let made = self.backend.recovery(&old, KdfParams::Hkdf, password(next), LIFETIME);
+                let secrets = Secrets { password: Some(password(next)), ..Secrets::default() };
+                let made = jobs.recover(old.key_id, old.curve, KdfParams::Hkdf, &secrets, &self.reply(), LIFETIME);
                 let mut request = made.unwrap();
                 request.authorise(&self.authoriser).unwrap();
                 (request, Making::Recovery(&old))
@@ -154,9 +158,15 @@ impl Load {
     }
 
     /// Signs once; `old` if the share was replaced, so that it must be refused.
-    pub async fn sign_with(self: &Arc<Self>, share: &Share, input: &SignInput, op: &'static str, old: bool) {
+    pub async fn sign_with(
+        self: &Arc<Self>,
+        jobs: &JobBuilder,
+        share: &Share,
+        input: &SignInput,
+        op: &'static str,
+        old: bool,
+    ) {
         let (key, secrets) = (share.new.key.key_id, share.secrets());
-        let jobs = self.backend.jobs();
         let request = jobs.sign(key, Method::Default, input, &secrets, &self.reply(), LIFETIME).unwrap();
         let Some(JobResult { outcome: Outcome::Ok { signature, .. }, .. }) = self.perform(op, &request, old).await
         else {
@@ -172,11 +182,10 @@ impl Load {
     }
 
     /// Signs more items than go side by side.
-    async fn batch(self: &Arc<Self>, dice: &mut Dice, curve: Curve) {
+    async fn batch(self: &Arc<Self>, jobs: &JobBuilder, dice: &mut Dice, curve: Curve) {
         let live = self.keys.to_sign(dice, curve).await;
         let batch = Batch::new((0..10 + dice.below(8)).map(|_| input(dice, curve)).collect()).unwrap();
         let (key, secrets) = (live.new.key.key_id, live.secrets());
-        let jobs = self.backend.jobs();
         let request = jobs.sign_batch(key, Method::Default, &batch, &secrets, &self.reply(), LIFETIME).unwrap();
         let Some(JobResult { outcome: Outcome::Ok { signatures, .. }, .. }) =
             self.perform("batch", &request, false).await

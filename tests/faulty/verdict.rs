@@ -16,8 +16,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use trefoil::node::audit::{Entries, Head};
 use trefoil::node::store::{KeyState, StoppedStore};
+use trefoil::wire::subject::{BULK_STREAM, JOBS_STREAM, RESULTS_STREAM};
 use trefoil::wire::{JobId, JobResult, KeyId, Outcome};
 
+/// The queues of both lanes.
+const QUEUES: &[&str] = &[JOBS_STREAM, BULK_STREAM];
 /// How long anything may take that nothing keeps from happening.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -45,13 +48,16 @@ pub struct Stores {
     pub violations: Vec<String>,
 }
 
-/// Until the queue is empty; what is left then is counted.
+/// Until the queues are empty; what is left then is counted.
 pub async fn quiet(jetstream: &Context) {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        if let Ok(stream) = jetstream.get_stream("MPC_JOBS").await
-            && stream.cached_info().state.messages == 0
-        {
+        let mut waiting = 0;
+        for queue in QUEUES {
+            let stream = jetstream.get_stream(*queue).await;
+            waiting += stream.map_or(1, |stream| stream.cached_info().state.messages);
+        }
+        if waiting == 0 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -63,13 +69,13 @@ pub async fn try_keys(load: &Arc<Load>) {
     let each = load.keys.all().into_iter().enumerate().map(|(number, family)| async move {
         let mut dice = Dice::new(number as u64);
         let live = family.live.read().await;
-        load.sign_with(&live, &input(&mut dice, family.curve), "sign at the end", false).await;
+        load.sign_with(load.backend.jobs(), &live, &input(&mut dice, family.curve), "sign at the end", false).await;
         if let Err(error) = load.backend.committed(&live.new.key, PATIENCE).await {
             load.book.violation(format!("key {} is not committed: {error}", live.new.key.key_id));
         }
         let replaced = family.replaced.lock().unwrap().clone();
         for old in &replaced {
-            load.sign_with(old, &input(&mut dice, family.curve), "sign with an old share", true).await;
+            load.sign_with(&load.bulk, old, &input(&mut dice, family.curve), "sign with an old share", true).await;
         }
     });
     futures::stream::iter(each).buffer_unordered(16).collect::<Vec<()>>().await;
@@ -80,7 +86,7 @@ pub async fn read_streams(jetstream: &Context, load: &Load) -> Streams {
     let mut streams = Streams::default();
     let jobs = load.book.results();
     let mut stored: HashMap<JobId, JobResult> = HashMap::new();
-    for message in all(jetstream, "MPC_RESULTS").await {
+    for message in all(jetstream, RESULTS_STREAM).await {
         let Ok(result) = serde_json::from_slice::<JobResult>(&message.1) else {
             streams.duplicates.push(format!("{} cannot be read", message.0));
             continue;
@@ -105,14 +111,13 @@ pub async fn read_streams(jetstream: &Context, load: &Load) -> Streams {
                 .push(format!("{id} has two stored results, {}", if same { "the same" } else { "which differ" }));
         }
     }
-    let waiting: BTreeSet<String> = all(jetstream, "MPC_JOBS")
-        .await
-        .into_iter()
-        .filter_map(|(_, body)| {
-            let body: Value = serde_json::from_slice(&body).ok()?;
-            Some(body.get("jobId")?.as_str()?.to_owned())
-        })
-        .collect();
+    let mut waiting = BTreeSet::new();
+    for queue in QUEUES {
+        for (_, body) in all(jetstream, queue).await {
+            let body: Option<Value> = serde_json::from_slice(&body).ok();
+            waiting.extend(body.and_then(|body| Some(body.get("jobId")?.as_str()?.to_owned())));
+        }
+    }
     streams.waiting = waiting.len() as u64;
     for id in jobs.keys().filter(|id| !stored.contains_key(id) && !waiting.contains(id.as_str())) {
         streams.lost.push(id.to_string());
@@ -124,7 +129,7 @@ pub async fn read_streams(jetstream: &Context, load: &Load) -> Streams {
 async fn all(jetstream: &Context, name: &str) -> Vec<(String, Vec<u8>)> {
     let stream = jetstream.get_stream(name).await.unwrap();
     let state = stream.cached_info().state.clone();
-    if name == "MPC_JOBS" {
+    if QUEUES.contains(&name) {
         // A work queue has one consumer, and it is not ours.
         let mut messages = Vec::new();
         for sequence in state.first_sequence..=state.last_sequence.min(state.first_sequence + 10_000) {
