@@ -63,9 +63,11 @@ pub struct Counts {
     pub poisoned: Vec<String>,
     pub signatures: u64,
     pub bad_signatures: Vec<String>,
-    /// Milliseconds from the first publication to the result, sorted.
+    /// Milliseconds from the first attempt to publish to the result, sorted.
     pub took: Vec<u64>,
-    /// The slowest jobs.
+    /// The same from the queue's acknowledgement on.
+    pub took_acknowledged: Vec<u64>,
+    /// The slowest of those.
     pub slowest: Vec<(u64, String)>,
     pub violations: Vec<String>,
 }
@@ -164,12 +166,17 @@ impl Book {
             counts.results += 1;
             let took = at.duration_since(job.begun).as_millis() as u64;
             counts.took.push(took);
-            counts.slowest.push((took, format!("{id} ({})", job.op)));
+            if let Some(acknowledged) = job.acknowledged {
+                let took = at.saturating_duration_since(acknowledged).as_millis() as u64;
+                counts.took_acknowledged.push(took);
+                counts.slowest.push((took, format!("{id} ({})", job.op)));
+            }
             let outcome = outcome(result);
             *counts.outcomes.entry(format!("{} {outcome}", job.op)).or_default() += 1;
             counts.judge(id, job, *at, result, happened);
         }
         counts.took.sort_unstable();
+        counts.took_acknowledged.sort_unstable();
         counts.slowest.sort_unstable_by(|one, other| other.cmp(one));
         counts.slowest.truncate(5);
         counts
@@ -203,12 +210,12 @@ impl Counts {
         let (code, message) = (error.code, &error.message);
         self.violations.push(format!("job {id} ({}) ended in {code}: {message}{met}", job.op));
     }
+}
 
-    /// The share of jobs, in thousandths, that took no longer, in milliseconds.
-    pub fn quantile(&self, thousandths: usize) -> u64 {
-        let last = self.took.len().saturating_sub(1);
-        self.took.get(last * thousandths / 1_000).copied().unwrap_or_default()
-    }
+/// What so many thousandths of these sorted times do not exceed.
+pub fn quantile(took: &[u64], thousandths: usize) -> u64 {
+    let last = took.len().saturating_sub(1);
+    took.get(last * thousandths / 1_000).copied().unwrap_or_default()
 }
 
 fn outcome(result: &JobResult) -> String {

@@ -1,6 +1,6 @@
 //! What is counted when all is quiet: results in the stream, keys at both nodes, sessions as node 1 saw them, audit logs.
 
-use super::book::Counts;
+use super::book::{Counts, quantile};
 use super::keys::{Family, Share};
 use super::load::{Load, input};
 use super::stage::State;
@@ -270,6 +270,12 @@ pub fn audit(state: &State, load: &Load) -> Vec<String> {
     violations
 }
 
+/// Sorted milliseconds, in short.
+fn times(took: &[u64]) -> Value {
+    let at = |thousandths| quantile(took, thousandths);
+    json!({"p50": at(500), "p90": at(900), "p99": at(990), "max": at(1_000)})
+}
+
 /// Everything that was found, for people and programs.
 pub struct Found {
     pub counts: Counts,
@@ -336,10 +342,9 @@ impl Found {
                 "made": stores.keys, "twoLiveEpochs": stores.two_epochs.len(), "noLiveEpoch": stores.no_epoch.len(),
                 "undecidedAttempts": stores.undecided,
             },
-            "publishToResultMs": {
-                "p50": counts.quantile(500), "p90": counts.quantile(900), "p99": counts.quantile(990), "max": counts.quantile(1_000),
-                "slowest": slowest,
-            },
+            "publishToResultMs": times(&counts.took),
+            "acknowledgedToResultMs": times(&counts.took_acknowledged),
+            "slowest": slowest,
         })
     }
 }
