@@ -110,3 +110,29 @@ async fn bans_outlive_the_seed_that_they_were_made_under() {
     assert_eq!(messages(&jetstream).await, 2, "renewed once");
     assert!(bans(&[&new]).is_banned(&jetstream, &job, 1, T).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_seeds_are_rotated_every_worker_knows_a_new_ban() {
+    let (_server, jetstream) = provisioned().await;
+    let (old, new) = (XKey::new(), XKey::new());
+    let job = job(&KeyPair::new_user(), KEY);
+    let ban = Ban::new(&job, 1, T, "rvole_mu", Party::Node1);
+    // A worker that has the new seed already, beside one that has not, and one that will not have the old one any more.
+    let maker = bans(&[&old]);
+    let (new_seed, old_seed) = (new.seed().unwrap(), old.seed().unwrap());
+    assert!(!maker.replace_seeds([]) && !maker.replace_seeds(["SX"]));
+    assert!(maker.replace_seeds([new_seed.as_str(), old_seed.as_str()]));
+    for _ in 0..2 {
+        maker.record(&jetstream, &ban).await.unwrap();
+    }
+    assert_eq!(messages(&jetstream).await, 2);
+    for checker in [bans(&[&old]), bans(&[&new])] {
+        assert!(checker.is_banned(&jetstream, &job, 1, T).await.unwrap());
+    }
+    // Known under one of them only: cut off in between, say.
+    bans(&[&new]).record(&jetstream, &Ban::new(&job, 2, T, "rvole_mu", Party::Node1)).await.unwrap();
+    maker.record(&jetstream, &Ban::new(&job, 2, T, "rvole_mu", Party::Node1)).await.unwrap();
+    assert!(bans(&[&old]).is_banned(&jetstream, &job, 2, T).await.unwrap());
+    maker.renew(&jetstream).await.unwrap();
+    assert_eq!(messages(&jetstream).await, 4, "there is nothing to renew");
+}

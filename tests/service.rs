@@ -121,7 +121,11 @@ async fn malformed_jobs_get_codes_of_their_own_and_the_worker_goes_on() {
     };
     let stranger_sealed = {
         let stranger = XKey::new();
-        forge.edit(&good(), |body| body["payload"]["secrets"]["recipientKey"] = json!(stranger.public_key()))
+        forge.edit(&good(), |body| {
+            body["payload"]["secrets"]["recipientKey"] = json!(stranger.public_key());
+            // Not so young that another worker might get the key yet.
+            body["issuedAt"] = json!(trefoil::clock::now_ms() - 10_000);
+        })
     };
     let unsigned = {
         let mut request = good();

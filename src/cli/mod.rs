@@ -29,6 +29,7 @@ mod refresh;
 mod sign;
 mod validate;
 mod verify;
+mod worker;
 
 use crate::client::{Backend, ClientConfig, ClientError};
 use crate::config::Settings;
@@ -110,6 +111,9 @@ enum Command {
     /// Check and read a node's audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// For the workers' operator
+    #[command(subcommand)]
+    Worker(worker::Command),
     /// For a node's operator
     #[command(subcommand)]
     Node(node::Command),
@@ -152,6 +156,7 @@ async fn run(config: Given<'_>, command: Command, output: &Output) -> Result<(),
         Command::Job(command) => jobs::run(config, &command, output).await,
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Audit(command) => audit::run(&command, output),
+        Command::Worker(command) => worker::run(&command, output),
         Command::Node(command) => node::run(config.file, &command, output).await,
         Command::NatsAccounts(arguments) => nats_accounts::run(&arguments, output),
     }

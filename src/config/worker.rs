@@ -28,7 +28,7 @@ pub struct PeerConfig {
 /// | `noise_key[_file]` | X25519 private key of the channel: xkey seed (`SX…`), hex or base64 |
 /// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, public |
 /// | `node1_noise`, `node2_noise` | the nodes' X25519 keys, public |
-/// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line; old ones stay until the longest job age has passed |
+/// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line, the newest first; old ones stay until the longest job age has passed; loaded again on SIGHUP |
 /// | `initiators` | list of the `U…` keys whose jobs are worked on at all; what each of them may do is the nodes' decision |
 /// | `concurrency` (64) | jobs worked on at once |
 /// | `bulk_concurrency` (half of `concurrency`, at least 1) | the most of them that may be bulk jobs |

@@ -14,7 +14,7 @@ use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use trefoil_protocol::Party;
@@ -101,9 +101,17 @@ struct Locked {
 #[derive(Clone)]
 pub struct Bans(Arc<Inner>);
 
+/// The sealing seeds, 32 bytes each, the newest first. A record counts under any of them.
+type Seeds = Arc<[Zeroizing<[u8; 32]>]>;
+
+fn decode<'a>(seeds: impl IntoIterator<Item = &'a str>) -> Option<Seeds> {
+    let seeds: Option<Seeds> =
+        seeds.into_iter().map(|seed| Some(Zeroizing::new(nkeys::decode_seed(seed).ok()?.1))).collect();
+    seeds.filter(|seeds| !seeds.is_empty())
+}
+
 struct Inner {
-    /// The sealing seeds, 32 bytes each, the newest first. A record counts under any of them.
-    seeds: Vec<Zeroizing<[u8; 32]>>,
+    seeds: RwLock<Seeds>,
     /// Bans are for ever, so what was once found need not be asked for again.
     known: Mutex<HashSet<Locked>>,
 }
@@ -112,10 +120,18 @@ impl Bans {
     /// With the workers' sealing seeds `SX…`, the newest first. `None` if there are none or one is invalid.
     #[must_use]
     pub fn new<'a>(seeds: impl IntoIterator<Item = &'a str>) -> Option<Self> {
-        let seeds: Option<Vec<_>> =
-            seeds.into_iter().map(|seed| Some(Zeroizing::new(nkeys::decode_seed(seed).ok()?.1))).collect();
-        let seeds = seeds.filter(|seeds| !seeds.is_empty())?;
-        Some(Self(Arc::new(Inner { seeds, known: Mutex::default() })))
+        Some(Self(Arc::new(Inner { seeds: RwLock::new(decode(seeds)?), known: Mutex::default() })))
+    }
+
+    /// Goes on with these seeds, the newest first. False, and nothing changed, if there are none or one is invalid.
+    pub fn replace_seeds<'a>(&self, seeds: impl IntoIterator<Item = &'a str>) -> bool {
+        let Some(seeds) = decode(seeds) else { return false };
+        *self.0.seeds.write().unwrap_or_else(PoisonError::into_inner) = seeds;
+        true
+    }
+
+    fn seeds(&self) -> Seeds {
+        self.0.seeds.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether these shares of the job's key are locked. The key's owner is whoever signed the job: what others' jobs led to does not
@@ -131,25 +147,27 @@ impl Bans {
         transcript: [u8; 32],
     ) -> Result<bool, Unavailable> {
         let locked = Locked { key_id: job.key_id, epoch, transcript, initiator: job.initiator.clone() };
-        let banned = self.known().contains(&locked) || self.is_stored(jetstream, &locked).await?;
+        let banned = self.known().contains(&locked) || !self.stored(jetstream, &locked).await?.is_empty();
         if banned {
             self.known().insert(locked);
         }
         Ok(banned)
     }
 
-    async fn is_stored(&self, jetstream: &Context, locked: &Locked) -> Result<bool, Unavailable> {
+    /// Under which of the seeds there is a record of this.
+    async fn stored(&self, jetstream: &Context, locked: &Locked) -> Result<HashSet<usize>, Unavailable> {
+        let mut stored = HashSet::new();
         let subject = subject::ban(&locked.key_id, locked.epoch);
         let mut from = 1;
         while let Some((sequence, bytes)) = once::next(jetstream, BANS_STREAM, &subject, from).await? {
             match self.read(&bytes) {
-                Some((_, found, _)) if found == *locked => return Ok(true),
+                Some((_, found, seed)) if found == *locked => _ = stored.insert(seed),
                 Some(_) => tracing::warn!(%subject, sequence, "a ban of other shares, or on another's job, is ignored"),
                 None => tracing::error!(%subject, sequence, "a ban that is not authentic is ignored"),
             }
             from = sequence.saturating_add(1);
         }
-        Ok(false)
+        Ok(stored)
     }
 
     /// Locks the key's epoch, at once for those who hold this value, and for all others when it is stored. A second ban of the
@@ -161,7 +179,14 @@ impl Bans {
         let unavailable = |reason: String| Unavailable { stream: BANS_STREAM, reason };
         let locked = ban.locked().ok_or_else(|| unavailable("a ban without a job of its key".into()))?;
         self.known().insert(locked.clone());
-        if self.is_stored(jetstream, &locked).await? { Ok(()) } else { self.store(jetstream, ban).await }
+        let stored = self.stored(jetstream, &locked).await?;
+        // Under every seed: while they are rotated, some workers lack the newest, and others soon the oldest.
+        for (number, seed) in self.seeds().iter().enumerate() {
+            if !stored.contains(&number) {
+                self.store(jetstream, ban, seed).await?;
+            }
+        }
+        Ok(())
     }
 
     /// As [`Bans::record`], tried until it is stored. Once begun it goes on by itself, also where the caller stops waiting.
@@ -198,9 +223,12 @@ impl Bans {
             }
             from = sequence.saturating_add(1);
         }
+        let seeds = self.seeds();
         for (ban, locked) in old.into_values() {
-            if current.insert(locked) {
-                self.store(jetstream, &ban).await?;
+            if let Some(newest) = seeds.first()
+                && current.insert(locked)
+            {
+                self.store(jetstream, &ban, newest).await?;
             }
         }
         Ok(())
@@ -210,17 +238,16 @@ impl Bans {
     fn read(&self, bytes: &[u8]) -> Option<(Ban, Locked, usize)> {
         let Record { ban, mac } = serde_json::from_slice(bytes).ok()?;
         let seed = self
-            .0
-            .seeds
+            .seeds()
             .iter()
             .position(|seed| code(seed, &ban).is_some_and(|expected| bool::from(expected.ct_eq(&mac.0))))?;
         let locked = ban.locked()?;
         Some((ban, locked, seed))
     }
 
-    async fn store(&self, jetstream: &Context, ban: &Ban) -> Result<(), Unavailable> {
+    async fn store(&self, jetstream: &Context, ban: &Ban, seed: &[u8; 32]) -> Result<(), Unavailable> {
         let unavailable = |reason: String| Unavailable { stream: BANS_STREAM, reason };
-        let mac = self.0.seeds.first().and_then(|seed| code(seed, ban)).ok_or_else(|| unavailable("no code".into()))?;
+        let mac = code(seed, ban).ok_or_else(|| unavailable("no code".into()))?;
         let record = Record { ban: ban.clone(), mac: Fixed(mac) };
         let body = serde_json::to_vec(&record).map_err(|error| unavailable(error.to_string()))?;
         let message = PublishMessage::build().payload(body.into()).expected_stream(BANS_STREAM);

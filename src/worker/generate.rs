@@ -46,7 +46,7 @@ pub async fn generate(
     schedule: &mut Schedule,
 ) -> Result<Generated, Stop> {
     let key_id = job.made_key().ok_or_else(|| Failed::new(ErrorCode::Internal, "the job makes no shares"))?;
-    let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
+    let secrets = shared.unseal(job, schedule)?;
     // Without a new password a refresh keeps the one that it has.
     let password = secrets.new_password.filter(|_| job.op() == Op::Refresh).or(secrets.password);
     let password = password.ok_or_else(|| Failed::new(ErrorCode::SealBroken, "the sealed secrets lack a password"))?;

@@ -25,6 +25,7 @@ mod pipeline;
 mod public_key;
 mod reconcile;
 mod retry;
+mod sealing;
 mod service;
 mod sign;
 mod source;
@@ -35,10 +36,8 @@ pub use service::run;
 use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
-use crate::jobs::bans::Bans;
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
-use crate::seal::WorkerKeys;
 use crate::vault::{UnlockCache, Vault};
 use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId};
 use async_nats::jetstream::Context;
@@ -47,6 +46,7 @@ use crypto::CryptoPool;
 use failure::Failed;
 use hold::Luggage;
 use retry::{Schedule, Stop};
+use sealing::Sealing;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ struct Shared {
     node2: NodeChannel,
     /// The nodes' pinned identities.
     nodes: NodeIdentities,
-    sealing: WorkerKeys,
+    sealing: Sealing,
     vault: Vault,
     /// Data keys of earlier jobs, where they are kept.
     unlocked: Option<UnlockCache>,
@@ -69,7 +69,6 @@ struct Shared {
     /// Items of a batch that go side by side.
     batch_items: usize,
     times: TimePolicy,
-    bans: Bans,
     /// Whose jobs are worked on.
     initiators: HashSet<InitiatorId>,
     /// How long results are kept.

@@ -40,7 +40,7 @@ impl<'a> PasswordJob<'a> {
     /// `SEAL_BROKEN` if something is missing, `CORRUPT_SECRET_STORE`, `CORRUPT_SHARE`, `SHARE_MISMATCH`, `INVALID_KDF`.
     pub async fn prepare(shared: &'a Shared, job: &'a Job, schedule: &mut Schedule) -> Result<Self, Stop> {
         let missing = || Failed::new(ErrorCode::SealBroken, "the sealed secrets lack what this operation needs");
-        let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
+        let secrets = shared.unseal(job, schedule)?;
         let (password, store) = secrets.password.zip(secrets.secret_store).ok_or_else(missing)?;
         let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
         let (store, share) = match &job.payload {

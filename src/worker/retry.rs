@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// Too late to go away and come back: with less time than this left, the last attempts are made here.
 const LAST: Duration = Duration::from_millis(1_500);
+/// While it is younger than this, a job that this worker lacks a key for goes back to the queue.
+const ELSEWHERE: Duration = Duration::from_secs(10);
 /// How long a job stays away that may have ended a worker and could not be tried alone here.
 const POSTPONED: Duration = Duration::from_millis(250);
 /// Longest wait for one answer of a node.
@@ -59,6 +61,8 @@ impl From<Failed> for Stop {
 #[derive(Debug, Clone)]
 pub struct Schedule {
     started: Instant,
+    /// When the job was issued, unix milliseconds.
+    issued_at: u64,
     attempts: u32,
     /// How long the job stays away if it is given back.
     away: Duration,
@@ -82,6 +86,7 @@ impl Schedule {
         let age = Duration::from_millis(now.saturating_sub(issued_at));
         Self {
             started: Instant::now(),
+            issued_at,
             attempts: 0,
             away: (age / 4).clamp(AWAY.0, AWAY.1),
             deadline,
@@ -137,6 +142,13 @@ impl Schedule {
     /// [`Stop`] unless the job should try again.
     pub async fn leave(&mut self, failed: Failed) -> Result<(), Stop> {
         if self.left() > LAST { Err(Stop::Away(self.away_for())) } else { self.pause(failed).await }
+    }
+
+    /// How a job ends that another worker may be able to do: it goes back to the queue while it is young. Nobody waits long for the
+    /// word that no worker can.
+    pub fn elsewhere(&self, failed: Failed) -> Stop {
+        let young = now_ms().saturating_sub(self.issued_at) < ELSEWHERE.as_millis() as u64;
+        if self.queued && young && self.left() > LAST { Stop::Away(self.away_for()) } else { failed.into() }
     }
 
     /// Whether no other job runs in this worker meanwhile.
@@ -219,6 +231,22 @@ mod tests {
         let mut late = Schedule::new(now_ms() - 50_000, now_ms() + 1_400);
         late.started -= PATIENCE;
         assert!(matches!(late.after(&unavailable()), Verdict::Again(_)));
+    }
+
+    #[test]
+    fn what_another_worker_may_do_is_tried_there_for_a_while() {
+        let unknown = || Failed::new(ErrorCode::UnknownWorkerKey, "");
+        let ends = |age: u64, left: u64| {
+            let now = now_ms();
+            Schedule::new(now - age, now + left).elsewhere(unknown())
+        };
+        assert_eq!(ends(0, 60_000), Stop::Away(AWAY.0));
+        assert_eq!(ends(9_000, 60_000), Stop::Away(Duration::from_millis(2_250)));
+        assert_eq!(ends(10_000, 60_000), Stop::Failed(unknown()));
+        assert_eq!(ends(0, 1_000), Stop::Failed(unknown()), "too late to come back");
+        // A question has no queue to go back to.
+        let question = Schedule::for_question(now_ms(), now_ms() + 60_000);
+        assert_eq!(question.elsewhere(unknown()), Stop::Failed(unknown()));
     }
 
     #[test]

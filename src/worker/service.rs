@@ -2,32 +2,35 @@
 
 use super::company::Companies;
 use super::crypto::CryptoPool;
+use super::sealing::{self, Sealing};
 use super::{Shared, api, pipeline, reconcile};
 use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
 use crate::config::WorkerConfig;
-use crate::jobs::bans::Bans;
 use crate::jobs::consumer::{self, ConsumerSettings};
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
 use crate::jobs::place::Limits;
 use crate::jobs::streams::{self, StreamError, StreamSettings};
-use crate::seal::WorkerKeys;
 use crate::vault::{KdfPool, UnlockCache, Vault};
 use crate::wire::{Lane, subject};
 use anyhow::Context as _;
 use async_nats::jetstream;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use trefoil_protocol::Party;
 
-/// Runs a worker until `stop` becomes true: then it pulls no more, finishes what it has in hand and returns.
+/// Runs a worker until `stop` becomes true: then it pulls no more, finishes what it has in hand and returns. Meanwhile SIGHUP has it
+/// take the sealing keys that its settings have by then.
 ///
 /// # Errors
 /// A configuration that cannot be used, or streams that break the service's promises.
 pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    // Before anything else: unhandled, it would end the process.
+    let hangups = signal(SignalKind::hangup())?;
     let worker_id = format!("worker-{}", nuid_like());
     let client = config.nats.connect(&worker_id).await.context("cannot set up the NATS connection")?;
     let jetstream = config.nats.jetstream(client.clone());
@@ -35,10 +38,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         return Ok(());
     }
     let noise_key = Arc::new(config.noise_key);
-    let seeds = config.sealing_keys.iter().map(nkeys::XKey::seed).collect::<Result<Vec<_>, _>>();
-    let seeds = seeds.map_err(|_| anyhow::anyhow!("sealing_keys: not xkey seeds"))?;
-    let sealing = WorkerKeys::from_seeds(seeds.iter().map(String::as_str));
-    let bans = Bans::new(seeds.iter().map(String::as_str)).context("sealing_keys: not xkey seeds")?;
+    let sealing = Sealing::new(&config.sealing_keys).context("sealing_keys: not xkey seeds")?;
     let unlocked = (!config.unlock_cache.is_zero()).then(|| UnlockCache::new(config.unlock_cache)).transpose();
     let unlocked = unlocked.context("unlock_cache_seconds: 64 KiB of memory cannot be locked (see ulimit -l)")?;
     let channel = |node, remote| NodeChannel::new(client.clone(), node, noise_key.clone(), remote);
@@ -48,7 +48,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         nats: client.clone(),
         jetstream: jetstream.clone(),
         nodes: NodeIdentities { node1: config.node1.identity, node2: config.node2.identity },
-        sealing: sealing.context("sealing_keys: not xkey seeds")?,
+        sealing,
         unlocked,
         vault: Vault::new(KdfPool::new(config.kdf_memory_kib, config.crypto_threads)),
         keys: KeyedMutex::new(config.key_queue),
@@ -57,12 +57,12 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         crypto: CryptoPool::new(config.crypto_threads),
         batch_items: config.batch_items,
         times: TimePolicy::default(),
-        bans: bans.clone(),
         initiators: config.initiators,
         results_kept: config.streams.results_kept,
         worker_id: worker_id.clone(),
     });
-    tokio::spawn(renew_bans(bans, jetstream.clone()));
+    tokio::spawn(sealing::renew_bans(shared.sealing.bans.clone(), jetstream.clone()));
+    tokio::spawn(sealing::reload(shared.clone(), hangups));
     let consumer = ConsumerSettings {
         queues: Lane::ALL.iter().map(|lane| (*lane, subject::stream_of(*lane).to_owned())).collect(),
         ack_wait: config.ack_wait,
@@ -127,14 +127,6 @@ async fn sweep(cache: UnlockCache) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         cache.sweep();
-    }
-}
-
-/// So that an older sealing seed can be taken away later without unlocking a key.
-async fn renew_bans(bans: Bans, jetstream: jetstream::Context) {
-    while let Err(error) = bans.renew(&jetstream).await {
-        tracing::warn!(%error, "the bans cannot be read");
-        tokio::time::sleep(Duration::from_secs(5)).await;
     }
 }
 

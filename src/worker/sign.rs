@@ -140,7 +140,7 @@ pub(super) struct ClientParty {
 /// Opens the sealed secrets, checks that they belong together, and stretches the password.
 async fn unseal(shared: &Shared, job: &Job, curve: Curve, schedule: &mut Schedule) -> Result<ClientParty, Stop> {
     let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs").into());
-    let secrets = shared.sealing.open(job).map_err(|error| Failed::new(error.code(), error.to_string()))?;
+    let secrets = shared.unseal(job, schedule)?;
     let (Some(password), Some(share), Some(store)) = (secrets.password, secrets.encrypted_share, secrets.secret_store)
     else {
         return refuse(ErrorCode::SealBroken);
@@ -170,7 +170,7 @@ impl ClientParty {
     /// `KEY_LOCKED` if a check of this key failed before; [`Stop`] if that cannot be found out.
     async fn not_banned(&self, shared: &Shared, job: &Job) -> Result<(), Failed> {
         let binding = self.locked.binding();
-        if shared.bans.is_banned(&shared.jetstream, job, binding.epoch, binding.transcript).await? {
+        if shared.sealing.bans.is_banned(&shared.jetstream, job, binding.epoch, binding.transcript).await? {
             return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before"));
         }
         Ok(())
@@ -366,7 +366,7 @@ impl OpenSession<'_> {
             let KeyBinding { epoch, transcript, .. } = self.shares;
             tracing::error!(key = %self.job.key_id, epoch, %culprit, check, "key locked");
             let ban = Ban::new(self.job, epoch, transcript, check, culprit);
-            self.shared.bans.record_until_stored(self.shared.jetstream.clone(), ban).await;
+            self.shared.sealing.bans.record_until_stored(self.shared.jetstream.clone(), ban).await;
         }
         let outcome = SignOutcome::Abort { check: abort.check().to_owned(), ban: abort.is_ban() };
         self.closing(outcome).send(call_deadline()).await;

@@ -181,7 +181,7 @@ impl Deployment {
             ("TREFOIL_NODE2_IDENTITY", node2.identity.public_key()),
             ("TREFOIL_NODE1_NOISE", node1.noise.public_key()),
             ("TREFOIL_NODE2_NOISE", node2.noise.public_key()),
-            ("TREFOIL_SEALING_KEYS", self.sealing.seed().unwrap()),
+            ("TREFOIL_SEALING_KEYS_FILE", self.sealing_keys().display().to_string()),
             ("TREFOIL_INITIATORS", format!("{},{}", self.initiator.public_key(), self.limited.public_key())),
             ("TREFOIL_ACK_WAIT_SECONDS", "1".to_owned()),
         ]
@@ -205,6 +205,15 @@ impl Deployment {
             process.env("TREFOIL_FAULTS", self.path("faults").join("worker"));
         }
         self.spawn(name, process);
+    }
+
+    /// The file of the workers' sealing keys, made with the first of them.
+    pub fn sealing_keys(&self) -> PathBuf {
+        let path = self.path("sealing.keys");
+        if !path.exists() {
+            std::fs::write(&path, self.sealing.seed().unwrap()).unwrap();
+        }
+        path
     }
 
     /// What a backend pins of the nodes.
