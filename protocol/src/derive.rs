@@ -99,14 +99,20 @@ pub struct DerivedKey {
 /// # Errors
 /// `InvalidInput` if `public_key` is not a secp256k1 key, or if a step has no child (probability below 2^-127).
 pub fn derive_public(public_key: &[u8], chain_code: &[u8; 32], path: &DerivationPath) -> Result<DerivedKey> {
-    let mut point =
+    let point =
         Secp256k1::decode_point(public_key).ok_or(Abort::InvalidInput("not a compressed secp256k1 public key"))?;
-    let mut derived =
-        DerivedKey { public_key: Secp256k1::encode_point(&point), chain_code: *chain_code, tweak: Scalar::ZERO };
-    for step in path.steps() {
-        (point, derived) = child(&point, &derived, *step)?;
-    }
-    Ok(derived)
+    Ok(derive(&point, &Secp256k1::encode_point(&point), chain_code, path)?.1)
+}
+
+/// The same for a key that is at hand as a point and encoded; returns the child's point, too.
+pub(crate) fn derive(
+    point: &ProjectivePoint,
+    public_key: &[u8; 33],
+    chain_code: &[u8; 32],
+    path: &DerivationPath,
+) -> Result<(ProjectivePoint, DerivedKey)> {
+    let key = DerivedKey { public_key: *public_key, chain_code: *chain_code, tweak: Scalar::ZERO };
+    path.steps().iter().try_fold((*point, key), |(point, key), step| child(&point, &key, *step))
 }
 
 /// One step: `I = HMAC-SHA-512(chain code, public key ‖ step)`, tweak = left half, chain code = right half.

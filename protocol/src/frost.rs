@@ -149,7 +149,7 @@ pub fn node_sign(
     let key = share_of(share, Party::Node1)?;
     let client = Commitments::read(client_commitments, Ed25519::decode_point).ok_or(REFUSED)?;
     let nonces = Nonces::new(key.secret(), rng);
-    let public_key = Ed25519::encode_point(key.public_key());
+    let public_key = *key.encoded_key();
     let session = Session::new(&public_key, message, &client, &nonces.commitments).ok_or(REFUSED)?;
     let commitments = nonces.commitments.bytes;
     let z1 = nonces.sign(Party::Node1, key, &session)?;
@@ -208,11 +208,11 @@ impl FrostClient {
         let key = share_of(share, Party::Client)?;
         let node1 = Commitments::read(node1_commitments, Ed25519::decode_curve_point).ok_or(NOT_POINTS)?;
         let z1 = Ed25519::decode_scalar(z1).ok_or(REFUSED)?;
-        let public_key = Ed25519::encode_point(key.public_key());
-        let session = Session::new(&public_key, message, &self.nonces.commitments, &node1).ok_or(NOT_POINTS)?;
+        let public_key = key.encoded_key();
+        let session = Session::new(public_key, message, &self.nonces.commitments, &node1).ok_or(NOT_POINTS)?;
         let z2 = Zeroizing::new(self.nonces.sign(Party::Client, key, &session)?);
         let signature = Signature::from_components(session.r, (z1 + *z2).to_bytes()).to_bytes();
-        verify(&public_key, message, &signature).map_err(|_| REFUSED)?;
+        verify(public_key, message, &signature).map_err(|_| REFUSED)?;
         Ok(signature)
     }
 }

@@ -45,6 +45,7 @@ pub(crate) struct Shamir<C: Group> {
     secret: Secret<C::Scalar>,
     verifying: [C::Point; 3],
     public: C::Point,
+    encoded: C::PointBytes,
 }
 
 impl<C: Group> Shamir<C> {
@@ -56,7 +57,7 @@ impl<C: Group> Shamir<C> {
         public: C::Point,
     ) -> Option<Self> {
         let on_a_line = on_a_line::<C>(&verifying, &public);
-        let shamir = Self { secret, verifying, public };
+        let shamir = Self { secret, verifying, public, encoded: C::encode_point(&public) };
         let own = C::mul_generator(shamir.secret()) == *shamir.verifying_share(party);
         (on_a_line && own).then_some(shamir)
     }
@@ -79,6 +80,11 @@ impl<C: Group> Shamir<C> {
     /// The key itself.
     pub(crate) const fn public_key(&self) -> &C::Point {
         &self.public
+    }
+
+    /// The key itself, encoded.
+    pub(crate) const fn encoded_key(&self) -> &C::PointBytes {
+        &self.encoded
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -199,8 +205,8 @@ impl KeyShare {
     #[must_use]
     pub fn public_key(&self) -> Vec<u8> {
         match &self.material {
-            Material::Secp256k1(shamir, _) => Secp256k1::encode_point(shamir.public_key()).to_vec(),
-            Material::Ed25519(shamir) => Ed25519::encode_point(shamir.public_key()).to_vec(),
+            Material::Secp256k1(shamir, _) => shamir.encoded_key().to_vec(),
+            Material::Ed25519(shamir) => shamir.encoded_key().to_vec(),
         }
     }
 

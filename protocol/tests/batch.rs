@@ -21,7 +21,7 @@ fn sign(pair: &Pair, request: &Request, item: Item, (c, n): (&mut Rng, &mut Rng)
     let (client, m2) = client.advance(&m1, c).unwrap();
     let (m3, sent) = node1.advance(&m2, n).unwrap().release().unwrap();
     let signature = client.finish(&m3).unwrap();
-    assert!(sent.accepts(&signature));
+    assert!(sent.accepts(&signature.bytes));
     (signature, [m1, m2, m3])
 }
 

@@ -210,17 +210,20 @@ fn node_1_accepts_only_the_signature_of_its_session() {
     let (client, m2) = client.advance(&m1, &mut pair::rng(2)).unwrap();
     let (m3, sent) = node1.advance(&m2, &mut pair::rng(3)).unwrap().release().unwrap();
     let signature = client.finish(&m3).unwrap();
-    assert!(sent.accepts(&signature));
-    let mut other_id = signature;
-    other_id.recovery_id ^= 1;
-    assert!(!sent.accepts(&other_id));
-    let other = pair.sign(&pair::request([6; 32], "m"), 9);
-    assert!(!sent.accepts(&other));
-    for at in [0, 31, 32, 63] {
-        let mut bent = signature;
-        bent.bytes[at] ^= 1;
-        assert!(!sent.accepts(&bent));
+    assert!(sent.accepts(&signature.bytes));
+    for digest in [[5; 32], [6; 32]] {
+        let other = pair.sign(&pair::request(digest, "m"), 9);
+        assert!(!sent.accepts(&other.bytes), "a valid signature of another session");
     }
+    for at in 0..64 {
+        let mut bent = signature.bytes;
+        bent[at] ^= 1;
+        assert!(!sent.accepts(&bent), "byte {at}");
+    }
+    let s = k256::ecdsa::Signature::from_slice(&signature.bytes).unwrap().s();
+    let mut high = signature.bytes;
+    high[32..].copy_from_slice(&(-*s).to_bytes());
+    assert!(!sent.accepts(&high));
 }
 
 /// What a stale share (another epoch or transcript, as after a refresh) meets is harmless.

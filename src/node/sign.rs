@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::node1::{Node1, Sent};
-use trefoil_protocol::ecdsa::{M2_LEN, Request, Signature};
+use trefoil_protocol::ecdsa::{M2_LEN, Request};
 use trefoil_protocol::frost;
 use trefoil_protocol::{Abort, Party};
 use zeroize::Zeroizing;
@@ -273,10 +273,7 @@ impl Node {
             SignStage::Opened { .. } | SignStage::Batch(_) => return Ok(false),
             SignStage::Released(sent) if sent.len() == signatures.len() => {
                 let items = sent.into_iter().zip(signatures).collect();
-                // The recovery id is not reported; it has four values, of which two are practically impossible.
-                let accepts = |(sent, Fixed(bytes)): (Sent, Fixed<64>)| {
-                    (0..4).any(|recovery_id| sent.accepts(&Signature { bytes, recovery_id }))
-                };
+                let accepts = |(sent, Fixed(bytes)): (Sent, Fixed<64>)| sent.accepts(&bytes);
                 self.pool.run_each(items, accepts).await?
             }
             SignStage::FrostReleased(sent) if sent.len() == signatures.len() => {

@@ -12,7 +12,7 @@ use crate::wire::node::{NodeReply, NodeRequest, SignOutcome};
 use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, Method, Outcome, SignInput, SignatureResult};
 use data_encoding::HEXLOWER;
 use std::sync::Arc;
-use trefoil_protocol::derive::{DerivationPath, derive_public};
+use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::batch;
 use trefoil_protocol::ecdsa::client::{Client, Round2};
 use trefoil_protocol::ecdsa::{Item, M1_LEN, M3_LEN, Request};
@@ -40,15 +40,15 @@ impl Items {
 
     /// m3 of an item to its signature, verified.
     fn finish(&self, index: usize, round2: Round2, m3: &[u8]) -> Result<SignatureResult, Abort> {
+        let public_key = round2.public_key();
         let signature = round2.finish(m3)?;
         let path = &self.request(index)?.path;
-        let key = derive_public(&self.share.public_key(), &self.share.chain_code(), path)?;
         Ok(SignatureResult {
             curve: Curve::Secp256k1,
             method: Method::resolve(Curve::Secp256k1),
             signature: Fixed(signature.bytes),
             recovery_id: Some(signature.recovery_id),
-            public_key: HEXLOWER.encode(&key.public_key),
+            public_key: HEXLOWER.encode(&public_key),
             path: (!path.steps().is_empty()).then(|| path.to_string()),
         })
     }

@@ -15,7 +15,7 @@ use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, KdfParams, Method, Outcom
 use data_encoding::HEXLOWER;
 use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
-use trefoil_protocol::derive::{DerivationPath, derive_public};
+use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::{Request, client::Client};
 use trefoil_protocol::frost::FrostClient;
 use trefoil_protocol::{Abort, KeyShare, SessionRng};
@@ -272,14 +272,9 @@ impl ClientParty {
                 },
             );
         let m3 = m3.await?;
-        let path = request.path.clone();
-        // With the child key, which takes a multiplication for each step of the path.
-        let step = move || {
-            let signature = round2.finish(&m3)?;
-            Ok::<_, Abort>((signature, derive_public(&share.public_key(), &share.chain_code(), &path)?))
-        };
-        let (signature, key) = match shared.crypto.run(step).await? {
-            Ok(finished) => finished,
+        let public_key = round2.public_key();
+        let signature = match shared.crypto.run(move || round2.finish(&m3)).await? {
+            Ok(signature) => signature,
             Err(abort) => return Err(open.abort(abort).await),
         };
         let result = SignatureResult {
@@ -287,7 +282,7 @@ impl ClientParty {
             method: Method::resolve(Curve::Secp256k1),
             signature: Fixed(signature.bytes),
             recovery_id: Some(signature.recovery_id),
-            public_key: HEXLOWER.encode(&key.public_key),
+            public_key: HEXLOWER.encode(&public_key),
             path: (!request.path.steps().is_empty()).then(|| request.path.to_string()),
         };
         Ok(Reached::Signed(

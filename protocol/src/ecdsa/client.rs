@@ -106,7 +106,7 @@ impl Client {
         let key = session.signing_share(Party::Client)?;
         let mut out = Vec::with_capacity(M2_LEN);
         out.extend_from_slice(&session.tag(2, &transcript));
-        out.extend_from_slice(&Secp256k1::encode_point(&nonce.point));
+        out.extend_from_slice(&nonce.encoded);
         let named = (&sid, Direction::ClientReceives, session.item);
         let bob = Bob::open(ot.receiver(), named, &transcript, &mut out, &mut rng);
         let c = multiply(&rows, &id, &nonce, key.expose(), &transcript, &mut out, &mut rng);
@@ -117,6 +117,12 @@ impl Client {
 }
 
 impl Round2 {
+    /// The key that signs, derived from the share's: 33 bytes SEC1 compressed.
+    #[must_use]
+    pub const fn public_key(&self) -> [u8; 33] {
+        self.session.derived.public_key
+    }
+
     /// Takes m3 (40,243 bytes), checks all of it, and releases the signature only if it verifies.
     ///
     /// # Errors
@@ -146,7 +152,7 @@ impl Round2 {
         let denominator: Option<Scalar> = (mine.u + message.u).invert().into();
         let s = (mine.w + message.w) * denominator.ok_or(refuse("zero_nonce"))?;
         let signature = normalise(&r, s, recovery);
-        match signature.verify(&session.derived.public_key, &session.request.digest) {
+        match signature.verify_under(&session.key, &session.request.digest) {
             Ok(()) => Ok(signature),
             Err(_) => Err(refuse("signature")),
         }

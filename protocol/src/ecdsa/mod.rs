@@ -20,8 +20,9 @@ pub use session::{Item, Request};
 
 use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
-use k256::ecdsa::{RecoveryId, Signature as K256Signature, VerifyingKey};
-use k256::elliptic_curve::ops::Reduce;
+use k256::ecdsa::Signature as K256Signature;
+use k256::elliptic_curve::ops::{Invert, MulByGeneratorVartime, Reduce};
+use k256::elliptic_curve::scalar::IsHigh;
 use k256::{FieldBytes, ProjectivePoint, Scalar};
 
 /// A standard ECDSA signature with low s.
@@ -40,20 +41,34 @@ impl Signature {
     /// # Errors
     /// `InvalidInput` when any of it does not hold.
     pub fn verify(&self, public_key: &[u8], digest: &[u8; 32]) -> Result<()> {
-        const REFUSED: Abort = Abort::InvalidInput("the signature does not verify");
-        let key = VerifyingKey::from_sec1_bytes(public_key).map_err(|_| Abort::InvalidInput("not a public key"))?;
-        let signature = K256Signature::from_slice(&self.bytes).map_err(|_| REFUSED)?;
-        let recovery_id = RecoveryId::from_byte(self.recovery_id).ok_or(REFUSED)?;
-        if signature.normalize_s() != signature {
-            return Err(Abort::InvalidInput("the signature has a high s"));
-        }
-        // Recovery solves s·R = m·G + r·Q for Q with the R that r and the recovery id name: that it gives this key is the
-        // verification equation itself, and says of the id what the equation alone cannot.
-        match VerifyingKey::recover_from_prehash(digest, &signature, recovery_id) {
-            Ok(recovered) if recovered == key => Ok(()),
-            _ => Err(Abort::InvalidInput("the signature does not verify, or the recovery id is wrong")),
+        let key = Secp256k1::decode_point(public_key).ok_or(Abort::InvalidInput("not a public key"))?;
+        self.verify_under(&key, digest)
+    }
+
+    fn verify_under(&self, key: &ProjectivePoint, digest: &[u8; 32]) -> Result<()> {
+        if recovery_id(key, digest, &self.bytes)? == self.recovery_id {
+            Ok(())
+        } else {
+            Err(Abort::InvalidInput("the recovery id is wrong"))
         }
     }
+}
+
+/// Verifies r ‖ s with low s and says which recovery id it has: the equation gives the R that the id names. In variable time:
+/// signatures are public.
+///
+/// # Errors
+/// `InvalidInput` if it does not verify.
+fn recovery_id(key: &ProjectivePoint, digest: &[u8; 32], signature: &[u8; 64]) -> Result<u8> {
+    const REFUSED: Abort = Abort::InvalidInput("the signature does not verify");
+    let (r, s) = K256Signature::from_slice(signature).map_err(|_| REFUSED)?.split_scalars();
+    if s.is_high().into() {
+        return Err(Abort::InvalidInput("the signature has a high s"));
+    }
+    let inverse = *s.invert_vartime();
+    let (u1, u2) = (message_scalar(digest) * inverse, *r * inverse);
+    let point = ProjectivePoint::mul_by_generator_and_mul_add_vartime(&u1, &u2, key);
+    r_x(&point).filter(|(x, _)| x == r.as_ref()).map(|(_, id)| id).ok_or(REFUSED)
 }
 
 /// The digest as an integer mod q.

@@ -4,7 +4,7 @@ use super::client::commit;
 use super::messages::{M1_LEN, M2, M3_LEN};
 use super::session::{Item, Request, Session, extend};
 use super::share_of_signature::{Bob, Nonce, multiply, partial};
-use super::{Signature, message_scalar, r_x};
+use super::{message_scalar, r_x, recovery_id};
 use crate::curve::{Group, Secp256k1};
 use crate::error::{Abort, Result};
 use crate::ot::Direction;
@@ -13,7 +13,7 @@ use crate::party::Party;
 use crate::rng::SessionRng;
 use crate::rvole::Products;
 use crate::share::KeyShare;
-use k256::Scalar;
+use k256::{ProjectivePoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use std::sync::Arc;
 
@@ -49,8 +49,9 @@ pub struct Burn {
 
 /// After m3: what is left is to verify the signature that the client reports (m4).
 pub struct Sent {
-    public_key: [u8; 33],
+    key: ProjectivePoint,
     digest: [u8; 32],
+    r: [u8; 32],
 }
 
 impl Node1 {
@@ -106,7 +107,7 @@ impl Node1 {
         out.extend_from_slice(&session.share.epoch().to_be_bytes());
         out.extend_from_slice(&session.share.ot_id());
         out.extend_from_slice(&session.tag(1, &sid));
-        out.extend_from_slice(&commit(&sid, &Secp256k1::encode_point(&nonce.point), &salt));
+        out.extend_from_slice(&commit(&sid, &nonce.encoded, &salt));
         let named = (&sid, Direction::Node1Receives, session.item);
         let bob = Bob::open(ot.receiver(), named, &sid, &mut out, &mut rng);
         let transcript = extend(&sid, &out);
@@ -170,7 +171,7 @@ impl Burn {
         let key = session.signing_share(Party::Node1)?;
         let mut out = Vec::with_capacity(M3_LEN);
         out.extend_from_slice(&session.tag(3, &transcript));
-        out.extend_from_slice(&Secp256k1::encode_point(&nonce.point));
+        out.extend_from_slice(&nonce.encoded);
         out.extend_from_slice(&salt);
         let id = ExtensionId {
             sid: &session.sid,
@@ -184,14 +185,15 @@ impl Burn {
         let mine = partial(nonce, key.expose(), &peer_psi, &c, &d, &m, &r_x);
         out.extend_from_slice(Secp256k1::encode_scalar(&mine.u).as_slice());
         out.extend_from_slice(Secp256k1::encode_scalar(&mine.w).as_slice());
-        Ok((out, Sent { public_key: session.derived.public_key, digest: session.request.digest }))
+        let r = r_x.to_bytes().into();
+        Ok((out, Sent { key: session.key, digest: session.request.digest, r }))
     }
 }
 
 impl Sent {
-    /// m4: does the signature that the client reports verify?
+    /// m4: is what the client reports, r ‖ s, this session's signature? It verifies, has low s, and its r is the session's.
     #[must_use]
-    pub fn accepts(&self, signature: &Signature) -> bool {
-        signature.verify(&self.public_key, &self.digest).is_ok()
+    pub fn accepts(&self, signature: &[u8; 64]) -> bool {
+        signature.starts_with(&self.r) && recovery_id(&self.key, &self.digest, signature).is_ok()
     }
 }

@@ -1,7 +1,7 @@
 //! What one signing is about, and its session id.
 
 use crate::curve::{Group, Secp256k1};
-use crate::derive::{DerivationPath, DerivedKey, derive_public};
+use crate::derive::{DerivationPath, DerivedKey, derive};
 use crate::error::{Abort, Result};
 use crate::party::Party;
 use crate::rng::SessionRng;
@@ -54,6 +54,8 @@ pub(super) struct Session {
     pub(super) request: Request,
     pub(super) share: Arc<KeyShare>,
     pub(super) derived: DerivedKey,
+    /// The derived public key.
+    pub(super) key: ProjectivePoint,
     pub(super) sid: [u8; 32],
     /// Index in a batch, 0 outside of one.
     pub(super) item: u16,
@@ -67,7 +69,8 @@ impl Session {
         client: &[u8; 32],
         node1: &[u8; 32],
     ) -> Result<Self> {
-        let derived = derive_public(&share.public_key(), &share.chain_code(), &request.path)?;
+        let shamir = share.as_secp256k1()?;
+        let (key, derived) = derive(shamir.public_key(), shamir.encoded_key(), &share.chain_code(), &request.path)?;
         let (revision, key_id, epoch) = (PROTOCOL_REVISION.to_be_bytes(), share.key_id(), share.epoch().to_be_bytes());
         let (ot_id, transcript, path) = (share.ot_id(), share.transcript(), request.path.to_bytes());
         let of_batch = item.map(|item| [item.index.to_be_bytes(), item.count.to_be_bytes()]);
@@ -88,7 +91,7 @@ impl Session {
         fields.extend(of_batch.iter().flatten().map(<[u8; 2]>::as_slice));
         let tag = if item.is_some() { Tag::SIGN_BATCH_SID } else { Tag::SIGN_SID };
         let sid = hash(tag, &fields);
-        Ok(Self { request, share, derived, sid, item: item.map_or(0, |item| item.index) })
+        Ok(Self { request, share, derived, key, sid, item: item.map_or(0, |item| item.index) })
     }
 
     /// The tag that message `number` carries: names the session and all messages before this one, so that parties which saw

@@ -7,6 +7,8 @@ use crate::ot::extension::{ExtensionId, ReceiverExtension, ReceiverRows, SenderR
 use crate::ot::{Direction, ReceiverSeeds};
 use crate::rvole::{self, Answer, Products};
 use crate::secret::Secret;
+use k256::elliptic_curve::BatchNormalize;
+use k256::elliptic_curve::group::GroupEncoding;
 use k256::{ProjectivePoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
@@ -16,13 +18,15 @@ pub(super) struct Nonce {
     r: Secret<Scalar>,
     phi: Secret<Scalar>,
     pub(super) point: ProjectivePoint,
+    /// The point, SEC1 compressed.
+    pub(super) encoded: [u8; 33],
 }
 
 impl Nonce {
     pub(super) fn new(rng: &mut (impl RngCore + CryptoRng)) -> Self {
         let (r, phi) = (Secret::new(Secp256k1::random_scalar(rng)), Secret::new(Secp256k1::random_scalar(rng)));
         let point = ProjectivePoint::mul_by_generator(r.expose());
-        Self { r, phi, point }
+        Self { r, phi, point, encoded: Secp256k1::encode_point(&point) }
     }
 }
 
@@ -88,8 +92,9 @@ pub(super) fn multiply(
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Products {
     let products = rvole::alice(rows, id, [nonce.r.expose(), key], transcript, message, rng);
-    for c in &products.0 {
-        message.extend_from_slice(&Secp256k1::encode_point(&ProjectivePoint::mul_by_generator(c)));
+    let gammas = products.0.map(|c| ProjectivePoint::mul_by_generator(&c));
+    for gamma in ProjectivePoint::batch_normalize(&gammas) {
+        message.extend_from_slice(&gamma.to_bytes());
     }
     products
 }
