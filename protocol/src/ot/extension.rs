@@ -9,9 +9,8 @@ use crate::codec::Reader;
 use crate::error::{Abort, Result};
 use crate::secret::Secret;
 use crate::transcript::{Tag, hash};
-use aes::Aes128;
-use aes::Block;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use aes::{Aes128Enc, Block};
 use polyval::Polyval;
 use polyval::universal_hash::UniversalHash;
 use rand_core::{CryptoRng, RngCore};
@@ -32,8 +31,10 @@ pub struct ExtensionId<'a> {
 }
 
 impl ExtensionId<'_> {
-    fn initial_value(&self) -> [u8; 32] {
-        hash(Tag::OT_EXTENSION, &[self.sid, &[self.direction.byte()], &self.item.to_be_bytes(), &self.nonce])
+    fn initial_value(&self) -> [u8; 16] {
+        let digest =
+            hash(Tag::OT_EXTENSION, &[self.sid, &[self.direction.byte()], &self.item.to_be_bytes(), &self.nonce]);
+        *digest.first_chunk().unwrap_or(&[0; 16])
     }
 
     fn pads(&self) -> Pads {
@@ -88,18 +89,28 @@ impl<'a> ExtensionMessage<'a> {
     }
 }
 
-/// The PRG: AES-128 in counter mode, cut to one column.
-fn prg(seed: &[u8; SEED_LEN], initial: &[u8; 32], column: &mut [u8; COLUMN_LEN]) {
-    let mut blocks = Zeroizing::new([[0u8; 16]; COLUMN_LEN.div_ceil(16)]);
-    for (counter, block) in (0u8..).zip(blocks.iter_mut()) {
-        block.iter_mut().zip(initial).for_each(|(out, byte)| *out = *byte);
-        if let Some(last) = block.last_mut() {
+/// Blocks of the PRG that hold a column.
+type ColumnBlocks = [[u8; 16]; COLUMN_LEN.div_ceil(16)];
+
+/// The PRG of one extension: AES-128 in counter mode from the same initial value, cut to one column a seed.
+struct Prg {
+    counters: ColumnBlocks,
+    blocks: Zeroizing<ColumnBlocks>,
+}
+
+impl Prg {
+    fn new(id: &ExtensionId<'_>) -> Self {
+        let mut counters = [id.initial_value(); COLUMN_LEN.div_ceil(16)];
+        for (counter, [.., last]) in (0u8..).zip(counters.iter_mut()) {
             *last = (*last & 0xf8) | counter;
         }
+        Self { counters, blocks: Zeroizing::new(counters) }
     }
-    Aes128::new(seed.into()).encrypt_blocks(Block::cast_slice_from_core_mut(blocks.as_mut_slice()));
-    for (out, byte) in column.iter_mut().zip(blocks.as_flattened()) {
-        *out = *byte;
+
+    fn column(&mut self, seed: &[u8; SEED_LEN], column: &mut [u8; COLUMN_LEN]) {
+        *self.blocks = self.counters;
+        Aes128Enc::new(seed.into()).encrypt_blocks(Block::cast_slice_from_core_mut(self.blocks.as_mut_slice()));
+        column.iter_mut().zip(self.blocks.as_flattened()).for_each(|(out, byte)| *out = *byte);
     }
 }
 
@@ -134,11 +145,11 @@ impl ReceiverExtension {
     pub fn new(seeds: &ReceiverSeeds, id: &ExtensionId<'_>, rng: &mut (impl RngCore + CryptoRng)) -> (Self, Vec<u8>) {
         let mut choices = Secret::new([0; COLUMN_LEN]);
         rng.fill_bytes(choices.expose_mut());
-        let initial = id.initial_value();
+        let mut prg = Prg::new(id);
         let (mut t, mut u) = (Columns::zero(), vec![[0; COLUMN_LEN]; BASE_OTS]);
         for (([k0, k1], t), u) in seeds.keys.iter().zip(t.0.iter_mut()).zip(u.iter_mut()) {
-            prg(k0, &initial, t);
-            prg(k1, &initial, u);
+            prg.column(k0, t);
+            prg.column(k1, u);
             for ((u, t), r) in u.iter_mut().zip(t.iter()).zip(choices.expose()) {
                 *u ^= t ^ r;
             }
@@ -232,7 +243,7 @@ impl SenderRows {
         if u.len() != BASE_OTS || !rest.is_empty() {
             return Err(Abort::peer(culprit, "ot_length"));
         }
-        let initial = id.initial_value();
+        let mut prg = Prg::new(id);
         let key = id.challenge(transcript, prefix);
         let row_hash = RowHash::new(&key);
         let mut q = Columns::zero();
@@ -240,7 +251,7 @@ impl SenderRows {
         let columns =
             seeds.keys.iter().zip(bits(&seeds.delta).map(mask)).zip(u).zip(q.0.iter_mut()).zip(hashes.iter_mut());
         for ((((seed, delta), u), q), expected) in columns {
-            prg(seed, &initial, q);
+            prg.column(seed, q);
             q.iter_mut().zip(u).for_each(|(q, u)| *q ^= u & delta);
             *expected = row_hash.hash(q);
             expected.iter_mut().zip(proof.x).for_each(|(h, x)| *h ^= x & delta);
