@@ -62,6 +62,12 @@ impl Commitments {
     }
 }
 
+/// A point of node 1's, as the client reads it: canonical and not of small order. Whether it is of the prime-order subgroup, the
+/// signature's equation tells (docs/protocol.md, section 8).
+fn decode_commitment(bytes: &[u8]) -> Option<EdwardsPoint> {
+    Ed25519::decode_curve_point(bytes).filter(|point| !point.is_small_order() && Ed25519::encode_point(point) == *bytes)
+}
+
 /// One signature's nonces: consumed by the share that they are for.
 struct Nonces {
     hiding: Secret<Scalar>,
@@ -195,7 +201,7 @@ impl FrostClient {
     ///
     /// # Errors
     /// `Peer` (node 1) with `frost_commitments`, `frost_share`; `InvalidInput` if `share` is not the client's or of another
-    /// curve.
+    /// curve; `Bug` if the signature does not verify and it is not node 1's share that is wrong.
     pub fn finish(
         self,
         share: &KeyShare,
@@ -206,14 +212,25 @@ impl FrostClient {
         const NOT_POINTS: Abort = Abort::peer(Party::Node1, "frost_commitments");
         const REFUSED: Abort = Abort::peer(Party::Node1, "frost_share");
         let key = share_of(share, Party::Client)?;
-        let node1 = Commitments::read(node1_commitments, Ed25519::decode_curve_point).ok_or(NOT_POINTS)?;
+        let node1 = Commitments::read(node1_commitments, decode_commitment).ok_or(NOT_POINTS)?;
         let z1 = Ed25519::decode_scalar(z1).ok_or(REFUSED)?;
         let public_key = key.encoded_key();
         let session = Session::new(public_key, message, &self.nonces.commitments, &node1).ok_or(NOT_POINTS)?;
         let z2 = Zeroizing::new(self.nonces.sign(Party::Client, key, &session)?);
-        let signature = Signature::from_components(session.r, (z1 + *z2).to_bytes()).to_bytes();
-        verify(public_key, message, &signature).map_err(|_| REFUSED)?;
-        Ok(signature)
+        let z = Zeroizing::new(z1 + *z2);
+        let mut signature = Zeroizing::new([0; 64]);
+        let (r, s) = signature.split_at_mut(32);
+        r.copy_from_slice(&session.r);
+        s.copy_from_slice(Ed25519::encode_scalar(&z).as_ref());
+        if verify(public_key, message, &signature).is_ok() {
+            return Ok(*signature);
+        }
+        // Whose fault it is: node 1's share, checked by itself.
+        let weight = Ed25519::lagrange(Party::Node1, Party::Client)? * session.challenge;
+        let expected =
+            node1.hiding + node1.binding * session.factor(Party::Node1) + key.verifying_share(Party::Node1) * weight;
+        let faultless = Ed25519::mul_generator(&z1) == expected;
+        Err(if faultless { Abort::Bug("the signature does not verify, and node 1's share does") } else { REFUSED })
     }
 }
 
@@ -233,6 +250,7 @@ mod tests {
     use super::*;
     use crate::share::KeyIdentity;
     use curve25519_dalek::constants::EIGHT_TORSION;
+    use curve25519_dalek::edwards::CompressedEdwardsY;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
 
@@ -299,5 +317,44 @@ mod tests {
             }
         }
         assert!(signed > 1 && refused > 30, "{signed} {refused}");
+    }
+
+    /// Commitments that are nothing but small order, in each encoding that a lenient parser takes, with the share that goes with them:
+    /// where the parts cancel, the signature would verify.
+    #[test]
+    fn commitments_of_small_order_alone_are_refused() {
+        let mut rng = ChaCha20Rng::from_seed([2; 32]);
+        let [client, node1] = shares(&mut rng);
+        let key = share_of(&node1, Party::Node1).unwrap();
+        let public_key = Ed25519::encode_point(key.public_key());
+        let mut encodings: Vec<[u8; 32]> = EIGHT_TORSION.iter().map(Ed25519::encode_point).collect();
+        // y = 0 and y = 1 as p and p + 1, either sign; x = 0 with the sign bit, at y = 1 and y = -1.
+        for (first, last) in [(0xed, 0x7f), (0xed, 0xff), (0xee, 0x7f), (0xee, 0xff), (0xec, 0xff)] {
+            let mut encoding = [0xff; 32];
+            (encoding[0], encoding[31]) = (first, last);
+            encodings.push(encoding);
+        }
+        let mut signed_identity = [0; 32];
+        (signed_identity[0], signed_identity[31]) = (1, 0x80);
+        encodings.push(signed_identity);
+        let mut would_verify = 0;
+        for hiding in &encodings {
+            for binding in &encodings {
+                let (theirs, ours) = FrostClient::start(&mut rng);
+                let ours = Commitments::read(&ours, Ed25519::decode_point).unwrap();
+                let bytes: [u8; 64] = [*hiding, *binding].concat().try_into().unwrap();
+                let none = || Secret::new(Scalar::ZERO);
+                let lenient = |bytes: &[u8]| CompressedEdwardsY::from_slice(bytes).unwrap().decompress();
+                let commitments = Commitments::read(&bytes, lenient).unwrap();
+                let session = Session::new(&public_key, b"message", &ours, &commitments).unwrap();
+                let parts = commitments.hiding + commitments.binding * session.factor(Party::Node1);
+                would_verify += u32::from(Ed25519::is_identity(&parts));
+                let nonces = Nonces { hiding: none(), binding: none(), commitments };
+                let z1 = nonces.sign(Party::Node1, key, &session).unwrap().to_bytes();
+                let refused = theirs.finish(&client, b"message", &bytes, &z1);
+                assert_eq!(refused, Err(Abort::peer(Party::Node1, "frost_commitments")));
+            }
+        }
+        assert!(would_verify > 10, "{would_verify}");
     }
 }

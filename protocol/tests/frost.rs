@@ -3,8 +3,7 @@
 
 mod harness;
 
-use curve25519_dalek::edwards::CompressedEdwardsY;
-use curve25519_dalek::traits::IsIdentity;
+use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use ed25519_dalek::{Signature, VerifyingKey};
 use frost_ed25519 as library;
 use harness::{rng, run};
@@ -115,10 +114,11 @@ fn what_node1_cannot_have_sent_is_refused_and_named() {
     assert_eq!(attempt(&|_, z| z[0] ^= 1), refused("frost_share"));
     assert_eq!(attempt(&|_, z| *z = [0xff; 32]), refused("frost_share"));
     assert_eq!(attempt(&|c, _| c.rotate_left(32)), refused("frost_share"));
-    // The identity, points outside of the prime-order subgroup or off the curve, as either commitment. Which points the signature's
-    // equation excludes is a test of src/frost.rs.
+    // The identity, small order, other encodings and what is off the curve, as either commitment. Points with a part of small order are
+    // excluded by the signature's equation; src/frost.rs tests which.
     for bad in harness::bad_ed25519_points() {
-        let point = CompressedEdwardsY(bad).decompress().filter(|point| !point.is_identity());
+        let canonical = |point: &EdwardsPoint| point.compress().to_bytes() == bad && !point.is_small_order();
+        let point = CompressedEdwardsY(bad).decompress().filter(canonical);
         let check = if point.is_some() { "frost_share" } else { "frost_commitments" };
         assert_eq!(attempt(&|c, _| c[..32].copy_from_slice(&bad)), refused(check));
         assert_eq!(attempt(&|c, _| c[32..].copy_from_slice(&bad)), refused(check));
