@@ -143,6 +143,11 @@ impl Book {
         pages.jobs.iter().map(|(id, job)| (id.clone(), result(job))).collect()
     }
 
+    /// Whether the queue has acknowledged a job.
+    pub fn has_acknowledged(&self, id: &JobId) -> bool {
+        self.pages().jobs.get(id).is_some_and(|job| job.acknowledged.is_some())
+    }
+
     pub fn counts(&self, happened: &[Happened]) -> Counts {
         let pages = self.pages();
         let mut counts = Counts {

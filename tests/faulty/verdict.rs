@@ -119,9 +119,8 @@ pub async fn read_streams(jetstream: &Context, load: &Load) -> Streams {
         }
     }
     streams.waiting = waiting.len() as u64;
-    for id in jobs.keys().filter(|id| !stored.contains_key(id) && !waiting.contains(id.as_str())) {
-        streams.lost.push(id.to_string());
-    }
+    let gone = jobs.keys().filter(|id| !stored.contains_key(id) && !waiting.contains(id.as_str()));
+    streams.lost = gone.filter(|id| load.book.has_acknowledged(id)).map(ToString::to_string).collect();
     streams
 }
 
