@@ -3,7 +3,8 @@
 use super::plan::{Fault, Target};
 use super::proxy::Proxy;
 use crate::deployment::{Deployment, NODE_READY, WORKER_READY};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +28,8 @@ pub struct Happened {
 
 /// Where a fault is.
 pub enum Phase {
-    /// The file that a process takes away when it reaches the step.
-    Armed(PathBuf),
+    /// The file that a process takes away when it reaches the step, and since when it is gone.
+    Armed(PathBuf, Option<Instant>),
     /// Its process comes back as a start after this one.
     Back(u64),
     /// Its process stands still until then.
@@ -52,6 +53,8 @@ pub struct State {
     pub running: Vec<Running>,
     /// Processes that are to end, or have, because of a fault, and when they may start again.
     pub down: HashMap<String, Instant>,
+    /// Processes whose end has been looked into.
+    pub dead: BTreeSet<String>,
     /// Those of them that were told to end in good order, and when.
     pub ending: HashMap<String, Instant>,
     pub starts: HashMap<String, u64>,
@@ -112,6 +115,7 @@ impl Stage {
             waiting: plan,
             running: Vec::new(),
             down: HashMap::new(),
+            dead: BTreeSet::new(),
             ending: HashMap::new(),
             starts: HashMap::new(),
             happened: Vec::new(),
@@ -150,7 +154,7 @@ impl Stage {
     /// Operations that armed faults wait for, unless the supervisor is at work.
     pub fn wanted(&self) -> Vec<&'static str> {
         let Ok(state) = self.state.try_lock() else { return Vec::new() };
-        let armed = state.running.iter().filter(|running| matches!(running.phase, Phase::Armed(_)));
+        let armed = state.running.iter().filter(|running| matches!(running.phase, Phase::Armed(..)));
         armed.filter_map(|running| running.fault.step).map(|step| step.op).collect()
     }
 
@@ -174,7 +178,7 @@ impl Stage {
 impl State {
     /// What goes on, for whoever watches.
     pub fn now(&self) -> String {
-        let going = self.running.iter().filter(|running| !matches!(running.phase, Phase::Armed(_)));
+        let going = self.running.iter().filter(|running| !matches!(running.phase, Phase::Armed(..)));
         let going: Vec<_> = going.map(|running| format!("{:?} {}", running.fault.kind, running.process)).collect();
         format!(
             "{} faults, now {}",
@@ -188,7 +192,7 @@ impl State {
         let mut left = self.waiting.len();
         self.waiting.clear();
         self.running.retain(|running| match &running.phase {
-            Phase::Armed(file) if std::fs::remove_file(file).is_ok() => {
+            Phase::Armed(file, _) if std::fs::remove_file(file).is_ok() => {
                 left += 1;
                 false
             }
@@ -238,31 +242,39 @@ impl State {
                 }
                 continue;
             }
-            let dropped = self.armed_kill(&name);
-            if let Some(told) = self.ending.remove(&name) {
-                let status = self.service.process(&name).wait();
-                if !status.success() && !dropped {
-                    let took = told.elapsed();
-                    self.violate(format!("{name} ended with {status}, {took:?} after SIGTERM"));
-                }
-            } else if !dropped && !self.down.contains_key(&name) {
-                if self.is_ready_in_log(&name) {
-                    let status = self.service.process(&name).wait();
-                    self.violate(format!("{name} ended by itself with {status}; its log says why"));
-                } else {
-                    *self.gave_up.entry(name.clone()).or_default() += 1;
-                }
+            if self.dead.insert(name.clone()) {
+                self.ended(&name);
             }
             if self.down.get(&name).is_some_and(|until| Instant::now() < *until) {
                 continue;
             }
             self.down.remove(&name);
+            self.dead.remove(&name);
             *self.starts.entry(name.clone()).or_default() += 1;
             if name.starts_with("node") {
                 self.service.launch_node(&name);
             } else {
                 self.service.launch_worker(&name);
             }
+        }
+    }
+
+    /// Whether a process that has just ended was meant to.
+    fn ended(&mut self, name: &str) {
+        let status = self.service.process(name).wait();
+        // SIGKILL, and not by the supervisor.
+        let at_a_step = status.signal() == Some(9) && self.armed_kill(name);
+        let told = self.ending.remove(name);
+        match told {
+            _ if at_a_step || status.success() && told.is_some() => {}
+            Some(told) => {
+                let took = told.elapsed();
+                self.violate(format!("{name} ended with {status}, {took:?} after SIGTERM"));
+            }
+            None if self.is_ready_in_log(name) => {
+                self.violate(format!("{name} ended by itself with {status}; its log says why"));
+            }
+            None => *self.gave_up.entry(name.to_owned()).or_default() += 1,
         }
     }
 

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Faults that go on at a time, not counting armed ones.
 const AT_ONCE: usize = 3;
+/// After this long nobody is looked for any more who has reached an armed step.
+const NOBODY: Duration = Duration::from_secs(10);
 
 impl State {
     /// Whether this process, which has ended, did so at an armed step; then that fault has begun.
@@ -19,7 +21,7 @@ impl State {
         let fired = self.running.iter_mut().find(|running| {
             let at = running.fault.step.is_some_and(|step| name.starts_with(step.at.name()));
             let kills = running.fault.kind == Kind::Kill && running.fault.target != Target::Nats;
-            at && kills && matches!(&running.phase, Phase::Armed(file) if !file.exists())
+            at && kills && matches!(&running.phase, Phase::Armed(file, _) if !file.exists())
         });
         let Some(fired) = fired else { return false };
         (fired.process, fired.began, fired.phase) = (name.to_owned(), Instant::now(), Phase::Back(starts));
@@ -59,7 +61,7 @@ impl State {
     }
 
     fn armed(&self) -> impl Iterator<Item = At> {
-        let armed = self.running.iter().filter(|running| matches!(running.phase, Phase::Armed(_)));
+        let armed = self.running.iter().filter(|running| matches!(running.phase, Phase::Armed(..)));
         armed.filter_map(|running| running.fault.step).map(|step| step.at)
     }
 
@@ -86,7 +88,7 @@ impl State {
         let file = self.folder.join(step.at.name()).join(self.number.to_string());
         std::fs::rename(new, &file).unwrap();
         let (process, began) = (String::new(), Instant::now());
-        self.running.push(Running { fault, process, began, phase: Phase::Armed(file) });
+        self.running.push(Running { fault, process, began, phase: Phase::Armed(file, None) });
     }
 
     /// Does it to this process.
@@ -101,7 +103,10 @@ impl State {
                 return Phase::Still(until);
             }
             Kind::Kill if name == "nats-server" => self.service.nats.kill9(),
-            Kind::Kill => self.service.process(name).kill9(),
+            Kind::Kill => {
+                self.service.process(name).kill9();
+                self.dead.insert(name.to_owned());
+            }
             Kind::Restart => {
                 self.signal(name, "TERM");
                 if name != "nats-server" {
@@ -126,12 +131,14 @@ impl State {
 
     /// Brings a fault on; true when it is over.
     pub fn goes_on(&mut self, one: &mut Running) -> bool {
-        let over = match &one.phase {
-            Phase::Armed(file) => {
-                if !file.exists() {
-                    self.fired(one);
+        let over = match &mut one.phase {
+            Phase::Armed(file, gone) => {
+                if file.exists() {
+                    return false;
                 }
-                return false;
+                let gone = *gone.get_or_insert_with(Instant::now);
+                // Killed by another fault at that very moment.
+                !self.fired(one) && gone.elapsed() > NOBODY
             }
             Phase::Still(until) | Phase::Apart(until) if Instant::now() < *until => false,
             Phase::Still(_) => {
@@ -166,18 +173,18 @@ impl State {
         true
     }
 
-    /// An armed step was reached: does to the process that stands there, or to the server meanwhile, what is to be done.
-    fn fired(&mut self, one: &mut Running) {
-        let Some(step) = one.fault.step else { return };
+    /// An armed step was reached: if the process stands there, does to it or to the server meanwhile, what is to be done.
+    fn fired(&mut self, one: &mut Running) -> bool {
+        let Some(step) = one.fault.step else { return false };
         let still: BTreeSet<&str> = self.still().collect();
         let names = self.service.running.keys().filter(|name| name.starts_with(step.at.name()));
         let mut there = names.filter(|name| !still.contains(name.as_str()));
         // Not yet, where it is about to stop; or dead, which the supervisor notices.
-        let Some(name) = there.find(|name| is_stopped(self.service.running[*name].id())).cloned() else { return };
+        let Some(name) = there.find(|name| is_stopped(self.service.running[*name].id())).cloned() else { return false };
         one.process = if one.fault.target == Target::Nats { "nats-server".to_owned() } else { name.clone() };
         if one.fault.target == Target::Nats && !self.is_well("nats-server") {
             one.process.clear();
-            return;
+            return true;
         }
         one.began = Instant::now();
         let process = one.process.clone();
@@ -185,6 +192,7 @@ impl State {
         if !matches!(one.phase, Phase::Still(_)) || process == "nats-server" {
             self.signal(&name, "CONT");
         }
+        true
     }
 
     /// Processes that a fault keeps standing.
