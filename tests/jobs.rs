@@ -29,6 +29,7 @@ async fn provisioned(settings: &StreamSettings) -> (NatsServer, Context) {
 fn settings(in_hand: usize) -> ConsumerSettings {
     ConsumerSettings {
         queues: Lane::ALL.iter().map(|lane| (*lane, subject::stream_of(*lane).to_owned())).collect(),
+        worker: "here".into(),
         ack_wait: Duration::from_millis(600),
         limits: Limits { slots: in_hand, bulk: (in_hand / 2).max(1), waiting: 1 },
         grace: Duration::from_secs(5),
@@ -296,9 +297,45 @@ async fn a_consumer_that_could_drop_jobs_is_not_used() {
 async fn what_a_stopping_worker_gives_back_is_no_crash() {
     use sha2::{Digest, Sha256};
     let (_server, jetstream) = provisioned(&StreamSettings::default()).await;
-    publish(&jetstream, "mpc.job.sign.a", "x").await;
     let digest = data_encoding::HEXLOWER.encode(&Sha256::digest("x"));
-    attempts::not_started(&jetstream, Lane::Interactive, 1, digest.clone()).await.unwrap();
-    let attempt = Attempt::look(&jetstream, "w", (Lane::Interactive, 1), digest, 2).await.unwrap();
-    assert_eq!(attempt.crashes(), 0);
+    let place = (Lane::Interactive, 1);
+    let look = async |times| Attempt::look(&jetstream, "w", place, digest.clone(), times).await.unwrap();
+    let left = async |times| attempts::not_started(&jetstream, "stops", place, digest.clone(), times).await.unwrap();
+    left(1).await;
+    assert_eq!(look(2).await.crashes(), 0);
+    // Nor is it the end of what was counted before.
+    look(2).await.start().await.unwrap();
+    left(3).await;
+    assert_eq!(look(4).await.crashes(), 1);
+    look(4).await.start().await.unwrap();
+    left(5).await;
+    left(6).await;
+    assert_eq!(look(7).await.crashes(), 2);
+}
+
+/// What the server sends to a worker that has been told to stop is delivered to others at once, until it sends no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_a_worker_that_listens_no_more() {
+    let (_server, jetstream) = provisioned(&StreamSettings::default()).await;
+    for round in 0..4 {
+        let (stop, stopped) = watch::channel(false);
+        let settings = ConsumerSettings { ack_wait: Duration::from_secs(600), ..settings(64) };
+        let handle = |delivery: Delivery| async { delivery.acknowledge().await.unwrap() };
+        let worker = tokio::spawn(consumer::run(jetstream.clone(), settings, stopped, handle));
+        let publishing = futures::future::join_all((0..40).map(async |i| {
+            publish(&jetstream, &format!("mpc.job.sign.{round}-{i}"), "x").await;
+            if i == 5 {
+                stop.send(true).unwrap();
+            }
+        }));
+        publishing.await;
+        worker.await.unwrap();
+        // Whatever it has not done is there for another.
+        let left = waiting(&jetstream).await;
+        let (mut others, stop) = deliveries(&jetstream, 64);
+        for _ in 0..left {
+            next(&mut others).await.acknowledge().await.unwrap();
+        }
+        stop.send(true).unwrap();
+    }
 }

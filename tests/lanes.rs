@@ -51,6 +51,7 @@ impl Hands {
     fn new(jetstream: &Context, slots: usize, bulk: usize) -> Self {
         let settings = ConsumerSettings {
             queues: Lane::ALL.iter().map(|lane| (*lane, subject::stream_of(*lane).to_owned())).collect(),
+            worker: "here".into(),
             ack_wait: Duration::from_secs(2),
             limits: Limits { slots, bulk, waiting: 1 },
             grace: Duration::from_secs(5),

@@ -120,16 +120,28 @@ impl<'a> Attempt<'a> {
     }
 
     async fn record(&self, phase: Phase, crashes: u32) -> Result<(), Unavailable> {
-        write(self.jetstream, self.subject.clone(), &Record { job: self.job.clone(), phase, crashes }).await
+        let unavailable = |reason: String| Unavailable { stream: ATTEMPTS, reason };
+        let record = Record { job: self.job.clone(), phase, crashes };
+        let body = serde_json::to_vec(&record).map_err(|error| unavailable(error.to_string()))?;
+        let sent = self.jetstream.publish(self.subject.clone(), body.into()).await;
+        sent.map_err(|error| unavailable(error.to_string()))?.await.map_err(|error| unavailable(error.to_string()))?;
+        Ok(())
     }
 }
 
-/// Records that a job which no worker has begun with is given back, as a worker does with those that reach it while it stops.
+/// Records that a job which this worker has not begun with is given back, as a worker does with those that reach it while it
+/// stops. Crashes count as before. Arguments as of [`Attempt::look`].
 ///
 /// # Errors
 /// As [`Attempt::returned`].
-pub async fn not_started(jetstream: &Context, lane: Lane, sequence: u64, job: String) -> Result<(), Unavailable> {
-    write(jetstream, subject(lane, sequence), &Record { job, phase: Phase::Returned, crashes: 0 }).await
+pub async fn not_started(
+    jetstream: &Context,
+    worker: &str,
+    place: (Lane, u64),
+    job: String,
+    times_delivered: u64,
+) -> Result<(), Unavailable> {
+    Attempt::look(jetstream, worker, place, job, times_delivered).await?.postponed().await
 }
 
 /// Each lane's stream counts its jobs from 1.
@@ -138,12 +150,4 @@ fn subject(lane: Lane, sequence: u64) -> String {
         Lane::Interactive => format!("mpc.attempt.{sequence}"),
         Lane::Bulk => format!("mpc.attempt.bulk-{sequence}"),
     }
-}
-
-async fn write(jetstream: &Context, subject: String, record: &Record) -> Result<(), Unavailable> {
-    let unavailable = |reason: String| Unavailable { stream: ATTEMPTS, reason };
-    let body = serde_json::to_vec(record).map_err(|error| unavailable(error.to_string()))?;
-    let sent = jetstream.publish(subject, body.into()).await;
-    sent.map_err(|error| unavailable(error.to_string()))?.await.map_err(|error| unavailable(error.to_string()))?;
-    Ok(())
 }

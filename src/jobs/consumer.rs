@@ -13,7 +13,7 @@ use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use async_nats::jetstream::{AckKind, Context, Message, message::Acker};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub const CONSUMER: &str = "workers";
 
 /// How long the server holds a pull request open. Short, because a request that was lost in a reconnect is only noticed after
-/// this time and a second of grace.
-const PULL: Duration = Duration::from_secs(2);
+/// this time and a second of grace, and because a worker that stops listens until its last one is over.
+const PULL: Duration = Duration::from_secs(1);
 /// How long a worker that stops tries to say what it gives back.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
@@ -35,6 +35,8 @@ const GIVE_BACK: Duration = Duration::from_secs(1);
 pub struct ConsumerSettings {
     /// The streams to consume, one a lane.
     pub queues: Vec<(Lane, String)>,
+    /// Name of this worker in the attempt records of what it gives back.
+    pub worker: String,
     /// After this long without a sign of life from its worker a job is delivered again. Sets how fast a dead worker is
     /// replaced; 1 to 2 seconds.
     pub ack_wait: Duration,
@@ -138,7 +140,7 @@ impl Delivery {
 }
 
 /// Runs `handle` for every job, up to so many at a time, until `stop` becomes true; then gives back what has been pulled but
-/// not started, waits for the jobs in hand (at most `grace`) and returns how many of them had to be abandoned.
+/// not started, waits for the jobs in hand (at most `grace` after the stop) and returns how many of them had to be abandoned.
 ///
 /// Losing the server is not an error: pulling is tried again, with a growing delay, until it works or `stop` comes.
 pub async fn run<H, F>(jetstream: Context, settings: ConsumerSettings, stop: watch::Receiver<bool>, handle: H) -> usize
@@ -155,6 +157,7 @@ where
             jetstream: &jetstream,
             consumer: None,
             stop: stop.clone(),
+            told: None,
             jobs: JoinSet::new(),
             handle: &handle,
             settings: &settings,
@@ -174,6 +177,8 @@ struct Puller<'a, H> {
     consumer: Option<Consumer<pull::Config>>,
     places: Places,
     stop: watch::Receiver<bool>,
+    /// When a pull request was interrupted by the stop.
+    told: Option<Instant>,
     jobs: JoinSet<()>,
     handle: &'a H,
 }
@@ -198,14 +203,15 @@ where
                 }
             }
         }
-        let deadline = Instant::now() + self.settings.grace;
+        let deadline = self.told.unwrap_or_else(Instant::now) + self.settings.grace;
         while let Ok(Some(_)) = timeout_at(deadline, self.jobs.join_next()).await {}
         let abandoned = self.jobs.len();
         self.jobs.shutdown().await;
         abandoned
     }
 
-    /// One pull request: as many jobs as there are free slots, each started as it comes. Returns early when told to stop.
+    /// One pull request: as many jobs as there are free slots, each started as it comes. When told to stop, what else comes is given
+    /// back.
     async fn pull(&mut self) -> Result<(), String> {
         let mut stop = self.stop.clone();
         let mut free = tokio::select! {
@@ -238,23 +244,16 @@ where
                 self.jobs.spawn((self.handle)(delivery));
             }
         }
-        // Told to stop: what has arrived meanwhile goes to another worker at once, not after ack_wait.
-        let mut arrived = Vec::new();
-        while let Some(Some(Ok(message))) = batch.next().now_or_never() {
-            arrived.push(self.leave(message));
+        // Told to stop: whatever comes goes to another worker at once, not after ack_wait. The server goes on answering the request
+        // until it is filled or its time is over, and what it would send where nobody listens any more would be missed for so long, and
+        // then be taken for what ended a worker.
+        self.told = Some(Instant::now());
+        let mut left = JoinSet::new();
+        while let Ok(Some(Ok(message))) = timeout_at(deadline, batch.next()).await {
+            left.spawn(leave(self.jetstream.clone(), self.settings.worker.clone(), self.lane, message));
         }
-        futures::future::join_all(arrived).await;
+        while left.join_next().await.is_some() {}
         Ok(())
-    }
-
-    /// Gives back what was not begun, and says so, lest it count as a crash.
-    async fn leave(&self, message: Message) {
-        if let Ok(sequence) = message.info().map(|info| info.stream_sequence) {
-            let job = HEXLOWER.encode(&Sha256::digest(&message.payload));
-            let recorded = timeout(GIVE_BACK, attempts::not_started(self.jetstream, self.lane, sequence, job)).await;
-            tracing::debug!(sequence, ?recorded, "given back unstarted");
-        }
-        let _ = timeout(GIVE_BACK, message.ack_with(AckKind::Nak(None))).await;
     }
 
     /// Forgets finished jobs. A panic in a job leaves its delivery unsettled, so that it counts as a crash.
@@ -265,6 +264,18 @@ where
             }
         }
     }
+}
+
+/// Gives back what was not begun, and says so, lest it count as a crash.
+async fn leave(jetstream: Context, worker: String, lane: Lane, message: Message) {
+    let info = message.info().map(|info| (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1)));
+    if let Ok((sequence, times_delivered)) = info {
+        let job = HEXLOWER.encode(&Sha256::digest(&message.payload));
+        let note = attempts::not_started(&jetstream, &worker, (lane, sequence), job, times_delivered);
+        let recorded = timeout(GIVE_BACK, note).await;
+        tracing::debug!(sequence, ?recorded, "given back unstarted");
+    }
+    let _ = timeout(GIVE_BACK, message.ack_with(AckKind::Nak(None))).await;
 }
 
 /// The shared consumer of a queue, made if it does not exist.

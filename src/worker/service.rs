@@ -65,6 +65,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     tokio::spawn(sealing::reload(shared.clone(), hangups));
     let consumer = ConsumerSettings {
         queues: Lane::ALL.iter().map(|lane| (*lane, subject::stream_of(*lane).to_owned())).collect(),
+        worker: worker_id.clone(),
         ack_wait: config.ack_wait,
         limits: Limits { slots: config.concurrency, bulk: config.bulk_concurrency, waiting: config.waiting },
         grace: config.drain,
