@@ -6,12 +6,13 @@ mod support;
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, Context};
-use deployment::{Deployment, Forge, digest, message, new_key, password, secrets, wait_until_empty};
+use deployment::sessions::{audited, sessions};
+use deployment::{Deployment, Forge, digest, new_key, password, secrets, wait_until_empty};
 use futures::StreamExt;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use support::NatsServer;
-use trefoil::client::{ClientError, SignedRequest, SigningMaterial};
+use trefoil::client::{SignedRequest, SigningMaterial};
 use trefoil::jobs::lease::{Attempt, Claim, Lease, Leases};
 use trefoil::jobs::streams::{self, StreamSettings};
 use trefoil::wire::subject::{self, LEASES_STREAM};
@@ -220,38 +221,6 @@ async fn tokens_go_on_growing_after_the_server_was_killed() {
     assert!(after.token() > before);
 }
 
-/// What node 1 wrote into its audit log about signing, in order: job, key and decision, with the reason.
-fn audited(service: &Deployment) -> Vec<[String; 4]> {
-    let text = std::fs::read_to_string(service.path("node1").join(trefoil::node::AUDIT_LOG)).unwrap();
-    let entries = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(&line[65..]).unwrap());
-    let field = |entry: &serde_json::Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-    let signing = entries.filter(|entry| entry["op"] == "sign");
-    signing.map(|entry| ["jobId", "keyId", "decision", "reason"].map(|name| field(&entry, name))).collect()
-}
-
-/// Checks that no signing session of a key began at node 1 while another was open. Returns how many were opened, ended by
-/// another, and refused because of another.
-fn sessions(service: &Deployment) -> (usize, usize, usize) {
-    let mut open: HashMap<String, String> = HashMap::new();
-    let (mut opened, mut preempted, mut refused) = (0, 0, 0);
-    for [job, key, decision, reason] in audited(service) {
-        match decision.as_str() {
-            "opened" => {
-                opened += 1;
-                assert_eq!(open.insert(key, job), None, "two sessions of one key");
-            }
-            "released" => _ = open.remove(&key).expect("it was opened"),
-            "preempted" => {
-                preempted += 1;
-                open.remove(&key).expect("it was opened");
-            }
-            "refused" if reason == "KEY_BUSY" => refused += 1,
-            _ => {}
-        }
-    }
-    (opened, preempted, refused)
-}
-
 fn jobs(forge: &Forge<'_>, key: &SigningMaterial, count: u8) -> Vec<SignedRequest> {
     (0..count).map(|i| forge.sign(key, &digest(i), &secrets(key))).collect()
 }
@@ -294,27 +263,27 @@ async fn two_workers_have_one_session_of_a_key_at_a_time_and_each_has_its_turn()
     assert_eq!(workers.len(), 2);
 }
 
-/// A job whose session is open, its worker, and the worker's name in events.
-async fn in_session(service: &mut Deployment, forge: &Forge<'_>, key: &SigningMaterial) -> (SignedRequest, String) {
-    let nats = service.nats.connect().await;
-    let mut events = nats.subscribe("mpc.event.sign.*").await.unwrap();
-    nats.flush().await.unwrap();
+/// A job that has its key's lease, and waits for node 1, which is stopped.
+async fn in_session(service: &mut Deployment, forge: &Forge<'_>, key: &SigningMaterial) -> SignedRequest {
     let before = audited(service).len();
-    let jetstream = jetstream::new(nats);
+    let jetstream = jetstream::new(service.nats.connect().await);
     let stream = jetstream.get_stream_no_info(LEASES_STREAM).await.unwrap();
     // A silent node 1 keeps the job in its worker's hands.
     service.process("node1").signal("STOP");
     let request = forge.sign(key, &digest(1), &secrets(key));
     forge.backend.publish(&request).await.unwrap();
-    let started = heard(&mut events, |event| event.outcome == EventOutcome::Started).await;
-    let lease = subject::lease(&key.key_id);
+    let (lease, job) = (subject::lease(&key.key_id), data_encoding::HEXLOWER.encode(&request.digest));
     let waited = Instant::now();
-    while !stream.get_last_raw_message_by_subject(&lease).await.is_ok_and(|message| !message.payload.is_empty()) {
+    let held = async || match stream.get_last_raw_message_by_subject(&lease).await {
+        Ok(message) => String::from_utf8_lossy(&message.payload).contains(&job),
+        Err(_) => false,
+    };
+    while !held().await {
         assert!(waited.elapsed() < PATIENCE, "no lease is taken");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(audited(service).len(), before);
-    (request, started.worker_id)
+    request
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,7 +297,7 @@ async fn the_job_of_a_killed_worker_does_not_wait_for_its_own_lease() {
     let backend = service.backend().await;
     let key = new_key(&backend, Curve::Secp256k1).await;
     let forge = Forge::new(&backend);
-    let (request, _) = in_session(&mut service, &forge, &key).await;
+    let request = in_session(&mut service, &forge, &key).await;
     let another = forge.sign(&key, &digest(2), &secrets(&key));
     backend.publish(&another).await.unwrap();
     service.kill("worker1");
@@ -352,7 +321,7 @@ async fn a_worker_that_was_stopped_past_its_lease_changes_nothing() {
     let backend = service.backend().await;
     let key = new_key(&backend, Curve::Secp256k1).await;
     let forge = Forge::new(&backend);
-    let (request, stale) = in_session(&mut service, &forge, &key).await;
+    let request = in_session(&mut service, &forge, &key).await;
     service.process("worker1").signal("STOP");
     service.process("node1").signal("CONT");
     service.start_worker("worker2");
@@ -365,48 +334,13 @@ async fn a_worker_that_was_stopped_past_its_lease_changes_nothing() {
     let jetstream = jetstream::new(nats.clone());
     let mut results = jetstream.get_stream("MPC_RESULTS").await.unwrap();
     let stored = results.info().await.unwrap().state.messages;
-    let mut events = nats.subscribe("mpc.event.sign.*").await.unwrap();
-    nats.flush().await.unwrap();
     service.process("worker1").signal("CONT");
-    let ended = heard(&mut events, |event| event.worker_id == stale && event.outcome != EventOutcome::Started).await;
-    assert_eq!((ended.job_id, ended.outcome), (request.job_id.clone(), EventOutcome::Completed));
-    assert_eq!(results.info().await.unwrap().state.messages, stored, "a second result");
-    wait_until_empty(&jetstream).await;
-    sessions(&service);
-    // And it works on as before.
+    // It works on as before: the key's next job, for which it is alone, comes after what it had in hand.
     service.kill("worker2");
     backend.sign(&key, Method::Mta, &digest(7), password()).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hot_key_with_500_jobs_stops_nobody() {
-    let service = Deployment::start(2);
-    let backend = service.backend().await;
-    let hot = new_key(&backend, Curve::Ed25519).await;
-    let others: Vec<_> = futures::stream::iter(0..4).then(|_| new_key(&backend, Curve::Ed25519)).collect().await;
-    let sign = async |key: &SigningMaterial, text: String| loop {
-        match backend.sign(key, Method::Default, &message(&text), password()).await {
-            // At the cap: as a backend does that is told so.
-            Err(ClientError::Busy) => tokio::time::sleep(Duration::from_millis(100)).await,
-            done => return drop(done.unwrap()),
-        }
-    };
-    let crowd = futures::future::join_all((0..500).map(|i| sign(&hot, format!("hot {i}"))));
-    let mut crowd = std::pin::pin!(crowd);
-    let bystanders = futures::future::join_all(others.iter().map(async |key| {
-        for i in 0..10 {
-            let started = Instant::now();
-            sign(key, format!("other {i}")).await;
-            assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
-        }
-    }));
-    tokio::select! {
-        _ = &mut crowd => panic!("the crowd was gone before the others had begun"),
-        _ = bystanders => {}
-    }
-    crowd.await;
-    let refused = audited(&service).iter().filter(|[.., reason]| reason == "KEY_BUSY").count();
-    assert_eq!(refused, 0, "the workers knew whose turn it was");
+    wait_until_empty(&jetstream).await;
+    assert_eq!(results.info().await.unwrap().state.messages, stored + 1, "a second result");
+    sessions(&service);
 }
 
 #[tokio::test(flavor = "multi_thread")]

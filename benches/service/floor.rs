@@ -81,6 +81,7 @@ async fn worker(client: async_nats::Client) {
     let jetstream = jetstream::new(client.clone());
     let settings = ConsumerSettings {
         queues: vec![(Lane::Interactive, JOBS.to_owned())],
+        worker: "floor".to_owned(),
         ack_wait: Duration::from_secs(2),
         limits: Limits { slots: 64, bulk: 1, waiting: 64 },
         grace: Duration::from_secs(5),

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod cheat;
+pub mod events;
+pub mod sessions;
 
 use crate::support::process::Process;
 use crate::support::{NatsServer, command};
