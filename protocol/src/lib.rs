@@ -22,6 +22,7 @@ mod schnorr;
 mod secret;
 mod share;
 pub mod transcript;
+mod wide;
 
 pub use error::{Abort, Result};
 pub use party::{CurveId, Party};

@@ -8,6 +8,7 @@ use crate::ot::ROWS;
 use crate::ot::extension::{ExtensionId, ReceiverRows, SenderRows};
 use crate::secret::Secret;
 use crate::transcript::Tag;
+use crate::wide::SumOfProducts;
 use k256::Scalar;
 use rand_core::{CryptoRng, RngCore};
 use std::sync::LazyLock;
@@ -70,15 +71,15 @@ pub fn alice(
     let [a0, a1] = inputs;
     let check_input = Zeroizing::new(Secp256k1::random_scalar(rng));
     let (zero_pads, one_pads) = rows.pads();
-    let mut products = Products([Scalar::ZERO; 2]);
-    let [c0, c1] = &mut products.0;
+    let mut sums = [SumOfProducts::new(), SumOfProducts::new()];
+    let [sum0, sum1] = &mut sums;
     message.reserve(ANSWER_LEN);
     for (([z0, z1, z2], [o0, o1, o2]), gadget) in zero_pads.iter().zip(one_pads.iter()).zip(GADGET.iter()) {
         for tau in [z0 - o0 + a0, z1 - o1 + a1, z2 - o2 + *check_input] {
-            message.extend_from_slice(Secp256k1::encode_scalar(&tau).as_slice());
+            message.extend_from_slice(&tau.to_bytes());
         }
-        *c0 -= gadget * z0;
-        *c1 -= gadget * z1;
+        sum0.add(gadget, z0);
+        sum1.add(gadget, z1);
     }
     let challenge = Challenge::new(id, transcript, message);
     let eta = challenge.combine(&[*a0, *a1, *check_input]);
@@ -88,7 +89,7 @@ pub fn alice(
     }
     message.extend_from_slice(Secp256k1::encode_scalar(&eta).as_slice());
     message.extend_from_slice(&challenge.mu(id, &check_rows));
-    products
+    Products(sums.map(|sum| -sum.reduce()))
 }
 
 /// Bob's random factor: `b = ⟨g, β⟩`.
@@ -132,8 +133,8 @@ pub fn bob(rows: &ReceiverRows, id: &ExtensionId<'_>, transcript: &[u8; 32], ans
         return Err(Abort::Bug("τ of a wrong length"));
     }
     let challenge = Challenge::new(id, transcript, answer.prefix);
-    let mut products = Products([Scalar::ZERO; 2]);
-    let [d0, d1] = &mut products.0;
+    let mut sums = [SumOfProducts::new(), SumOfProducts::new()];
+    let [sum0, sum1] = &mut sums;
     let mut check_rows = Zeroizing::new(Vec::with_capacity(ROWS * 32));
     let pads = rows.pads();
     for (((choice, pads), tau), gadget) in rows.choices().zip(pads.iter()).zip(&answer.tau).zip(GADGET.iter()) {
@@ -144,11 +145,11 @@ pub fn bob(rows: &ReceiverRows, id: &ExtensionId<'_>, transcript: &[u8; 32], ans
         let check = challenge.combine(&delta) - chosen(&answer.eta);
         check_rows.extend_from_slice(Secp256k1::encode_scalar(&check).as_slice());
         let [x0, x1, _] = &delta;
-        *d0 += gadget * x0;
-        *d1 += gadget * x1;
+        sum0.add(gadget, x0);
+        sum1.add(gadget, x1);
     }
     if bool::from(challenge.mu(id, &check_rows).ct_eq(&answer.mu)) {
-        Ok(products)
+        Ok(Products(sums.map(|sum| sum.reduce())))
     } else {
         Err(Abort::lock(id.direction.sender(), "rvole_mu"))
     }
