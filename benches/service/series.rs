@@ -17,6 +17,8 @@ const FLOOR_EDDSA: What = What::Floor(Curve::Ed25519);
 /// What the sweeps keep where they do not vary it.
 const WORKERS: usize = 2;
 const IN_FLIGHT: usize = 64;
+/// Keys on each curve: as many as jobs under way, or their turns at the keys would be what is measured.
+const KEYS: usize = 64;
 /// Of the saturated rate: what the other keys get beside a hot one.
 const BACKGROUND: f64 = 0.4;
 /// Jobs of the hot key that are offered at once; the queue takes 64 of one key.
@@ -103,9 +105,7 @@ impl Bench {
     /// Key generation, one at a time; what the other series sign with.
     async fn generate(&mut self) {
         println!("generate:");
-        for (curve, count) in
-            [(Curve::Secp256k1, self.options.pick(64, 12)), (Curve::Ed25519, self.options.pick(64, 12))]
-        {
+        for (curve, count) in [(Curve::Secp256k1, KEYS), (Curve::Ed25519, KEYS)] {
             let mut took = hdrhistogram::Histogram::<u64>::new(3).unwrap();
             let before = Usage::now(&self.site);
             for _ in 0..count {
