@@ -1,5 +1,6 @@
 //! The worker's end: one [`NodeChannel`] per node, shared by all jobs.
 
+use super::record::Plain;
 use super::{ChannelError, ChannelId, NOISE, STATUS_OK, STATUS_UNKNOWN, VERSION, prologue, record};
 use crate::clock::now_ms;
 use crate::wire::node::{Call, NODE_VERSION, NodeReply};
@@ -242,15 +243,14 @@ impl Link {
         // As `Call` itself is encoded, field by field, with the deadline in the node's time.
         let Call { version, deadline, request } = call;
         let at_node = (version, self.clock.at_node(*deadline), request);
-        let payload = Zeroizing::new(postcard::to_allocvec(&at_node).map_err(|_| ChannelError::TooLarge)?);
-        let reply = self.exchange(&payload, remaining(call.deadline)?).await?;
+        let reply = self.exchange(Plain::encode(&[], &at_node)?, remaining(call.deadline)?).await?;
         match reply.split_first() {
             Some((&NODE_VERSION, body)) => postcard::from_bytes(body).map_err(|_| ChannelError::Tampered),
             _ => Err(ChannelError::Tampered),
         }
     }
 
-    async fn exchange(&self, payload: &[u8], timeout: Duration) -> Result<Zeroizing<Vec<u8>>, ChannelError> {
+    async fn exchange(&self, payload: Plain, timeout: Duration) -> Result<Zeroizing<Vec<u8>>, ChannelError> {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let mut message = Vec::with_capacity(payload.len() + 256);
         message.push(VERSION);

@@ -4,6 +4,8 @@
 //! payload's length (4 bytes, big-endian), so that leaving records out is noticed; the others follow from their place.
 
 use super::ChannelError;
+use postcard::experimental::serialized_size;
+use serde::Serialize;
 use snow::StatelessTransportState;
 use zeroize::Zeroizing;
 
@@ -28,6 +30,41 @@ fn nonce(sequence: u64, record: usize) -> u64 {
     (sequence << 4) | record as u64
 }
 
+/// A payload behind room for its length, made in one piece: large messages are neither copied once more before they are sealed, nor
+/// erased in more places than need be.
+pub struct Plain(Zeroizing<Vec<u8>>);
+
+impl Plain {
+    /// These bytes.
+    pub fn of(payload: &[u8]) -> Self {
+        Self::with(payload, 0)
+    }
+
+    /// `head`, then `value` in postcard.
+    ///
+    /// # Errors
+    /// `TooLarge`, also for what does not serialise.
+    pub fn encode(head: &[u8], value: &impl Serialize) -> Result<Self, ChannelError> {
+        let size = serialized_size(value).map_err(|_| ChannelError::TooLarge)?;
+        let Self(mut bytes) = Self::with(head, size);
+        let whole = postcard::to_extend(value, std::mem::take(&mut *bytes)).map_err(|_| ChannelError::TooLarge)?;
+        Ok(Self(Zeroizing::new(whole)))
+    }
+
+    /// With room for so many bytes more, so that they do not move.
+    fn with(payload: &[u8], room: usize) -> Self {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(LENGTH + payload.len() + room));
+        bytes.extend_from_slice(&[0; LENGTH]);
+        bytes.extend_from_slice(payload);
+        Self(bytes)
+    }
+
+    /// Bytes of the payload.
+    pub fn len(&self) -> usize {
+        self.0.len().saturating_sub(LENGTH)
+    }
+}
+
 /// Appends the sealed payload to `message`.
 ///
 /// # Errors
@@ -35,15 +72,15 @@ fn nonce(sequence: u64, record: usize) -> u64 {
 pub fn seal(
     state: &StatelessTransportState,
     sequence: u64,
-    payload: &[u8],
+    plain: Plain,
     message: &mut Vec<u8>,
 ) -> Result<(), ChannelError> {
-    if payload.len() > MAX_PAYLOAD || sequence >= MAX_SEQUENCE {
+    let length = plain.len();
+    if length > MAX_PAYLOAD || sequence >= MAX_SEQUENCE {
         return Err(ChannelError::TooLarge);
     }
-    let mut plain = Zeroizing::new(Vec::with_capacity(LENGTH + payload.len()));
-    plain.extend_from_slice(&(payload.len() as u32).to_be_bytes());
-    plain.extend_from_slice(payload);
+    let Plain(mut plain) = plain;
+    *plain.first_chunk_mut::<LENGTH>().ok_or(ChannelError::TooLarge)? = (length as u32).to_be_bytes();
     for (index, chunk) in plain.chunks(RECORD).enumerate() {
         let start = message.len();
         message.resize(start + chunk.len() + TAG, 0);

@@ -1,8 +1,10 @@
 //! The node's end of its channels. Knows no network: bytes in, bytes out.
 
+use super::record::Plain;
 use super::replay::Replay;
 use super::{ChannelError, ChannelId, NOISE, STATUS_OK, STATUS_REFUSED, STATUS_UNKNOWN, VERSION, prologue, record};
 use dashmap::DashMap;
+use serde::Serialize;
 use snow::StatelessTransportState;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -218,6 +220,18 @@ impl ReplySealer {
     /// # Errors
     /// `TooLarge`.
     pub fn seal(self, payload: &[u8]) -> Result<Vec<u8>, ChannelError> {
+        self.seal_plain(Plain::of(payload))
+    }
+
+    /// The message to send back: a version byte, then `reply` in postcard.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub fn seal_reply(self, version: u8, reply: &impl Serialize) -> Result<Vec<u8>, ChannelError> {
+        self.seal_plain(Plain::encode(&[version], reply)?)
+    }
+
+    fn seal_plain(self, payload: Plain) -> Result<Vec<u8>, ChannelError> {
         let mut message = Vec::with_capacity(payload.len() + 256);
         message.extend_from_slice(&[VERSION, STATUS_OK]);
         record::seal(&self.channel.state, self.sequence, payload, &mut message)?;

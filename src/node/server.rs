@@ -20,7 +20,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use zeroize::Zeroizing;
 
 /// Requests worked on at once: beyond it they wait in the subscription.
 const MAX_REQUESTS: usize = 4_096;
@@ -217,15 +216,7 @@ async fn serve_call(node: &Node, incoming: Incoming) -> Option<Vec<u8>> {
         Err(_) => Refusal::new(ErrorCode::ProtocolAbort, "not a call").into(),
     };
     drop(payload);
-    let mut bytes = Zeroizing::new(vec![NODE_VERSION]);
-    match postcard::to_allocvec(&reply).map(Zeroizing::new) {
-        Ok(body) => bytes.extend_from_slice(&body),
-        Err(error) => {
-            tracing::error!(%error, "a reply does not serialise");
-            return None;
-        }
-    }
-    sealer.seal(&bytes).inspect_err(|error| tracing::error!(%error, "a reply was not sealed")).ok()
+    sealer.seal_reply(NODE_VERSION, &reply).inspect_err(|error| tracing::error!(%error, "a reply was not sealed")).ok()
 }
 
 async fn respond(request: &Request, answer: Vec<u8>) {
