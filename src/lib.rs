@@ -5,6 +5,7 @@ pub mod channel;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod compute;
 pub mod config;
 pub mod fault;
 pub mod jobs;

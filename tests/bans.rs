@@ -4,6 +4,7 @@
 mod support;
 
 use async_nats::jetstream::{self, Context};
+use futures::StreamExt;
 use nkeys::{KeyPair, XKey};
 use support::NatsServer;
 use trefoil::auth::sign_job;
@@ -135,4 +136,95 @@ async fn while_seeds_are_rotated_every_worker_knows_a_new_ban() {
     assert!(bans(&[&old]).is_banned(&jetstream, &job, 2, T).await.unwrap());
     maker.renew(&jetstream).await.unwrap();
     assert_eq!(messages(&jetstream).await, 4, "there is nothing to renew");
+    // One that was read before its seed was known counts when that is.
+    let late = bans(&[&XKey::new()]);
+    assert!(!late.is_banned(&jetstream, &job, 1, T).await.unwrap());
+    assert!(late.replace_seeds([new_seed.as_str()]));
+    assert!(late.is_banned(&jetstream, &job, 1, T).await.unwrap());
+}
+
+fn signal(server: &NatsServer, name: &str) {
+    let done = std::process::Command::new("kill").args([name, &server.id().to_string()]).status();
+    assert!(done.unwrap().success());
+}
+
+/// Stops the server, and waits until each of its threads has stopped.
+fn stop(server: &NatsServer) {
+    signal(server, "-STOP");
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+        stat.is_empty() || stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+    };
+    while !std::fs::read_dir(format!("/proc/{}/task", server.id())).unwrap().all(is_stopped) {
+        std::thread::yield_now();
+    }
+}
+
+/// Reads of the stream by everybody, until the subscription is dropped.
+async fn reads(server: &NatsServer) -> async_nats::Subscriber {
+    let client = server.connect().await;
+    let reads = client.subscribe("$JS.API.STREAM.MSG.GET.MPC_BANS").await.unwrap();
+    client.flush().await.unwrap();
+    reads
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_reads_for_all_who_ask_at_once_and_nobody_before_the_ban_answers_for_who_asks_after_it() {
+    let (server, jetstream) = provisioned().await;
+    let seed = XKey::new();
+    let job = job(&KeyPair::new_user(), KEY);
+    let (maker, checker) = (bans(&[&seed]), bans(&[&seed]));
+    let reads = reads(&server).await;
+    // The first one's read, and one for all who came while it was under way.
+    let mut all: Vec<_> = (0..16).map(|_| Box::pin(checker.is_banned(&jetstream, &job, 1, T))).collect();
+    // Silent, so that none of them has its answer before the last one has asked.
+    stop(&server);
+    for one in &mut all {
+        assert!(futures::poll!(one).is_pending());
+    }
+    signal(&server, "-CONT");
+    for one in all {
+        assert!(!one.await.unwrap());
+    }
+    // Behind this one, everything before it has reached whoever listens.
+    let client = server.connect().await;
+    client.publish("$JS.API.STREAM.MSG.GET.MPC_BANS", "last".into()).await.unwrap();
+    client.flush().await.unwrap();
+    let asked = reads.take_while(|message| std::future::ready(message.payload != "last")).count().await;
+    assert!((1..=2).contains(&asked), "{asked}");
+    // Whoever asks after it was stored sees it, whoever else is asking.
+    let ban = Ban::new(&job, 1, T, "rvole_mu", Party::Node1);
+    let before = futures::future::join_all((0..8).map(|_| checker.is_banned(&jetstream, &job, 1, T)));
+    let recorded_and_seen = async {
+        maker.record(&jetstream, &ban).await.unwrap();
+        checker.is_banned(&jetstream, &job, 1, T).await.unwrap()
+    };
+    let (_, seen) = futures::join!(before, recorded_and_seen);
+    assert!(seen);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_of_a_stream_that_was_made_anew_count_and_those_before_go_on_counting() {
+    let (_server, jetstream) = provisioned().await;
+    let seed = XKey::new();
+    let job = job(&KeyPair::new_user(), KEY);
+    let checker = bans(&[&seed]);
+    let ban = |epoch| Ban::new(&job, epoch, T, "rvole_mu", Party::Node1);
+    for epoch in [1, 2] {
+        bans(&[&seed]).record(&jetstream, &ban(epoch)).await.unwrap();
+    }
+    assert!(checker.is_banned(&jetstream, &job, 2, T).await.unwrap());
+    // As many records as before, and more; and none.
+    for epochs in [[3, 4].as_slice(), &[5, 6, 7], &[]] {
+        jetstream.delete_stream("MPC_BANS").await.unwrap();
+        assert!(checker.is_banned(&jetstream, &job, 8, T).await.is_err(), "nobody knows");
+        streams::provision(&jetstream, &StreamSettings::default()).await.unwrap();
+        for epoch in epochs {
+            bans(&[&seed]).record(&jetstream, &ban(*epoch)).await.unwrap();
+        }
+        for epoch in epochs.iter().chain(&[1, 2]) {
+            assert!(checker.is_banned(&jetstream, &job, *epoch, T).await.unwrap(), "epoch {epoch}");
+        }
+        assert!(!checker.is_banned(&jetstream, &job, 8, T).await.unwrap());
+    }
 }

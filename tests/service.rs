@@ -311,6 +311,9 @@ async fn a_job_has_one_result_however_often_it_is_sent() {
     let subject = subject::result(backend.jobs().initiator(), &request.job_id);
     let mut subjects = stored.info_with_subjects(subject).await.unwrap();
     assert_eq!(subjects.next().await.unwrap().unwrap().1, 1);
+    // Nor is it signed again: node 1 knew each copy, and the worker found the result.
+    let log = std::fs::read_to_string(service.path("node1").join(trefoil::node::AUDIT_LOG)).unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains(r#""decision":"released""#)).count(), 1);
 }
 
 /// Whoever may publish jobs can have a copy of a job refused, under the job's own digest.

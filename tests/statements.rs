@@ -90,6 +90,7 @@ fn node_calls_survive_their_encoding() {
         ot_id: [2; 32],
         transcript: [3; 32],
         lease_token: u64::MAX,
+        looked: false,
         blinded_password: [4; 32],
     };
     let call = Call {

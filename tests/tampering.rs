@@ -250,8 +250,17 @@ async fn a_lie_beside_the_job_signs_nothing_else_and_locks_nothing() {
         public.verify_prehash(&DIGEST, &Signature::from_slice(bytes).unwrap()).is_ok()
     };
     type Lie = (&'static str, fn(&mut SignOpen), Option<ErrorCode>);
-    let SignOpen { job: _, contribution: _, epoch: _, ot_id: _, transcript: _, lease_token: _, blinded_password: _ } =
-        cluster.open(key, &cluster.sign_job("none", key.id(), &digest_input()), [9; 32], 0);
+    let SignOpen {
+        job: _,
+        contribution: _,
+        epoch: _,
+        ot_id: _,
+        transcript: _,
+        lease_token: _,
+        // Whoever says so in vain signs once more what it may sign.
+        looked: _,
+        blinded_password: _,
+    } = cluster.open(key, &cluster.sign_job("none", key.id(), &digest_input()), [9; 32], 0);
     let lies: [Lie; 8] = [
         ("epoch", |open| open.epoch += 1, Some(ErrorCode::StaleShare)),
         ("transcript", |open| open.transcript[0] ^= 1, Some(ErrorCode::StaleShare)),

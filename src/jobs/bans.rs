@@ -10,10 +10,12 @@ use crate::wire::subject::{self, ALL_BANS, BANS_STREAM};
 use crate::wire::{Base64, Fixed, InitiatorId, Job, KeyId, SignedJob, VERSION};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
 use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
@@ -112,21 +114,49 @@ fn decode<'a>(seeds: impl IntoIterator<Item = &'a str>) -> Option<Seeds> {
 
 struct Inner {
     seeds: RwLock<Seeds>,
+    /// How often they were replaced.
+    replaced: AtomicU64,
     /// Bans are for ever, so what was once found need not be asked for again.
     known: Mutex<HashSet<Locked>>,
+    /// How many have asked what is new.
+    asked: AtomicU64,
+    /// Held by whoever reads for all who asked before.
+    reading: tokio::sync::Mutex<Reading>,
+}
+
+/// A record's sequence, and its SHA-256, by which a stream that was made anew is noticed.
+type Seen = (u64, [u8; 32]);
+
+/// How far the stream was read.
+#[derive(Default)]
+struct Reading {
+    /// The last record that was read.
+    last: Option<Seen>,
+    /// How often the seeds had been replaced when the reading began.
+    replaced: u64,
+    /// Those who asked so far have this answer.
+    served: u64,
+    outcome: Option<Unavailable>,
 }
 
 impl Bans {
     /// With the workers' sealing seeds `SX…`, the newest first. `None` if there are none or one is invalid.
     #[must_use]
     pub fn new<'a>(seeds: impl IntoIterator<Item = &'a str>) -> Option<Self> {
-        Some(Self(Arc::new(Inner { seeds: RwLock::new(decode(seeds)?), known: Mutex::default() })))
+        Some(Self(Arc::new(Inner {
+            seeds: RwLock::new(decode(seeds)?),
+            replaced: AtomicU64::new(0),
+            known: Mutex::default(),
+            asked: AtomicU64::new(0),
+            reading: tokio::sync::Mutex::default(),
+        })))
     }
 
     /// Goes on with these seeds, the newest first. False, and nothing changed, if there are none or one is invalid.
     pub fn replace_seeds<'a>(&self, seeds: impl IntoIterator<Item = &'a str>) -> bool {
         let Some(seeds) = decode(seeds) else { return false };
         *self.0.seeds.write().unwrap_or_else(PoisonError::into_inner) = seeds;
+        self.0.replaced.fetch_add(1, Ordering::AcqRel);
         true
     }
 
@@ -134,8 +164,8 @@ impl Bans {
         self.0.seeds.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether these shares of the job's key are locked. The key's owner is whoever signed the job: what others' jobs led to does not
-    /// count, and if it is the job that is not the owner's, the nodes refuse it.
+    /// Whether these shares of the job's key are locked, by a record that was stored before this is asked. The key's owner is whoever
+    /// signed the job: what others' jobs led to does not count, and if it is the job that is not the owner's, the nodes refuse it.
     ///
     /// # Errors
     /// [`Unavailable`]; the key must then not be used.
@@ -146,12 +176,61 @@ impl Bans {
         epoch: u32,
         transcript: [u8; 32],
     ) -> Result<bool, Unavailable> {
-        let locked = Locked { key_id: job.key_id, epoch, transcript, initiator: job.initiator.clone() };
-        let banned = self.known().contains(&locked) || !self.stored(jetstream, &locked).await?.is_empty();
-        if banned {
-            self.known().insert(locked);
+        if self.knows(job, epoch, transcript) {
+            return Ok(true);
         }
-        Ok(banned)
+        self.catch_up(jetstream).await?;
+        Ok(self.knows(job, epoch, transcript))
+    }
+
+    /// Whether that was found before: what there is to know without asking.
+    #[must_use]
+    pub fn knows(&self, job: &Job, epoch: u32, transcript: [u8; 32]) -> bool {
+        let locked = Locked { key_id: job.key_id, epoch, transcript, initiator: job.initiator.clone() };
+        self.known().contains(&locked)
+    }
+
+    /// Knows every ban that was stored before this was asked. One reads for all who wait: a read that began after they asked is as good as
+    /// one of their own, so under load there are fewer reads than jobs.
+    async fn catch_up(&self, jetstream: &Context) -> Result<(), Unavailable> {
+        let place = self.0.asked.fetch_add(1, Ordering::AcqRel);
+        let mut reading = self.0.reading.lock().await;
+        if reading.served <= place {
+            let served = self.0.asked.load(Ordering::Acquire);
+            // What did not count under the seeds of then may count now.
+            let replaced = self.0.replaced.load(Ordering::Acquire);
+            if std::mem::replace(&mut reading.replaced, replaced) != replaced {
+                reading.last = None;
+            }
+            reading.outcome = self.read_new(jetstream, &mut reading.last).await.err();
+            reading.served = served;
+        }
+        reading.outcome.clone().map_or(Ok(()), Err)
+    }
+
+    /// Reads what follows `seen`, or all of it where that is not there any more: the stream was made anew.
+    async fn read_new(&self, jetstream: &Context, seen: &mut Option<Seen>) -> Result<(), Unavailable> {
+        let seen_in = |(sequence, bytes): (u64, Bytes)| (sequence, Sha256::digest(&bytes).into());
+        let last = once::last(jetstream, BANS_STREAM, ALL_BANS).await?;
+        if *seen == last.map(|message| seen_in((message.sequence, message.payload))) {
+            return Ok(());
+        }
+        let mut from = 1;
+        if let Some(before) = seen.take() {
+            let there = once::next(jetstream, BANS_STREAM, ALL_BANS, before.0).await?;
+            if there.map(seen_in) == Some(before) {
+                (from, *seen) = (before.0.saturating_add(1), Some(before));
+            }
+        }
+        while let Some((sequence, bytes)) = once::next(jetstream, BANS_STREAM, ALL_BANS, from).await? {
+            match self.read(&bytes) {
+                Some((_, locked, _)) => _ = self.known().insert(locked),
+                None => tracing::error!(sequence, "a ban that is not authentic is ignored"),
+            }
+            *seen = Some(seen_in((sequence, bytes)));
+            from = sequence.saturating_add(1);
+        }
+        Ok(())
     }
 
     /// Under which of the seeds there is a record of this.

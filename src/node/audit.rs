@@ -5,14 +5,16 @@
 //! removal, an insertion or a swap breaks the chain at that place. Lines cut off at the end are noticed by comparison with the
 //! store, which anchors the log's end with each of its commits.
 
+use super::gather::Underway;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use trefoil_protocol::transcript::{Tag, hash};
 
@@ -20,10 +22,12 @@ use trefoil_protocol::transcript::{Tag, hash};
 const MAX_BATCH: usize = 1_024;
 /// Entries that may wait.
 const QUEUE: usize = 16_384;
+/// Longest time until an entry is synced that nobody waits for, unless one comes that somebody waits for: they go together.
+const NOTED: Duration = Duration::from_millis(20);
 /// Longest line, bytes: entries are a few hundred, but for those of batches, up to 9,000.
 const MAX_LINE: u64 = 16_384;
 /// How long a reader waits for the end of a line, and how often.
-const UNFINISHED_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
+const UNFINISHED_WAIT: Duration = Duration::from_millis(50);
 const UNFINISHED_TRIES: u32 = 4;
 
 /// The end of a log: its number of entries, and the hash of the last one.
@@ -284,6 +288,19 @@ impl AuditLog {
         anchored: Option<Head>,
         on_head: impl Fn(Head) + Send + 'static,
     ) -> Result<Self, AuditError> {
+        Self::open_for(path, anchored, Underway::default(), on_head)
+    }
+
+    /// The same for a node that counts its calls, so that the entries of many share a write.
+    ///
+    /// # Errors
+    /// As [`AuditLog::open`].
+    pub(super) fn open_for(
+        path: &Path,
+        anchored: Option<Head>,
+        underway: Underway,
+        on_head: impl Fn(Head) + Send + 'static,
+    ) -> Result<Self, AuditError> {
         let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
         file.try_lock().map_err(|_| AuditError::Io("another process has it open".into()))?;
         cut_incomplete(&mut file)?;
@@ -292,7 +309,7 @@ impl AuditLog {
         let (queue, waiting) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("audit-writer".into())
-            .spawn(move || run(&mut file, head, &on_head, &waiting))?;
+            .spawn(move || run(&mut file, head, &on_head, &underway, &waiting))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
@@ -352,39 +369,62 @@ fn cut_incomplete(file: &mut File) -> Result<(), AuditError> {
     Ok(())
 }
 
-fn run(file: &mut File, mut head: Head, on_head: &impl Fn(Head), waiting: &Receiver<Entry>) {
-    while let Ok(first) = waiting.recv() {
-        let batch: Vec<Entry> = std::iter::once(first).chain(waiting.try_iter().take(MAX_BATCH - 1)).collect();
-        let written = write(file, head, &batch);
-        let outcome = match written {
-            Ok(new) => {
-                head = new;
-                on_head(head);
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(%error, "the audit log cannot be written");
-                Err(error.to_string())
+fn run(file: &mut File, head: Head, on_head: &impl Fn(Head), underway: &Underway, waiting: &Receiver<Entry>) {
+    let mut end = End { file, head, on_head, unsynced: None };
+    loop {
+        let first = match end.unsynced {
+            None => waiting.recv().map_err(RecvTimeoutError::from),
+            Some(since) => waiting.recv_timeout(NOTED.saturating_sub(since.elapsed())),
+        };
+        let batch = match first {
+            Ok(first) => underway.gather(first, waiting, MAX_BATCH),
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
+            Err(RecvTimeoutError::Disconnected) => {
+                return end.sync().unwrap_or_else(|error| tracing::error!(%error, "the audit log was not synced"));
             }
         };
+        let outcome = end.write(&batch).map_err(|error| error.to_string());
         for sender in batch.into_iter().filter_map(|(_, sender)| sender) {
             let _ = sender.send(outcome.clone().map_err(AuditError::Io));
         }
-        if outcome.is_err() {
+        if let Err(error) = outcome {
             // The file's end is unknown now, so nothing may follow it: every later append fails, and with it every signature.
+            tracing::error!(%error, "the audit log cannot be written");
             return;
         }
     }
 }
 
-fn write(file: &mut File, mut head: Head, batch: &[Entry]) -> Result<Head, AuditError> {
-    let mut text = Vec::new();
-    for (event, _) in batch {
-        let (line, next) = format_line(head, event)?;
-        text.extend_from_slice(&line);
-        head = next;
+/// The end of the log, where entries are written.
+struct End<'a, F> {
+    file: &'a mut File,
+    head: Head,
+    on_head: &'a F,
+    /// Since when there are entries that are not synced, and that nobody waits for.
+    unsynced: Option<Instant>,
+}
+
+impl<F: Fn(Head)> End<'_, F> {
+    /// Writes entries, and syncs them if somebody waits for one, or if the oldest that nobody waits for has waited long enough.
+    fn write(&mut self, batch: &[Entry]) -> Result<(), AuditError> {
+        let (mut text, mut head) = (Vec::new(), self.head);
+        for (event, _) in batch {
+            let (line, next) = format_line(head, event)?;
+            text.extend_from_slice(&line);
+            head = next;
+        }
+        self.file.write_all(&text)?;
+        self.head = head;
+        let since = *self.unsynced.get_or_insert_with(Instant::now);
+        let awaited = batch.iter().any(|(_, sender)| sender.is_some());
+        if awaited || since.elapsed() >= NOTED { self.sync() } else { Ok(()) }
     }
-    file.write_all(&text)?;
-    file.sync_data()?;
-    Ok(head)
+
+    fn sync(&mut self) -> Result<(), AuditError> {
+        if self.unsynced.take().is_some() {
+            self.file.sync_data()?;
+            (self.on_head)(self.head);
+        }
+        Ok(())
+    }
 }

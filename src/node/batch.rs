@@ -2,11 +2,11 @@
 //! all items at once.
 
 use super::material::Material;
-use super::pool::CryptoPool;
 use super::sessions::seen;
-use super::sign::{Admitted, Entry, SignStage, burned_session, evaluate, signed_text};
+use super::sign::{Admitted, Entry, SignStage, burned_session, signed_text};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted};
 use crate::clock::now_ms;
+use crate::compute::Compute;
 use crate::wire::node::{NodeReply, SessionId, SignOpen};
 use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, Payload, SignInput};
 use rand_core::OsRng;
@@ -45,7 +45,7 @@ impl OpenBatch {
     }
 
     /// Makes m1 of the next items, and lets them wait.
-    async fn open_next(&mut self, pool: &CryptoPool, next: u16) -> Result<Vec<u8>, Refusal> {
+    async fn open_next(&mut self, pool: &Compute, next: u16) -> Result<Vec<u8>, Refusal> {
         let first = self.sent.len() + self.waiting.len();
         let (material, requests, contribution) = (self.material.clone(), self.requests.clone(), self.contribution);
         let open = move |index: usize| {
@@ -80,24 +80,25 @@ fn items_of(job: &Job) -> Result<&Batch, Refusal> {
 
 impl Node {
     pub(super) async fn batch_open(&self, caller: Caller, open: SignOpen, items: u16) -> Answer {
-        let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
+        let Admitted { job, busy } = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
             Entry::Admitted(admitted) => *admitted,
             Entry::First(answer) => return Ok(*answer),
         };
         let (batch, blinded) = (items_of(&job)?, open.blinded_password);
         let requests: Result<Vec<_>, _> = batch.items().iter().map(|item| request(caller, &job, item)).collect();
+        let requests = requests?;
+        if !may_follow(items, requests.len()) {
+            return Err(Refusal::new(ErrorCode::ProtocolAbort, "so many items cannot be opened"));
+        }
+        let (material, evaluation) = self.admitted(&job, self.pool.run(self.opening(&job, &open)).await?)?;
         let mut opened = OpenBatch {
-            material: material.clone(),
-            requests: Arc::new(requests?),
+            material,
+            requests: Arc::new(requests),
             signed: batch.items().iter().map(signed_text).collect(),
             contribution: open.contribution,
             sent: Vec::new(),
             waiting: Vec::new(),
         };
-        if !may_follow(items, opened.left()) {
-            return Err(Refusal::new(ErrorCode::ProtocolAbort, "so many items cannot be opened"));
-        }
-        let evaluation = self.pool.run(move || evaluate(&material, &blinded)).await??;
         // As for a single signature: m1 is made while the charge is written, and leaves after both.
         let charge = self.charge(&job, open.transcript, blinded);
         let (m1, charged) = tokio::join!(opened.open_next(&self.pool, items), charge);
@@ -152,7 +153,7 @@ impl Node {
     }
 
     pub(super) async fn batch_frost(&self, caller: Caller, open: SignOpen, commitments: Vec<Fixed<64>>) -> Answer {
-        let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
+        let Admitted { job, busy } = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
             Entry::Admitted(admitted) => *admitted,
             Entry::First(answer) => return Ok(*answer),
         };
@@ -161,8 +162,7 @@ impl Node {
             return Err(Refusal::new(ErrorCode::ProtocolAbort, "a batch has as many commitments as items"));
         }
         let signed = batch.items().iter().map(signed_text).collect();
-        let for_oprf = material.clone();
-        let evaluation = self.pool.run(move || evaluate(&for_oprf, &blinded)).await??;
+        let (material, evaluation) = self.admitted(&job, self.pool.run(self.opening(&job, &open)).await?)?;
         let items = batch.items().iter().cloned().zip(commitments).collect();
         let step = move |(input, Fixed(theirs)): (SignInput, Fixed<64>)| {
             let SignInput::Ed25519 { message } = input else { return Err(Refusal::from(ErrorCode::CurveMismatch)) };

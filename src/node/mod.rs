@@ -9,13 +9,13 @@ mod batch;
 mod confirm;
 pub mod drill;
 mod gate;
+mod gather;
 mod generate;
 mod keys;
 mod manage;
 mod material;
 mod orders;
 mod password;
-mod pool;
 mod recovery;
 mod reshare;
 mod server;
@@ -27,14 +27,15 @@ mod undecided;
 pub use server::{NodeServer, run};
 
 use crate::clock::now_ms;
+use crate::compute::{Compute, Undone};
 use crate::config::NodeLimits;
 use crate::policy::{Policy, PolicyError};
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest, SessionId};
 use crate::wire::{ErrorCode, InitiatorId, Job, KeyId, Op, SignedJob};
 use audit::{AuditLog, Event};
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use gather::Underway;
 use material::Material;
-use pool::CryptoPool;
 use rand_core::{OsRng, RngCore};
 use sessions::{About, Sessions};
 use std::path::Path;
@@ -111,6 +112,16 @@ impl From<StoreError> for Refusal {
     }
 }
 
+impl From<Undone> for Refusal {
+    fn from(undone: Undone) -> Self {
+        let code = match undone {
+            Undone::Full => ErrorCode::Overloaded,
+            Undone::Panicked => ErrorCode::Internal,
+        };
+        Self::new(code, undone.to_string())
+    }
+}
+
 impl From<audit::AuditError> for Refusal {
     fn from(error: audit::AuditError) -> Self {
         tracing::error!(%error, "audit");
@@ -144,7 +155,9 @@ pub struct Node {
     limits: NodeLimits,
     store: Arc<dyn Store>,
     audit: AuditLog,
-    pool: CryptoPool,
+    /// Calls that are worked on.
+    underway: Underway,
+    pool: Compute,
     sessions: Sessions<Stage>,
     preparations: keys::Preparations,
     asked: undecided::Asked,
@@ -174,23 +187,27 @@ impl Node {
     /// Files that do not belong together, a broken audit log, an unreadable disk: each in one sentence.
     pub fn open(directory: &Path, keys: NodeKeys, policy: Policy, limits: NodeLimits) -> anyhow::Result<Arc<Self>> {
         let NodeKeys { role, identity, peer, master, authorisers } = keys;
-        let store: Arc<dyn Store> = Arc::new(RedbStore::open(directory, role, master)?);
+        let underway = Underway::default();
+        let store: Arc<dyn Store> = Arc::new(RedbStore::open_for(directory, role, master, underway.clone())?);
         let anchored = store.anchored()?;
         let anchor = Arc::clone(&store);
-        let audit = AuditLog::open(&directory.join(AUDIT_LOG), anchored, move |head| anchor.anchor(head))?;
+        let audit = AuditLog::open_for(&directory.join(AUDIT_LOG), anchored, underway.clone(), move |head| {
+            anchor.anchor(head)
+        })?;
         Ok(Arc::new(Self {
             role,
             identity,
             peer,
             authorisers,
             gate: gate::Gate::new(policy, store.quarantine().map(|restored| restored.restored_at)),
-            pool: CryptoPool::new(limits.crypto_threads, limits.crypto_queue),
+            pool: Compute::new(limits.crypto_threads, limits.crypto_queue),
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
             preparations: keys::Preparations::default(),
             asked: undecided::Asked::default(),
             limits,
             store,
             audit,
+            underway,
             draining: AtomicBool::new(false),
             unstored_locks: Arc::default(),
         }))
@@ -198,6 +215,7 @@ impl Node {
 
     /// Answers one authentic call.
     pub async fn handle(&self, caller: Caller, call: Call) -> NodeReply {
+        let _call = self.underway.begin();
         self.dispatch(caller, call).await.unwrap_or_else(NodeReply::from)
     }
 

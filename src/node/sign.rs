@@ -46,10 +46,9 @@ impl SignStage {
     }
 }
 
-/// A sign job that passed every harmless check and holds its key's slot.
+/// A sign job that passed every harmless check but those of its share's secrets, and holds its key's slot.
 pub(super) struct Admitted {
     pub(super) job: Job,
-    pub(super) material: Arc<Material>,
     pub(super) busy: Busy<Stage>,
 }
 
@@ -68,7 +67,10 @@ impl Node {
         }
         let job = self.admit(&open.job, &[Op::Sign])?;
         let refused = |refusal: Refusal| self.refuse(&job, refusal);
-        self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
+        let known = self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
+        if known && !open.looked {
+            return Ok(Entry::First(Box::new(NodeReply::Known)));
+        }
         let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {
             Found::Committed(key) => key,
             Found::First(answer) => return Ok(Entry::First(answer)),
@@ -87,27 +89,54 @@ impl Node {
         if let Some(ended) = busy.preempted() {
             self.audit.note(self.about("sign", ended, "preempted", None));
         }
-        let (store, key_id, transcript) = (Arc::clone(&self.store), attempt.key_id, attempt.transcript);
-        let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
-        if open.ot_id != material.share.ot_id() {
-            return Err(refused(ErrorCode::StaleShare.into()));
-        }
-        Ok(Entry::Admitted(Box::new(Admitted { job, material: Arc::new(material), busy })))
+        Ok(Entry::Admitted(Box::new(Admitted { job, busy })))
     }
 
-    /// Charges the password attempt at the key's share with this transcript hash; nothing leaves before this is durable. Call
-    /// after everything else that may refuse.
-    pub(super) async fn charge(&self, job: &Job, transcript: [u8; 32], blinded: [u8; 32]) -> Result<(), Refusal> {
+    /// What finds an admitted job's secrets, and evaluates its blinded password: the last that may refuse. Blocking: call on the pool.
+    pub(super) fn opening(
+        &self,
+        job: &Job,
+        open: &SignOpen,
+    ) -> impl FnOnce() -> Result<(Arc<Material>, [u8; 32]), Refusal> + Send + use<> {
+        let (store, key_id, transcript) = (Arc::clone(&self.store), job.key_id, open.transcript);
+        let (ot_id, blinded) = (open.ot_id, open.blinded_password);
+        move || {
+            let material = Self::material(store.as_ref(), key_id, transcript)?;
+            if ot_id != material.share.ot_id() {
+                return Err(ErrorCode::StaleShare.into());
+            }
+            let evaluation = evaluate(&material, &blinded)?;
+            Ok((Arc::new(material), evaluation))
+        }
+    }
+
+    /// What charges the password attempt at the key's share with this transcript hash. Call it after everything else that may refuse;
+    /// nothing leaves before [`Node::charged`] says that it is durable.
+    pub(super) fn charging(
+        &self,
+        job: &Job,
+        transcript: [u8; 32],
+        blinded: [u8; 32],
+    ) -> impl FnOnce() -> Written<()> + Send + use<> {
         let limits = GuessLimits { attempts: self.limits.password_attempts, lockout: self.limits.password_lockout };
-        let key = (job.key_id, transcript);
-        let charged = self.store.charge(gate::ledger_entry(job), key, blinded, limits, now_ms()).await;
-        charged.map_err(|error| self.refuse(job, error.into()))?;
+        let (store, entry, key) = (Arc::clone(&self.store), gate::ledger_entry(job), (job.key_id, transcript));
+        move || store.charge(entry, key, blinded, limits, now_ms())
+    }
+
+    /// Waits for a charge.
+    pub(super) async fn charged(&self, job: &Job, charge: Written<()>) -> Result<(), Refusal> {
+        charge.await.map_err(|error| self.refuse(job, error.into()))?;
         fault::step("charged", job.op().as_str(), job.key_id);
         Ok(())
     }
 
+    /// Charges a password attempt, and waits for it.
+    pub(super) async fn charge(&self, job: &Job, transcript: [u8; 32], blinded: [u8; 32]) -> Result<(), Refusal> {
+        self.charged(job, self.charging(job, transcript, blinded)()).await
+    }
+
     pub(super) async fn sign_open(&self, caller: Caller, open: SignOpen) -> Answer {
-        let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
+        let Admitted { job, busy } = match self.sign_entry(caller, &open, Curve::Secp256k1).await? {
             Entry::Admitted(admitted) => *admitted,
             Entry::First(answer) => return Ok(*answer),
         };
@@ -116,18 +145,30 @@ impl Node {
         let SignInput::Secp256k1 { digest, path } = input else { return Err(ErrorCode::CurveMismatch.into()) };
         let path = DerivationPath::parse(path.as_deref().unwrap_or("m")).map_err(|_| ErrorCode::InvalidPath)?;
         let request = Request { channel_hash: caller.channel, job_digest: job.digest, digest, path };
-        let (for_oprf, blinded) = (Arc::clone(&material), open.blinded_password);
-        let evaluation = self.pool.run(move || evaluate(&for_oprf, &blinded)).await??;
-        // Nothing that a request says can be refused any more, so m1 is made while the charge is written, and leaves after both.
-        let share = Arc::clone(&material.share);
-        let step = self.pool.run(move || Node1::open(share, request, &open.contribution, &mut OsRng));
-        let (opened, charged) = tokio::join!(step, self.charge(&job, open.transcript, blinded));
-        charged?;
-        let (node1, m1) = opened?.map_err(aborted)?;
+        let (opening, charging) =
+            (self.opening(&job, &open), self.charging(&job, open.transcript, open.blinded_password));
+        let step = move || {
+            let (material, evaluation) = opening()?;
+            // Nothing that a request says can be refused any more, so m1 is made while the charge is written, and leaves after both.
+            let charge = charging();
+            let opened = Node1::open(Arc::clone(&material.share), request, &open.contribution, &mut OsRng);
+            Ok::<_, Refusal>((material, evaluation, charge, opened))
+        };
+        let (material, evaluation, charge, opened) = self.admitted(&job, self.pool.run(step).await?)?;
+        self.charged(&job, charge).await?;
+        let (node1, m1) = opened.map_err(aborted)?;
         self.audit.note(self.about("sign", busy.about(), "opened", None));
         let session = busy.id();
         busy.park(Stage::Sign(SignStage::Opened { node1: Box::new(node1), material, signed }));
         Ok(NodeReply::SignOpened { session, m1, evaluation })
+    }
+
+    /// Notes where the secrets of an admitted job refused it.
+    pub(super) fn admitted<T>(&self, job: &Job, opened: Result<T, Refusal>) -> Result<T, Refusal> {
+        opened.map_err(|refusal| match refusal.code {
+            ErrorCode::StaleShare => self.refuse(job, refusal),
+            _ => refusal,
+        })
     }
 
     pub(super) async fn sign_round2(&self, caller: Caller, session: SessionId, m2: Vec<u8>) -> Answer {
@@ -191,7 +232,7 @@ impl Node {
     }
 
     pub(super) async fn frost_sign(&self, caller: Caller, open: SignOpen, commitments: [u8; 64]) -> Answer {
-        let Admitted { job, material, busy } = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
+        let Admitted { job, busy } = match self.sign_entry(caller, &open, Curve::Ed25519).await? {
             Entry::Admitted(admitted) => *admitted,
             Entry::First(answer) => return Ok(*answer),
         };
@@ -199,13 +240,14 @@ impl Node {
         let signed = signed_text(&input);
         let SignInput::Ed25519 { message } = input else { return Err(ErrorCode::CurveMismatch.into()) };
         let blinded = open.blinded_password;
-        let step = self.pool.run(move || {
-            let evaluation = evaluate(&material, &blinded)?;
+        let opening = self.opening(&job, &open);
+        let step = move || {
+            let (material, evaluation) = opening()?;
             let share = &material.share;
             let (own, z1, sent) = frost::node_sign(share, &message, &commitments, &mut OsRng).map_err(aborted)?;
             Ok::<_, Refusal>((own, z1, sent, evaluation))
-        });
-        let (commitments, share, sent, evaluation) = step.await??;
+        };
+        let (commitments, share, sent, evaluation) = self.admitted(&job, self.pool.run(step).await?)?;
         self.charge(&job, open.transcript, blinded).await?;
         // The nonces are gone already; the entry is durable before the share leaves.
         self.audit.append(self.about_signing(busy.about(), vec![signed])).await?;

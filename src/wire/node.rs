@@ -70,6 +70,8 @@ pub struct SignOpen {
     pub transcript: [u8; 32],
     /// Stream sequence of the worker's lease; a hint.
     pub lease_token: u64,
+    /// Whether the worker has looked for a result of this job, and found none.
+    pub looked: bool,
     /// OPRF input, ristretto255.
     pub blinded_password: [u8; 32],
 }
@@ -490,6 +492,9 @@ pub enum NodeReply {
         /// As in `Source`.
         prepared: Vec<String>,
     },
+    /// To what opens a signing session: an earlier one got as far as the password attempt, so the job may have its result; look first. No
+    /// session was opened.
+    Known,
     /// The shares that are asked for are prepared, not committed: where the result is of the job that made them, which holds the
     /// evidence to commit them.
     NotCommitted {

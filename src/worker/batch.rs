@@ -6,7 +6,7 @@ use super::failure::Failed;
 use super::hold::Held;
 use super::nodes::Session;
 use super::retry::Schedule;
-use super::sign::{ClientParty, OpenSession, Reached};
+use super::sign::{ClientParty, First, OpenSession, Reached};
 use crate::fault;
 use crate::wire::node::{NodeReply, NodeRequest, SignOutcome};
 use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, Method, Outcome, SignInput, SignatureResult};
@@ -90,18 +90,17 @@ impl ClientParty {
             batch.items().iter().map(|input| request(node1.channel_hash(), job, input)).collect();
         let requests = requests?;
         let all = requests.len();
-        let open = self.open_request(job, held.lease_token());
+        let open = self.open_request(job, held, schedule);
         let contribution = open.contribution;
         let mut count = all.min(shared.batch_items);
         let request = NodeRequest::BatchOpen { open, items: count as u16 };
         let opened = node1.call(schedule.call_deadline(), request, |reply| match reply {
             NodeReply::BatchOpened { session, m1, evaluation } => Ok(Ok((session, m1, evaluation))),
-            NodeReply::NotCommitted { result_subject } => Ok(Err(result_subject)),
-            other => Err(other),
+            other => First::read(other).map(Err),
         });
-        let (id, mut m1, evaluation) = match opened.await? {
+        let (id, mut m1, evaluation) = match self.unless_banned(shared, job, opened).await? {
             Ok(opened) => opened,
-            Err(subject) => return Ok(Reached::NotCommitted(subject)),
+            Err(first) => return Ok(Reached::First(first)),
         };
         let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
         let items = Arc::new(Items { share, requests, contribution });
@@ -156,7 +155,7 @@ impl ClientParty {
         schedule: &Schedule,
     ) -> Result<Reached, Failed> {
         let node1 = Session::begin(&shared.node1, schedule.call_deadline()).await?;
-        let open = self.open_request(job, held.lease_token());
+        let open = self.open_request(job, held, schedule);
         let rngs = (0..batch.items().len()).map(|index| self.item_rng(&[0; 16], index)).collect();
         let started = shared.crypto.run_each(rngs, |mut rng: SessionRng| FrostClient::start(&mut rng)).await?;
         let (clients, commitments): (Vec<_>, Vec<_>) = started.into_iter().unzip();
@@ -164,12 +163,11 @@ impl ClientParty {
         let request = NodeRequest::BatchFrost { open, commitments };
         let signed = node1.call(schedule.call_deadline(), request, |reply| match reply {
             NodeReply::BatchFrostSigned { session, shares, evaluation } => Ok(Ok((session, shares, evaluation))),
-            NodeReply::NotCommitted { result_subject } => Ok(Err(result_subject)),
-            other => Err(other),
+            other => First::read(other).map(Err),
         });
         let (id, shares, evaluation) = match signed.await? {
             Ok(signed) => signed,
-            Err(subject) => return Ok(Reached::NotCommitted(subject)),
+            Err(first) => return Ok(Reached::First(first)),
         };
         let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
         if shares.len() != clients.len() {

@@ -1,6 +1,7 @@
 //! Why a job, or one attempt at it, failed: a code of the closed list, and a sentence for the job's sender.
 
 use crate::channel::ChannelError;
+use crate::compute::Undone;
 use crate::jobs::once::Unavailable;
 use crate::vault::VaultError;
 use crate::wire::{Disposition, ErrorCode, Failure, KeyId, Outcome};
@@ -94,6 +95,13 @@ impl From<Abort> for Failed {
 impl From<VaultError> for Failed {
     fn from(error: VaultError) -> Self {
         Self::new(error.code(), error.to_string())
+    }
+}
+
+/// A protocol step was not done.
+impl From<Undone> for Failed {
+    fn from(undone: Undone) -> Self {
+        Self::new(ErrorCode::Internal, undone.to_string())
     }
 }
 

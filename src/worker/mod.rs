@@ -13,7 +13,6 @@ mod batch;
 mod commit;
 mod company;
 mod confirm;
-mod crypto;
 mod failure;
 mod generate;
 mod hold;
@@ -36,13 +35,13 @@ pub use service::run;
 use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
+use crate::compute::Compute;
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
 use crate::vault::{UnlockCache, Vault};
 use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId};
 use async_nats::jetstream::Context;
 use company::Companies;
-use crypto::CryptoPool;
 use failure::Failed;
 use hold::Luggage;
 use retry::{Schedule, Stop};
@@ -65,7 +64,7 @@ struct Shared {
     keys: KeyedMutex<KeyId, Luggage>,
     leases: Leases,
     companies: Companies,
-    crypto: CryptoPool,
+    crypto: Compute,
     /// Items of a batch that go side by side.
     batch_items: usize,
     times: TimePolicy,

@@ -1,7 +1,10 @@
 //! One delivery of a job, from the queue to its stored result.
 //!
-//! parse and verify -> a result already? -> count crashes -> times -> work -> store the result by compare-and-set ->
+//! parse and verify -> count crashes -> a result already? -> times -> work -> store the result by compare-and-set ->
 //! new shares: commit at both nodes -> acknowledge -> event. Nothing here ends without a result or the job back in the queue.
+//!
+//! A job to sign is not looked up at its first delivery, when it hardly ever has a result: node 1, whose ledger has each job that got as
+//! far as the password attempt, says when to look (`sign`).
 
 use super::confirm::Confirming;
 use super::failure::Failed;
@@ -21,8 +24,8 @@ use crate::jobs::consumer::Delivery;
 use crate::jobs::once::Unavailable;
 use crate::jobs::results::{self, Stored};
 use crate::wire::{
-    Address, ErrorCode, Event, EventOutcome, Fixed, Job, JobError, JobHeaders, JobResult, Outcome, Payload, VERSION,
-    subject,
+    Address, ErrorCode, Event, EventOutcome, Fixed, Job, JobError, JobHeaders, JobResult, Op, Outcome, Payload,
+    VERSION, subject,
 };
 use data_encoding::HEXLOWER;
 use futures::FutureExt;
@@ -102,7 +105,8 @@ async fn delivered(shared: &Shared, delivery: &Delivery) -> Result<End, Unavaila
     });
     let end = match parsed {
         Ok(job) => {
-            let schedule = Schedule::of_delivery(job.issued_at, job.expires_at, delivery.place.clone(), alone);
+            let first = delivery.times_delivered <= 1 && job.op() == Op::Sign && now_ms() < job.expires_at;
+            let schedule = Schedule::of_delivery(job.issued_at, job.expires_at, delivery.place.clone(), alone, !first);
             Box::pin(known(shared, &job, attempt.crashes(), schedule)).await
         }
         Err(error) => refused(shared, &delivery.body, error).await,
@@ -153,13 +157,10 @@ fn reused(result: JobResult) -> JobResult {
 /// An authentic job.
 async fn known(shared: &Shared, job: &Job, crashes: u32, mut schedule: Schedule) -> Result<End, Unavailable> {
     let started = Instant::now();
-    if let Some(earlier) = results::find(&shared.jetstream, &job.initiator, &job.job_id).await? {
-        return if earlier.job_digest.0 == job.digest {
-            Ok(committed(shared, job, &earlier, started).await)
-        } else {
-            results::refuse(&shared.jetstream, &reused(JobResult::of(job, now_ms(), earlier.outcome))).await?;
-            Ok(End::Acknowledge)
-        };
+    if schedule.has_looked()
+        && let Some(earlier) = results::find(&shared.jetstream, &job.initiator, &job.job_id).await?
+    {
+        return answered(shared, job, earlier, started).await;
     }
     if now_ms().saturating_sub(job.expires_at) > shared.results_kept.as_millis() as u64 {
         // The job may have had a result, which is kept no longer, and there must never be two that differ.
@@ -181,6 +182,7 @@ async fn known(shared: &Shared, job: &Job, crashes: u32, mut schedule: Schedule)
                 Some(delay) => return Ok(End::Away(delay)),
                 None => failed.into(),
             },
+            Ok(Ok(Err(Stop::Earlier(earlier)))) => return answered(shared, job, *earlier, started).await,
             Ok(Ok(Err(Stop::Away(delay)))) => return Ok(End::Away(delay)),
             Ok(Ok(Err(Stop::Postponed(delay)))) => return Ok(End::Postponed(delay)),
             Ok(Err(_)) => Failed::new(ErrorCode::Overloaded, "the job's time was over before it was done").into(),
@@ -188,6 +190,15 @@ async fn known(shared: &Shared, job: &Job, crashes: u32, mut schedule: Schedule)
         }
     };
     finish(shared, job, done, started).await
+}
+
+/// A job whose id has a result.
+async fn answered(shared: &Shared, job: &Job, earlier: JobResult, started: Instant) -> Result<End, Unavailable> {
+    if earlier.job_digest.0 == job.digest {
+        return Ok(committed(shared, job, &earlier, started).await);
+    }
+    results::refuse(&shared.jetstream, &reused(JobResult::of(job, now_ms(), earlier.outcome))).await?;
+    Ok(End::Acknowledge)
 }
 
 /// Does what the job asks for, after what a restored node must hear first.
@@ -242,8 +253,10 @@ async fn attempt(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<
     })
 }
 
+/// The key's next job may go on while this one's result is stored: node 1 has let the slot go, and every check of what it sent is done.
 fn signed(Signed { outcome, closing, guard }: Signed) -> Done {
-    Done { outcome, then: Then::Close(closing), _guard: Some(guard) }
+    drop(guard);
+    Done { outcome, then: Then::Close(closing), _guard: None }
 }
 
 /// Stores the result, and does what follows.

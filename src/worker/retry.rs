@@ -3,6 +3,7 @@
 use super::failure::Failed;
 use crate::clock::now_ms;
 use crate::jobs::place::{Aside, Place};
+use crate::wire::JobResult;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -49,6 +50,8 @@ pub enum Stop {
     Away(Duration),
     /// The same, with the main work not begun: what it does to a worker is as unknown as before.
     Postponed(Duration),
+    /// The job has this result already.
+    Earlier(Box<JobResult>),
 }
 
 impl From<Failed> for Stop {
@@ -74,6 +77,8 @@ pub struct Schedule {
     place: Option<Place>,
     /// Whether no other job runs in this worker meanwhile.
     alone: bool,
+    /// Whether a result of the job was looked for, and there was none.
+    looked: bool,
 }
 
 impl Schedule {
@@ -93,12 +98,14 @@ impl Schedule {
             queued: true,
             place: None,
             alone: false,
+            looked: false,
         }
     }
 
-    /// The schedule of a job that was delivered to this place, and may have to run `alone`.
-    pub fn of_delivery(issued_at: u64, expires_at: u64, place: Place, alone: bool) -> Self {
-        Self { place: Some(place), alone, ..Self::new(issued_at, expires_at) }
+    /// The schedule of a job that was delivered to this place, and may have to run `alone`. Past its first delivery its result is looked
+    /// for before anything else; where it is there, nothing is scheduled.
+    pub fn of_delivery(issued_at: u64, expires_at: u64, place: Place, alone: bool, again: bool) -> Self {
+        Self { place: Some(place), alone, looked: again, ..Self::new(issued_at, expires_at) }
     }
 
     /// The schedule of a question: nobody waits long for its answer, so where a job would go away and come back, this ends.
@@ -149,6 +156,16 @@ impl Schedule {
     pub fn elsewhere(&self, failed: Failed) -> Stop {
         let young = now_ms().saturating_sub(self.issued_at) < ELSEWHERE.as_millis() as u64;
         if self.queued && young && self.left() > LAST { Stop::Away(self.away_for()) } else { failed.into() }
+    }
+
+    /// Whether a result of the job was looked for.
+    pub fn has_looked(&self) -> bool {
+        self.looked
+    }
+
+    /// A result of the job was looked for, and there is none.
+    pub fn looked(&mut self) {
+        self.looked = true;
     }
 
     /// Whether no other job runs in this worker meanwhile.

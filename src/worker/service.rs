@@ -1,12 +1,12 @@
 //! A worker process: connect, provision, serve until told to stop, drain.
 
 use super::company::Companies;
-use super::crypto::CryptoPool;
 use super::sealing::{self, Sealing};
 use super::{Shared, api, pipeline, reconcile};
 use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
+use crate::compute::Compute;
 use crate::config::WorkerConfig;
 use crate::jobs::consumer::{self, ConsumerSettings};
 use crate::jobs::keyed_mutex::KeyedMutex;
@@ -54,7 +54,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         keys: KeyedMutex::new(config.key_queue),
         leases: Leases::new(client.clone(), jetstream.clone(), &worker_id, config.lease),
         companies: Companies::new(),
-        crypto: CryptoPool::new(config.crypto_threads),
+        crypto: Compute::new(config.crypto_threads, usize::MAX),
         batch_items: config.batch_items,
         times: TimePolicy::default(),
         initiators: config.initiators,

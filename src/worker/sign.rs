@@ -9,6 +9,7 @@ use super::unlock::{Access, unsuitable};
 use super::{Shared, commit};
 use crate::fault;
 use crate::jobs::bans::Ban;
+use crate::jobs::results;
 use crate::vault::{Blinded, KeyBinding, LockedShare, Spot};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, KdfParams, Method, Outcome, SignInput, SignatureResult};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::{Request, client::Client};
 use trefoil_protocol::frost::FrostClient;
-use trefoil_protocol::{Abort, KeyShare, SessionRng};
+use trefoil_protocol::{Abort, KeyShare, Party, SessionRng};
 
 /// Most commits on the way to one signature.
 const MAX_COMMITS: u32 = 3;
@@ -45,9 +46,9 @@ impl Inputs<'_> {
 pub struct Signed {
     /// For the job's result.
     pub outcome: Outcome,
-    /// Node 1's session; to be closed beside storing the result, while the key is still held.
+    /// Node 1's session; to be closed beside storing the result.
     pub closing: Closing,
-    /// Holds the key until all of it is done.
+    /// Holds the key.
     pub guard: Held,
 }
 
@@ -75,8 +76,27 @@ impl Closing {
 /// What an attempt came to.
 pub(super) enum Reached {
     Signed(Box<Outcome>, Closing),
-    /// The key must be committed first; its generation's result is on this subject.
-    NotCommitted(String),
+    /// Node 1 opened no session, for now.
+    First(First),
+}
+
+/// What comes before a session.
+pub(super) enum First {
+    /// The key must be committed; its generation's result is on this subject.
+    Commit(String),
+    /// Node 1 knows the job: it may have a result.
+    Look,
+}
+
+impl First {
+    /// Where this answer of node 1's is one.
+    pub(super) fn read(reply: NodeReply) -> Result<Self, NodeReply> {
+        match reply {
+            NodeReply::NotCommitted { result_subject } => Ok(Self::Commit(result_subject)),
+            NodeReply::Known => Ok(Self::Look),
+            other => Err(other),
+        }
+    }
 }
 
 /// Signs.
@@ -97,9 +117,6 @@ async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut 
     let guard = shared.hold(job, schedule).await?;
     let mut commits = 0;
     loop {
-        // With the key in hand, and each time: a job that waited here, or for its next attempt, must not give a party that was
-        // caught meanwhile another try.
-        client.not_banned(shared, job).await?;
         let attempt = match inputs {
             Inputs::One(SignInput::Secp256k1 { digest, path }) => {
                 client.ecdsa(shared, job, *digest, path.as_deref(), &guard, schedule).await
@@ -112,7 +129,15 @@ async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut 
         };
         match attempt {
             Ok(Reached::Signed(outcome, closing)) => return Ok(Signed { outcome: *outcome, closing, guard }),
-            Ok(Reached::NotCommitted(subject)) if commits < MAX_COMMITS => {
+            Ok(Reached::First(First::Look)) if !schedule.has_looked() => {
+                match results::find(&shared.jetstream, &job.initiator, &job.job_id).await {
+                    Ok(Some(earlier)) => return Err(Stop::Earlier(Box::new(earlier))),
+                    Ok(None) => schedule.looked(),
+                    Err(error) => schedule.pause(error.into()).await?,
+                }
+            }
+            Ok(Reached::First(First::Look)) => return Err(Failed::unexpected(Party::Node1).into()),
+            Ok(Reached::First(First::Commit(subject))) if commits < MAX_COMMITS => {
                 commits += 1;
                 // If only node 2 is missing, node 1 has committed all the same, and the next attempt succeeds.
                 match commit::commit_stored(shared, job.key_id, &subject).await {
@@ -120,7 +145,7 @@ async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut 
                     committed => tracing::info!(key = %job.key_id, ?committed, "committed before its first use"),
                 }
             }
-            Ok(Reached::NotCommitted(_)) => {
+            Ok(Reached::First(First::Commit(_))) => {
                 return Err(Failed::new(ErrorCode::KeyNotReady, "the key could not be committed").into());
             }
             Err(failed) => schedule.pause(failed).await?,
@@ -166,14 +191,26 @@ async fn unseal(shared: &Shared, job: &Job, curve: Curve, schedule: &mut Schedul
 }
 
 impl ClientParty {
+    /// What node 1 answers to the opening of an ECDSA session, if the key is not banned. That is asked at the same time, each time, with the
+    /// key in hand: a job that waited here, or for its next attempt, must not give a party that was caught meanwhile another try. A try
+    /// begins when the client looks at m1, so nothing of the answer is looked at before.
+    ///
     /// # Errors
-    /// `KEY_LOCKED` if a check of this key failed before; [`Stop`] if that cannot be found out.
-    async fn not_banned(&self, shared: &Shared, job: &Job) -> Result<(), Failed> {
-        let binding = self.locked.binding();
-        if shared.sealing.bans.is_banned(&shared.jetstream, job, binding.epoch, binding.transcript).await? {
-            return Err(Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before"));
+    /// `KEY_LOCKED` if a check of this key failed before; `OVERLOADED` if that cannot be found out; that of the opening.
+    pub(super) async fn unless_banned<T>(
+        &self,
+        shared: &Shared,
+        job: &Job,
+        opening: impl Future<Output = Result<T, Failed>>,
+    ) -> Result<T, Failed> {
+        let locked = || Failed::new(ErrorCode::KeyLocked, "a cryptographic check of this key failed before");
+        let KeyBinding { epoch, transcript, .. } = *self.locked.binding();
+        if shared.sealing.bans.knows(job, epoch, transcript) {
+            return Err(locked());
         }
-        Ok(())
+        let banned = shared.sealing.bans.is_banned(&shared.jetstream, job, epoch, transcript);
+        let (banned, opened) = futures::join!(banned, opening);
+        if banned? { Err(locked()) } else { opened }
     }
 
     /// The randomness of one item of a batch in this session.
@@ -181,7 +218,7 @@ impl ClientParty {
         SessionRng::new(&mut self.rng, &[], &[session, &index.to_be_bytes()])
     }
 
-    pub(super) fn open_request(&mut self, job: &Job, lease_token: u64) -> SignOpen {
+    pub(super) fn open_request(&mut self, job: &Job, held: &Held, schedule: &Schedule) -> SignOpen {
         let mut contribution = [0; 32];
         self.rng.fill_bytes(&mut contribution);
         let binding = self.locked.binding();
@@ -191,7 +228,8 @@ impl ClientParty {
             epoch: binding.epoch,
             ot_id: binding.ot_id,
             transcript: binding.transcript,
-            lease_token,
+            lease_token: held.lease_token(),
+            looked: schedule.has_looked(),
             blinded_password: self.blinded,
         }
     }
@@ -242,16 +280,15 @@ impl ClientParty {
         let path = DerivationPath::parse(path.unwrap_or("m"))
             .map_err(|e| Failed::new(ErrorCode::InvalidPath, e.to_string()))?;
         let node1 = Session::begin(&shared.node1, schedule.call_deadline()).await?;
-        let open = self.open_request(job, held.lease_token());
+        let open = self.open_request(job, held, schedule);
         let contribution = open.contribution;
         let opened = node1.call(schedule.call_deadline(), NodeRequest::SignOpen(open), |reply| match reply {
             NodeReply::SignOpened { session, m1, evaluation } => Ok(Ok((session, m1, evaluation))),
-            NodeReply::NotCommitted { result_subject } => Ok(Err(result_subject)),
-            other => Err(other),
+            other => First::read(other).map(Err),
         });
-        let (id, m1, evaluation) = match opened.await? {
+        let (id, m1, evaluation) = match self.unless_banned(shared, job, opened).await? {
             Ok(opened) => opened,
-            Err(subject) => return Ok(Reached::NotCommitted(subject)),
+            Err(first) => return Ok(Reached::First(first)),
         };
         let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
         let request = Request { channel_hash: open.node1.channel_hash(), job_digest: job.digest, digest, path };
@@ -301,19 +338,18 @@ impl ClientParty {
         schedule: &Schedule,
     ) -> Result<Reached, Failed> {
         let node1 = Session::begin(&shared.node1, schedule.call_deadline()).await?;
-        let open = self.open_request(job, held.lease_token());
+        let open = self.open_request(job, held, schedule);
         let (frost, commitments) = FrostClient::start(&mut self.rng);
         let request = NodeRequest::FrostSign { open, commitments: Fixed(commitments) };
         let signed = node1.call(schedule.call_deadline(), request, |reply| match reply {
             NodeReply::FrostSigned { session, commitments, share, evaluation } => {
                 Ok(Ok((session, commitments, share, evaluation)))
             }
-            NodeReply::NotCommitted { result_subject } => Ok(Err(result_subject)),
-            other => Err(other),
+            other => First::read(other).map(Err),
         });
         let (id, theirs, z1, evaluation) = match signed.await? {
             Ok(signed) => signed,
-            Err(subject) => return Ok(Reached::NotCommitted(subject)),
+            Err(first) => return Ok(Reached::First(first)),
         };
         let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
         let (own, message) = (share.clone(), message.to_vec());

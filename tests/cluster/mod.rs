@@ -368,6 +368,7 @@ impl Cluster {
             ot_id: key.share.ot_id(),
             transcript: key.share.transcript(),
             lease_token,
+            looked: true,
             blinded_password: blinded(key.id()).element(),
         }
     }

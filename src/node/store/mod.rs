@@ -91,7 +91,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// `JOB_ID_REUSED`; `Failed`.
-    fn check_ledger(&self, job: &LedgerEntry) -> Result<(), StoreError>;
+    fn check_ledger(&self, job: &LedgerEntry) -> Result<bool, StoreError>;
 
     /// Enters a job into the ledger and charges a password attempt at a `key`'s id and share, named by its transcript hash, at
     /// `now` (unix milliseconds), in one commit. The same job with the same `blinded` password is charged once: its answer tells

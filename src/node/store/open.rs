@@ -10,6 +10,7 @@ use super::seal;
 use super::slots::SlotFile;
 use super::{RedbStore, StoreError, quarantine, rekey, undecided};
 use crate::node::audit::Head;
+use crate::node::gather::Underway;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableError};
 use std::collections::BTreeSet;
 use std::fs::{OpenOptions, Permissions};
@@ -36,6 +37,19 @@ impl RedbStore {
     /// `Mismatch` if the files do not belong together, to this party or to this master key, or another process has them
     /// open; `Failed`; `Corrupt`.
     pub fn open(directory: &Path, party: Party, master: Secret<[u8; 32]>) -> Result<Self, StoreError> {
+        Self::open_for(directory, party, master, Underway::default())
+    }
+
+    /// The same for a node that counts its calls, so that the writes of many share a commit.
+    ///
+    /// # Errors
+    /// As [`RedbStore::open`].
+    pub(in crate::node) fn open_for(
+        directory: &Path,
+        party: Party,
+        master: Secret<[u8; 32]>,
+        underway: Underway,
+    ) -> Result<Self, StoreError> {
         let fail = |error: std::io::Error| StoreError::Failed(format!("{}: {error}", directory.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
         close_to_others(directory, 0o700).map_err(fail)?;
@@ -54,7 +68,7 @@ impl RedbStore {
         let restored = quarantine::read(&db)?;
         let (used, committed) = (used_slots(&db)?, slots_generation(&db)?);
         let slots = SlotFile::open(&slots_path, &store_id, master, &used, committed, restored.is_some())?;
-        Self::start(db, slots, party, restored)
+        Self::start(db, slots, party, restored, underway)
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     Registered, Store, StoreError, Written, cancel, guesses, recoveries, registry, staging,
 };
 use crate::node::audit::Head;
+use crate::node::gather::Underway;
 use crate::wire::{EpochStatement, ErrorCode, InitiatorId, JobId, JobState, KeyId};
 use redb::{Database, ReadableDatabase};
 use std::ops::Bound;
@@ -62,10 +63,11 @@ impl RedbStore {
         slots: SlotFile,
         party: Party,
         restored: Option<Quarantine>,
+        underway: Underway,
     ) -> Result<Self, StoreError> {
         let (db, head) = (Arc::new(db), Arc::new(Mutex::new(None)));
         let reader = slots.reader();
-        let writer = Writer::start(Arc::clone(&db), slots, Arc::clone(&head))?;
+        let writer = Writer::start(Arc::clone(&db), slots, Arc::clone(&head), underway)?;
         let writer = Watched { writer, failed: Arc::default() };
         Ok(Self { writer, db, slots: reader, head, party, restored })
     }
@@ -109,8 +111,8 @@ impl Store for RedbStore {
         })
     }
 
-    fn check_ledger(&self, job: &LedgerEntry) -> Result<(), StoreError> {
-        check_ledger(&self.db.begin_read()?.open_table(JOBS)?, job).map(|_| ())
+    fn check_ledger(&self, job: &LedgerEntry) -> Result<bool, StoreError> {
+        check_ledger(&self.db.begin_read()?.open_table(JOBS)?, job)
     }
 
     fn charge(

@@ -1,9 +1,10 @@
-//! One thread does all writes: it takes what is waiting, up to a bound, applies it in one transaction, commits, and only
-//! then lets each caller go on.
+//! One thread does all writes: it takes what is waiting, up to a bound, and under load what comes soon, applies it in one
+//! transaction, commits, and only then lets each caller go on.
 
 use super::slots::SlotFile;
 use super::{StoreError, Written, rows};
 use crate::node::audit::Head;
+use crate::node::gather::Underway;
 use redb::{Database, WriteTransaction};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,12 +35,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. `head` is anchored with every commit.
-    pub fn start(db: Arc<Database>, slots: SlotFile, head: Arc<Mutex<Option<Head>>>) -> Result<Self, StoreError> {
+    /// Starts the thread. `head` is anchored with every commit; writes come from calls that `underway` counts.
+    pub fn start(
+        db: Arc<Database>,
+        slots: SlotFile,
+        head: Arc<Mutex<Option<Head>>>,
+        underway: Underway,
+    ) -> Result<Self, StoreError> {
         let (queue, waiting) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&db, slots, &head, &waiting))
+            .spawn(move || run(&db, slots, &head, &underway, &waiting))
             .map_err(|error| StoreError::Failed(error.to_string()))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -80,9 +86,9 @@ impl Drop for Writer {
     }
 }
 
-fn run(db: &Database, mut slots: SlotFile, head: &Mutex<Option<Head>>, waiting: &Receiver<Apply>) {
+fn run(db: &Database, mut slots: SlotFile, head: &Mutex<Option<Head>>, underway: &Underway, waiting: &Receiver<Apply>) {
     while let Ok(first) = waiting.recv() {
-        let batch: Vec<Apply> = std::iter::once(first).chain(waiting.try_iter().take(MAX_BATCH - 1)).collect();
+        let batch = underway.gather(first, waiting, MAX_BATCH);
         let head = *head.lock().unwrap_or_else(PoisonError::into_inner);
         let (finishes, outcome) = commit(db, &mut slots, head, batch);
         if let Err(error) = &outcome {
