@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use trefoil::jobs::consumer::CONSUMER;
 use trefoil::node::audit::{Entries, Head};
 use trefoil::node::store::{KeyState, StoppedStore};
 use trefoil::wire::subject::{BULK_STREAM, JOBS_STREAM, RESULTS_STREAM};
@@ -33,6 +34,10 @@ pub struct Streams {
     pub results: u64,
     /// Jobs that are still in the queue.
     pub waiting: u64,
+    /// Acknowledged jobs, with their results, that are in the queue again and never delivered.
+    pub came_back: Vec<String>,
+    /// Which those are that wait, and what their consumer has delivered.
+    pub stuck: Vec<String>,
     /// Jobs that were acknowledged and have neither a result nor a place in the queue.
     pub lost: Vec<String>,
 }
@@ -48,20 +53,25 @@ pub struct Stores {
     pub violations: Vec<String>,
 }
 
-/// Until the queues are empty; what is left then is counted.
+/// Until nothing is in the queues that their consumer delivers, or has delivered and hears of no more; what is left then is counted.
 pub async fn quiet(jetstream: &Context) {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        let mut waiting = 0;
+        let mut over = true;
         for queue in QUEUES {
-            let stream = jetstream.get_stream(*queue).await;
-            waiting += stream.map_or(1, |stream| stream.cached_info().state.messages);
+            over &= is_over(jetstream, queue).await.unwrap_or_default();
         }
-        if waiting == 0 {
+        if over {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn is_over(jetstream: &Context, queue: &str) -> Option<bool> {
+    let stream = jetstream.get_stream(queue).await.ok()?;
+    let consumer = stream.consumer_info(CONSUMER).await.ok()?;
+    Some(stream.cached_info().state.messages == 0 || consumer.num_pending == 0 && consumer.num_ack_pending == 0)
 }
 
 /// Every live share signs and is what both nodes say; no share that it replaced signs.
@@ -113,9 +123,27 @@ pub async fn read_streams(jetstream: &Context, load: &Load) -> Streams {
     }
     let mut waiting = BTreeSet::new();
     for queue in QUEUES {
-        for (_, body) in all(jetstream, queue).await {
+        let left = all(jetstream, queue).await;
+        let over = is_over(jetstream, queue).await.unwrap_or_default();
+        if !left.is_empty() {
+            let stream = jetstream.get_stream(*queue).await.unwrap();
+            let consumer = stream.consumer_info(CONSUMER).await.unwrap();
+            streams.stuck.push(format!(
+                "{queue}: delivered {:?}, acknowledged up to {:?}, {} await acknowledgement, {} delivery",
+                consumer.delivered, consumer.ack_floor, consumer.num_ack_pending, consumer.num_pending
+            ));
+        }
+        for (subject, body, sequence) in left {
             let body: Option<Value> = serde_json::from_slice(&body).ok();
-            waiting.extend(body.and_then(|body| Some(body.get("jobId")?.as_str()?.to_owned())));
+            let id = body.and_then(|body| Some(body.get("jobId")?.as_str()?.to_owned()));
+            let is_done = id.as_ref().is_some_and(|id| stored.keys().any(|stored| stored.as_str() == id));
+            let what = format!("number {sequence} on {subject}, job {}", id.as_deref().unwrap_or("unknown"));
+            if over && is_done {
+                streams.came_back.push(what);
+            } else {
+                streams.stuck.push(what);
+                waiting.extend(id);
+            }
         }
     }
     streams.waiting = waiting.len() as u64;
@@ -124,8 +152,8 @@ pub async fn read_streams(jetstream: &Context, load: &Load) -> Streams {
     streams
 }
 
-/// Every message of a stream: subject and body.
-async fn all(jetstream: &Context, name: &str) -> Vec<(String, Vec<u8>)> {
+/// Every message of a stream: subject and body, and of a queue its number.
+async fn all(jetstream: &Context, name: &str) -> Vec<(String, Vec<u8>, u64)> {
     let stream = jetstream.get_stream(name).await.unwrap();
     let state = stream.cached_info().state.clone();
     if QUEUES.contains(&name) {
@@ -135,7 +163,7 @@ async fn all(jetstream: &Context, name: &str) -> Vec<(String, Vec<u8>)> {
             if state.messages > 0
                 && let Ok(message) = stream.get_raw_message(sequence).await
             {
-                messages.push((message.subject.to_string(), message.payload.to_vec()));
+                messages.push((message.subject.to_string(), message.payload.to_vec(), sequence));
             }
         }
         return messages;
@@ -146,7 +174,7 @@ async fn all(jetstream: &Context, name: &str) -> Vec<(String, Vec<u8>)> {
     while (found.len() as u64) < state.messages {
         let next = tokio::time::timeout(PATIENCE, messages.next()).await.expect("the results can be read");
         let message = next.unwrap().unwrap();
-        found.push((message.subject.to_string(), message.payload.to_vec()));
+        found.push((message.subject.to_string(), message.payload.to_vec(), 0));
     }
     found
 }
@@ -306,7 +334,7 @@ impl Found {
             all.extend(list.iter().cloned());
         }
         if streams.waiting > 0 {
-            all.push(format!("{} jobs stay in the queue", streams.waiting));
+            all.push(format!("{} jobs stay in the queue: {}", streams.waiting, streams.stuck.join("; ")));
         }
         if streams.results != counts.jobs {
             all.push(format!("{} results are stored for {} jobs", streams.results, counts.jobs));
@@ -326,7 +354,7 @@ impl Found {
                 "published": counts.jobs, "acknowledged": counts.acknowledged, "results": streams.results,
                 "missing": counts.missing.len(), "lostAcknowledged": streams.lost.len(), "duplicates": streams.duplicates.len(),
                 "refusals": streams.refusals.len(), "outcomes": counts.outcomes, "errors": counts.errors,
-                "poisonedByFaults": counts.poisoned, "stillQueued": streams.waiting,
+                "poisonedByFaults": counts.poisoned, "stillQueued": streams.waiting, "cameBackAcknowledged": streams.came_back,
             },
             "publications": {
                 "sent": counts.publications, "withoutAcknowledgement": counts.lost_acknowledgements,
