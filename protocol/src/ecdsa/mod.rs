@@ -55,7 +55,7 @@ impl Signature {
 }
 
 /// Verifies r ‖ s with low s and says which recovery id it has: the equation gives the R that the id names. In variable time:
-/// signatures are public.
+/// signatures are public, and one that fails is made of values, u and w of both parties, which are sent openly in DKLs23.
 ///
 /// # Errors
 /// `InvalidInput` if it does not verify.
