@@ -23,7 +23,7 @@ use crate::error::{Abort, Result};
 use k256::ecdsa::Signature as K256Signature;
 use k256::elliptic_curve::ops::{Invert, MulByGeneratorVartime, Reduce};
 use k256::elliptic_curve::scalar::IsHigh;
-use k256::{FieldBytes, ProjectivePoint, Scalar};
+use k256::{FieldBytes, ProjectivePoint, PublicKey, Scalar};
 
 /// A standard ECDSA signature with low s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +35,14 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Verifies under a public key (33 bytes SEC1 compressed) over a 32-byte digest: low s, the signature itself, and
+    /// Verifies under a public key (SEC1, compressed or not) over a 32-byte digest: low s, the signature itself, and
     /// that the recovery id recovers this very key.
     ///
     /// # Errors
     /// `InvalidInput` when any of it does not hold.
     pub fn verify(&self, public_key: &[u8], digest: &[u8; 32]) -> Result<()> {
-        let key = Secp256k1::decode_point(public_key).ok_or(Abort::InvalidInput("not a public key"))?;
-        self.verify_under(&key, digest)
+        let key = PublicKey::from_sec1_bytes(public_key).map_err(|_| Abort::InvalidInput("not a public key"))?;
+        self.verify_under(&key.to_projective(), digest)
     }
 
     fn verify_under(&self, key: &ProjectivePoint, digest: &[u8; 32]) -> Result<()> {
