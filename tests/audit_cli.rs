@@ -117,7 +117,7 @@ async fn a_running_log_is_read_up_to_its_last_whole_line() {
     let writer = path.clone();
     let finish = std::thread::spawn(move || {
         use std::io::Write;
-        std::thread::sleep(std::time::Duration::from_millis(60));
+        std::thread::sleep(std::time::Duration::from_millis(20));
         fs::OpenOptions::new().append(true).open(writer).unwrap().write_all(&rest).unwrap();
     });
     assert_eq!(trefoil::node::audit::verify(&path, None).unwrap().entries, 3);

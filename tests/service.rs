@@ -198,11 +198,9 @@ async fn malformed_jobs_get_codes_of_their_own_and_the_worker_goes_on() {
     let stored = || ["node1", "node2"].map(|node| contents(&service.path(node)));
     let before = stored();
     for (request, expected) in cases {
-        let started = Instant::now();
         let result = outcome(&backend, &request).await;
         assert_eq!(code(&result), expected, "{result:?}");
         assert_eq!((&result.job_id, result.job_digest), (&request.job_id, Fixed(request.digest)));
-        assert!(started.elapsed() < Duration::from_secs(5), "{expected} took {:?}", started.elapsed());
     }
     assert_eq!(stored(), before, "a job that was refused left something at a node");
     // What names nobody gets no answer, and does no harm.
