@@ -20,7 +20,7 @@ pub use oprf::{Blinded, OprfKey};
 pub use pool::KdfPool;
 pub use proof::{DataKey, opened_statement, refresh_statement};
 
-use crate::wire::{KdfParams, KeyId};
+use crate::wire::{KdfParams, KeyId, Lane};
 use format::{EncryptedShare, SecretStore};
 use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
@@ -110,6 +110,12 @@ impl Vault {
     #[must_use]
     pub const fn new(pool: KdfPool) -> Self {
         Self { pool }
+    }
+
+    /// The same for jobs of this lane; interactive unless it is said.
+    #[must_use]
+    pub fn of(&self, lane: Lane) -> Self {
+        Self { pool: self.pool.of(lane) }
     }
 
     /// Whether so many large derivations wait that another with these parameters should not be started now.

@@ -1,7 +1,8 @@
 //! Key derivations off the async threads, within a budget of memory and cores.
 
+use crate::turns::{Place, Turn, Turns};
 use crate::vault::{Password, Stretched, VaultError, stretch};
-use crate::wire::KdfParams;
+use crate::wire::{KdfParams, Lane};
 use std::sync::Arc;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
@@ -14,21 +15,23 @@ const WAITING: usize = 2;
 
 /// Derivations of one kind: first come, first served, while their memory together stays within a budget.
 #[derive(Debug, Clone)]
-struct Lane {
+struct Kind {
     memory_kib: Arc<Semaphore>,
-    cores: Arc<Semaphore>,
+    cores: Turns,
 }
 
-impl Lane {
+impl Kind {
     fn new(budget_kib: u32, cores: usize) -> Self {
         let permits = usize::try_from(budget_kib).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { memory_kib: Arc::new(Semaphore::new(permits)), cores: Arc::new(Semaphore::new(cores)) }
+        Self { memory_kib: Arc::new(Semaphore::new(permits)), cores: Turns::new(cores) }
     }
 
-    /// Memory first: whoever waits for memory must not keep a core from those that have theirs.
-    async fn admit(&self, memory_kib: u32) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), AcquireError> {
+    /// Memory first: whoever waits for memory must not keep a core from those that have theirs. Of bulk jobs only as many wait for it
+    /// as may compute.
+    async fn admit(&self, memory_kib: u32, lane: Lane) -> Result<(OwnedSemaphorePermit, Turn), AcquireError> {
+        let place: Place = self.cores.place(lane).await?;
         let memory = Arc::clone(&self.memory_kib).acquire_many_owned(memory_kib).await?;
-        Ok((memory, Arc::clone(&self.cores).acquire_owned().await?))
+        Ok((memory, self.cores.wait_at(place).await?))
     }
 }
 
@@ -36,10 +39,12 @@ impl Lane {
 /// memory of their own, so that no number of large ones stops the small ones.
 #[derive(Debug, Clone)]
 pub struct KdfPool {
-    small: Lane,
-    large: Lane,
-    /// Places for large derivations, running or waiting.
-    places: Arc<Semaphore>,
+    small: Kind,
+    large: Kind,
+    /// Places for large derivations of interactive jobs, running or waiting, and for those of bulk jobs, of which fewer wait.
+    places: [Arc<Semaphore>; 2],
+    /// Whose derivations these are.
+    lane: Lane,
 }
 
 impl KdfPool {
@@ -52,16 +57,31 @@ impl KdfPool {
         let large = budget_kib.saturating_sub(small).max(*KdfParams::MEMORY_KIB.end());
         let at_once = (cores / 2).max(1);
         Self {
-            small: Lane::new(small, cores.max(1)),
-            large: Lane::new(large, at_once),
-            places: Arc::new(Semaphore::new(at_once * (1 + WAITING))),
+            small: Kind::new(small, cores.max(1)),
+            large: Kind::new(large, at_once),
+            places: [1 + WAITING, 1].map(|each| Arc::new(Semaphore::new(at_once * each))),
+            lane: Lane::default(),
+        }
+    }
+
+    /// The same for jobs of this lane.
+    #[must_use]
+    pub fn of(&self, lane: Lane) -> Self {
+        Self { lane, ..self.clone() }
+    }
+
+    const fn places(&self) -> &Arc<Semaphore> {
+        let [interactive, bulk] = &self.places;
+        match self.lane {
+            Lane::Interactive => interactive,
+            Lane::Bulk => bulk,
         }
     }
 
     /// Whether so many large derivations wait that one more should not be started now. Never for a small one.
     #[must_use]
     pub fn is_full(&self, params: KdfParams) -> bool {
-        is_large(params) && self.places.available_permits() == 0
+        is_large(params) && self.places().available_permits() == 0
     }
 
     /// [`stretch`] on a blocking thread. Dropping the future does not free the budget before the thread is done.
@@ -81,12 +101,12 @@ impl KdfPool {
             KdfParams::Argon2id { memory_kib, .. } => memory_kib,
         };
         let closed = |_| VaultError::Bug("the KDF pool is closed");
-        let (lane, place) = if is_large(params) {
-            (&self.large, Some(Arc::clone(&self.places).acquire_owned().await.map_err(closed)?))
+        let (kind, place) = if is_large(params) {
+            (&self.large, Some(Arc::clone(self.places()).acquire_owned().await.map_err(closed)?))
         } else {
             (&self.small, None)
         };
-        let permits = lane.admit(memory_kib).await.map_err(closed)?;
+        let permits = kind.admit(memory_kib, self.lane).await.map_err(closed)?;
         let work = tokio::task::spawn_blocking(move || {
             let stretched = stretch(&password, params, &salt);
             drop((permits, place));
@@ -135,16 +155,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bulk_derivations_take_no_place_from_interactive_ones() {
+        let pool = KdfPool::new(0, 1);
+        let (bulk, large) = (pool.of(Lane::Bulk), KdfParams::Argon2id { memory_kib: 262_144, passes: 2 });
+        let running: Vec<_> = (0..5).map(|_| start(&bulk, 262_144, 2)).collect();
+        while !bulk.is_full(large) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!pool.is_full(large));
+        running.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
     async fn who_waits_for_memory_holds_no_core() {
         // Two cores for large ones, memory for one of them.
         let pool = KdfPool::new(0, 4);
         let (running, waiting) = (start(&pool, 262_144, 10), start(&pool, 262_144, 1));
-        while pool.places.available_permits() > 4 {
+        while pool.places().available_permits() > 4 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!running.is_finished());
-        assert_eq!(pool.large.cores.available_permits(), 1);
+        assert_eq!(pool.large.cores.free(), 1);
         running.abort();
         waiting.abort();
     }

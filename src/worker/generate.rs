@@ -55,8 +55,8 @@ pub async fn generate(
         Op::Refresh => Some(PasswordJob::prepare(shared, job, schedule).await?),
         _ => None,
     };
-    shared.room_for(kdf, schedule).await?;
-    let begun = shared.vault.begin(key_id, password, kdf, &mut rng).await.map_err(Failed::from)?;
+    shared.room_for(job.lane, kdf, schedule).await?;
+    let begun = shared.vault.of(job.lane).begin(key_id, password, kdf, &mut rng).await.map_err(Failed::from)?;
     let data_key = DataKey::generate(&mut rng);
     let guard = shared.hold(job, schedule).await?;
     let old = match old {

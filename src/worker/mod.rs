@@ -39,7 +39,7 @@ use crate::compute::Compute;
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
 use crate::vault::{UnlockCache, Vault};
-use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId};
+use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId, Lane};
 use async_nats::jetstream::Context;
 use company::Companies;
 use failure::Failed;
@@ -101,8 +101,8 @@ impl Shared {
     ///
     /// # Errors
     /// [`Stop::Away`], or `OVERLOADED` if it is too late for that.
-    async fn room_for(&self, kdf: KdfParams, schedule: &mut Schedule) -> Result<(), Stop> {
-        while self.vault.is_full(kdf) {
+    async fn room_for(&self, lane: Lane, kdf: KdfParams, schedule: &mut Schedule) -> Result<(), Stop> {
+        while self.vault.of(lane).is_full(kdf) {
             schedule.leave(Failed::new(ErrorCode::Overloaded, "too many large key derivations wait")).await?;
         }
         Ok(())

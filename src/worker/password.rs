@@ -54,13 +54,20 @@ impl<'a> PasswordJob<'a> {
         let new = match &job.payload {
             Payload::ChangePassword { kdf, .. } => {
                 let password = secrets.new_password.ok_or_else(missing)?;
-                shared.room_for(*kdf, schedule).await?;
-                Some(shared.vault.begin(job.key_id, password, *kdf, &mut rng).await.map_err(Failed::from)?)
+                shared.room_for(job.lane, *kdf, schedule).await?;
+                Some(
+                    shared
+                        .vault
+                        .of(job.lane)
+                        .begin(job.key_id, password, *kdf, &mut rng)
+                        .await
+                        .map_err(Failed::from)?,
+                )
             }
             _ => None,
         };
-        shared.room_for(store.kdf(), schedule).await?;
-        let begun = shared.vault.begin_open(password, &store, &mut rng).await;
+        shared.room_for(job.lane, store.kdf(), schedule).await?;
+        let begun = shared.vault.of(job.lane).begin_open(password, &store, &mut rng).await;
         let old = begun.map_err(|error| Failed::from(unsuitable(error)))?;
         Ok(Self { shared, job, store, share, old, new, rng })
     }

@@ -184,8 +184,8 @@ async fn unseal(shared: &Shared, job: &Job, curve: Curve, schedule: &mut Schedul
         let element = blinded.element();
         return Ok(ClientParty { blinded: element, share: Access::Kept(Box::new(blinded), kept), locked, rng });
     }
-    shared.room_for(locked.kdf(), schedule).await?;
-    let begun = shared.vault.begin_open(password, locked.store(), &mut rng).await;
+    shared.room_for(job.lane, locked.kdf(), schedule).await?;
+    let begun = shared.vault.of(job.lane).begin_open(password, locked.store(), &mut rng).await;
     let begun = begun.map_err(|error| Failed::from(unsuitable(error)))?;
     Ok(ClientParty { blinded: begun.blinded_password(), share: Access::Locked(Box::new(begun), spot), locked, rng })
 }
