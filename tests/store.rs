@@ -251,7 +251,7 @@ async fn guesses_are_counted_over_restarts_and_given_back() {
     }
     for _ in 0..3 {
         store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();
-        store.settle(KEY, GuessOutcome::Wrong, now).await.unwrap();
+        store.settle((KEY, [1; 32]), GuessOutcome::Wrong, now).await.unwrap();
         drop(store);
         store = open(folder.path()).unwrap();
     }
@@ -261,14 +261,14 @@ async fn guesses_are_counted_over_restarts_and_given_back() {
     );
     now += 60_000;
     store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();
-    store.settle(KEY, GuessOutcome::Wrong, now).await.unwrap();
+    store.settle((KEY, [1; 32]), GuessOutcome::Wrong, now).await.unwrap();
     assert_eq!(
         refused(store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await),
         ErrorCode::TooManyAttempts
     );
     now += 60_000;
     store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();
-    store.settle(KEY, GuessOutcome::Right, now).await.unwrap();
+    store.settle((KEY, [1; 32]), GuessOutcome::Right, now).await.unwrap();
     // Attempts that nobody reports on, as a compromised worker would leave them, have a bound of their own.
     for _ in 0..30 {
         store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, now).await.unwrap();

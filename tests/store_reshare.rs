@@ -81,7 +81,7 @@ async fn a_refresh_takes_the_place_of_the_shares_that_it_was_made_from() {
     // Guesses at the old password are none at the new one.
     for _ in 0..3 {
         store.charge(job("a", 1), (KEY, [1; 32]), element(), LIMITS, 1).await.unwrap();
-        store.settle(KEY, GuessOutcome::Wrong, 1).await.unwrap();
+        store.settle((KEY, [1; 32]), GuessOutcome::Wrong, 1).await.unwrap();
     }
     let charge = |transcript: u8| store.charge(job("b", 1), (KEY, [transcript; 32]), element(), LIMITS, 2);
     assert_eq!(refused(charge(1).await), ErrorCode::TooManyAttempts);
@@ -97,6 +97,13 @@ async fn a_refresh_takes_the_place_of_the_shares_that_it_was_made_from() {
     assert_eq!(refused(store.lock(KEY, [1; 32], secret(b"old")).await), ErrorCode::StaleShare);
     assert_eq!(refused(store.stage(refresh(3, 1), secret(b"late"), None).await), ErrorCode::JobSuperseded);
     store.burn(burn(2)).await.unwrap();
+    // Nor does the old password give back guesses at the new one.
+    for _ in 0..3 {
+        charge(2).await.unwrap();
+        store.settle((KEY, [2; 32]), GuessOutcome::Wrong, 2).await.unwrap();
+    }
+    store.settle((KEY, [1; 32]), GuessOutcome::Right, 2).await.unwrap();
+    assert_eq!(refused(charge(2).await), ErrorCode::TooManyAttempts);
 }
 
 #[tokio::test]

@@ -62,6 +62,12 @@ impl Node {
         Ok(NodeReply::PasswordOpened { session, evaluation })
     }
 
+    /// Ends a session's password attempt.
+    pub(super) async fn settle(&self, about: &About, outcome: GuessOutcome) -> Result<(), Refusal> {
+        let Some(share) = about.share else { return Err(Refusal::internal("a session without a share")) };
+        Ok(self.store.settle((about.key_id, share), outcome, now_ms()).await?)
+    }
+
     pub(super) async fn password_close(&self, caller: Caller, session: SessionId, outcome: PasswordOutcome) -> Answer {
         let wanted = |stage: &Stage| match stage {
             Stage::Password(stage) => stage.accepts(&outcome),
@@ -78,7 +84,7 @@ impl Node {
                     self.audit.note(self.about(op, &about, "closed", Some("proof_invalid")));
                     return Err(Refusal::new(ErrorCode::ProtocolAbort, "the proof does not verify"));
                 }
-                self.store.settle(about.key_id, GuessOutcome::Right, now_ms()).await?;
+                self.settle(&about, GuessOutcome::Right).await?;
                 // The new password is evaluated for whoever has the data key already, so it is nobody's guess.
                 let material = stage.material;
                 let next = match next {
@@ -90,7 +96,7 @@ impl Node {
                 Ok(NodeReply::PasswordClosed { next })
             }
             PasswordOutcome::Wrong => {
-                self.store.settle(about.key_id, GuessOutcome::Wrong, now_ms()).await?;
+                self.settle(&about, GuessOutcome::Wrong).await?;
                 let reason = ErrorCode::WrongPassword.as_str();
                 self.audit.append(self.about(op, &about, "closed", Some(reason))).await?;
                 Ok(NodeReply::PasswordClosed { next: None })

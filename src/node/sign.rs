@@ -277,7 +277,7 @@ impl Node {
                 let valid = self.verify(stage, signatures).await?;
                 // For ECDSA the valid m2 gave the attempt back already.
                 if valid && frost {
-                    self.store.settle(about.key_id, GuessOutcome::Right, now_ms()).await?;
+                    self.settle(&about, GuessOutcome::Right).await?;
                 }
                 let reason = if valid { None } else { Some("signature_invalid") };
                 self.audit.note(self.about("close", &about, "closed", reason));
@@ -300,7 +300,7 @@ impl Node {
             }
             SignOutcome::Abort { check, .. } => {
                 if check.eq_ignore_ascii_case(ErrorCode::WrongPassword.as_str()) {
-                    self.store.settle(about.key_id, GuessOutcome::Wrong, now_ms()).await?;
+                    self.settle(&about, GuessOutcome::Wrong).await?;
                 }
                 self.audit.note(self.about("close", &about, "closed", Some(&shown(&check))));
             }

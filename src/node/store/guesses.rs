@@ -40,8 +40,16 @@ pub fn charge(
     if known { Ok(()) } else { ledger::enter(batch, job) }
 }
 
-/// Ends a charged attempt.
-pub fn settle(batch: &Batch<'_>, key: KeyId, outcome: GuessOutcome, now: u64) -> Result<(), StoreError> {
+/// Ends an attempt that was charged at this key's share, if the key still has it.
+pub fn settle(
+    batch: &Batch<'_>,
+    (key, transcript): (KeyId, [u8; 32]),
+    outcome: GuessOutcome,
+    now: u64,
+) -> Result<(), StoreError> {
+    if key_row(batch, key)?.is_none_or(|row| row.transcript != transcript) {
+        return Ok(());
+    }
     let mut guesses = batch.tx.open_table(GUESSES)?;
     let row = match outcome {
         GuessOutcome::Right => GuessRow::default(),
@@ -67,5 +75,5 @@ pub fn burn(batch: &Batch<'_>, session: BurnedSession, names: &[[u8; 16]]) -> Re
         rest.copy_from_slice(id);
         burned.insert(&name, &what)?;
     }
-    settle(batch, session.key_id, GuessOutcome::Right, session.time)
+    settle(batch, (session.key_id, session.transcript), GuessOutcome::Right, session.time)
 }

@@ -108,8 +108,9 @@ pub trait Store: Send + Sync + 'static {
         now: u64,
     ) -> Written<()>;
 
-    /// Ends a charged attempt.
-    fn settle(&self, key: KeyId, outcome: GuessOutcome, now: u64) -> Written<()>;
+    /// Ends an attempt that was charged at a `key`'s id and share. Where the key has other shares by now it changes nothing: their count
+    /// is of another password.
+    fn settle(&self, key: (KeyId, [u8; 32]), outcome: GuessOutcome, now: u64) -> Written<()>;
 
     /// Burns a session, and settles its password attempt as right.
     ///

@@ -126,7 +126,7 @@ impl Store for RedbStore {
         self.writer.submit(move |batch| guesses::charge(batch, &job, key, &blinded, limits, now))
     }
 
-    fn settle(&self, key: KeyId, outcome: GuessOutcome, now: u64) -> Written<()> {
+    fn settle(&self, key: (KeyId, [u8; 32]), outcome: GuessOutcome, now: u64) -> Written<()> {
         self.writer.submit(move |batch| guesses::settle(batch, key, outcome, now))
     }
 
