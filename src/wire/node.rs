@@ -7,7 +7,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 /// First byte of every call and reply.
-pub const NODE_VERSION: u8 = 1;
+pub const NODE_VERSION: u8 = 2;
 
 /// `Vec<u8>` as bytes with a length, not as a sequence of numbers.
 pub mod blob {
