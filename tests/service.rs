@@ -20,7 +20,7 @@ use trefoil::seal::{Binding, Secrets, seal};
 use trefoil::vault::{DataKey, KdfPool, KeyBinding, OprfKey, Password, Vault};
 use trefoil::wire::{
     Attestation, Attestations, Curve, ErrorCode, Fixed, Job, JobHeaders, JobResult, KdfParams, KeyId, KeyResult,
-    KeyState, Lane, Method, Op, Outcome, SignInput, subject,
+    KeyState, Lane, Method, Op, OrderedState, Outcome, SignInput, subject,
 };
 use trefoil_protocol::CurveId;
 use zeroize::Zeroizing;
@@ -310,6 +310,29 @@ async fn a_job_has_one_result_however_often_it_is_sent() {
     let mut subjects = stored.info_with_subjects(subject).await.unwrap();
     assert_eq!(subjects.next().await.unwrap().unwrap().1, 1);
     // Nor is it signed again: node 1 knew each copy, and the worker found the result.
+    let log = std::fs::read_to_string(service.path("node1").join(trefoil::node::AUDIT_LOG)).unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains(r#""decision":"released""#)).count(), 1);
+}
+
+/// A job that ended in an error stays ended when its cause is gone: a copy of it is not signed for node 1 alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_failed_is_not_signed_later() {
+    let service = Deployment::start(1);
+    let backend = service.backend().await;
+    let forge = Forge::new(&backend);
+    let key = new_key(&backend, Curve::Ed25519).await;
+    let jetstream = async_nats::jetstream::new(service.nats.connect().await);
+    backend.order(key.key_id, OrderedState::Frozen, None).await.unwrap();
+    let request = forge.sign(&key, &message("m"), &secrets(&key));
+    let failed = outcome(&backend, &request).await;
+    assert_eq!(code(&failed), ErrorCode::KeyFrozen);
+    backend.order(key.key_id, OrderedState::Active, None).await.unwrap();
+    let copy =
+        jetstream.publish_with_headers(request.subject.clone(), request.headers.clone(), request.body.clone().into());
+    copy.await.unwrap().await.unwrap();
+    backend.sign(&key, Method::Default, &message("other"), password()).await.unwrap();
+    wait_until_empty(&jetstream).await;
+    assert_eq!(outcome(&backend, &request).await, failed);
     let log = std::fs::read_to_string(service.path("node1").join(trefoil::node::AUDIT_LOG)).unwrap();
     assert_eq!(log.lines().filter(|line| line.contains(r#""decision":"released""#)).count(), 1);
 }

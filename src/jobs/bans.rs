@@ -15,7 +15,7 @@ use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
@@ -120,6 +120,8 @@ struct Inner {
     known: Mutex<HashSet<Locked>>,
     /// How many have asked what is new.
     asked: AtomicU64,
+    /// Whether the last read that ended succeeded.
+    readable: AtomicBool,
     /// Held by whoever reads for all who asked before.
     reading: tokio::sync::Mutex<Reading>,
 }
@@ -148,6 +150,7 @@ impl Bans {
             replaced: AtomicU64::new(0),
             known: Mutex::default(),
             asked: AtomicU64::new(0),
+            readable: AtomicBool::new(false),
             reading: tokio::sync::Mutex::default(),
         })))
     }
@@ -183,6 +186,12 @@ impl Bans {
         Ok(self.knows(job, epoch, transcript))
     }
 
+    /// Whether the last read succeeded. Where it did not, ask before anything that another answer would undo.
+    #[must_use]
+    pub fn are_readable(&self) -> bool {
+        self.0.readable.load(Ordering::Acquire)
+    }
+
     /// Whether that was found before: what there is to know without asking.
     #[must_use]
     pub fn knows(&self, job: &Job, epoch: u32, transcript: [u8; 32]) -> bool {
@@ -203,6 +212,7 @@ impl Bans {
                 reading.last = None;
             }
             reading.outcome = self.read_new(jetstream, &mut reading.last).await.err();
+            self.0.readable.store(reading.outcome.is_none(), Ordering::Release);
             reading.served = served;
         }
         reading.outcome.clone().map_or(Ok(()), Err)
@@ -212,7 +222,10 @@ impl Bans {
     async fn read_new(&self, jetstream: &Context, seen: &mut Option<Seen>) -> Result<(), Unavailable> {
         let seen_in = |(sequence, bytes): (u64, Bytes)| (sequence, Sha256::digest(&bytes).into());
         let last = once::last(jetstream, BANS_STREAM, ALL_BANS).await?;
-        if *seen == last.map(|message| seen_in((message.sequence, message.payload))) {
+        let last = last.map(|message| (message.sequence, message.payload));
+        // What is stored while this reads is for those who ask then.
+        let end = last.as_ref().map_or(0, |(sequence, _)| *sequence);
+        if *seen == last.map(seen_in) {
             return Ok(());
         }
         let mut from = 1;
@@ -222,7 +235,9 @@ impl Bans {
                 (from, *seen) = (before.0.saturating_add(1), Some(before));
             }
         }
-        while let Some((sequence, bytes)) = once::next(jetstream, BANS_STREAM, ALL_BANS, from).await? {
+        while from <= end
+            && let Some((sequence, bytes)) = once::next(jetstream, BANS_STREAM, ALL_BANS, from).await?
+        {
             match self.read(&bytes) {
                 Some((_, locked, _)) => _ = self.known().insert(locked),
                 None => tracing::error!(sequence, "a ban that is not authentic is ignored"),

@@ -101,7 +101,11 @@ impl From<VaultError> for Failed {
 /// A protocol step was not done.
 impl From<Undone> for Failed {
     fn from(undone: Undone) -> Self {
-        Self::new(ErrorCode::Internal, undone.to_string())
+        let code = match undone {
+            Undone::Full => ErrorCode::Overloaded,
+            Undone::Panicked => ErrorCode::Internal,
+        };
+        Self::new(code, undone.to_string())
     }
 }
 

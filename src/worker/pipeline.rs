@@ -42,6 +42,8 @@ const STORE: Duration = Duration::from_secs(10);
 const COMMIT_AWAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// How long a job stays away that has to run alone and cannot.
 const NOT_ALONE: Duration = Duration::from_secs(1);
+/// Age below which a job that is delivered for the first time is taken for one that was published once, milliseconds.
+const YOUNG: u64 = 2_000;
 /// How long a job stays away when JetStream itself is in trouble.
 const TROUBLE_AWAY: Duration = Duration::from_secs(1);
 
@@ -105,7 +107,9 @@ async fn delivered(shared: &Shared, delivery: &Delivery) -> Result<End, Unavaila
     });
     let end = match parsed {
         Ok(job) => {
-            let first = delivery.times_delivered <= 1 && job.op() == Op::Sign && now_ms() < job.expires_at;
+            // Such a job seldom has a result: it is looked for beside the work.
+            let first =
+                delivery.times_delivered <= 1 && job.op() == Op::Sign && now_ms() < job.issued_at.saturating_add(YOUNG);
             let schedule = Schedule::of_delivery(job.issued_at, job.expires_at, delivery.place.clone(), alone, !first);
             Box::pin(known(shared, &job, attempt.crashes(), schedule)).await
         }

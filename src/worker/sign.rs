@@ -16,11 +16,14 @@ use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, KdfParams, Method, Outcom
 use data_encoding::HEXLOWER;
 use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
+use std::time::Duration;
 use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::{Request, client::Client};
 use trefoil_protocol::frost::FrostClient;
 use trefoil_protocol::{Abort, KeyShare, Party, SessionRng};
 
+/// How long another delivery's result may be on its way after that let the key go.
+const STORING: Duration = Duration::from_millis(100);
 /// Most commits on the way to one signature.
 const MAX_COMMITS: u32 = 3;
 
@@ -112,8 +115,31 @@ pub async fn sign(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut
     signed
 }
 
+/// Looks until it can be told whether the job has a result.
+///
+/// # Errors
+/// [`Stop::Earlier`] if it has; [`Stop`] if that cannot be told in time.
+async fn look_again(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Result<(), Stop> {
+    loop {
+        match results::find(&shared.jetstream, &job.initiator, &job.job_id).await {
+            Ok(Some(earlier)) => return Err(Stop::Earlier(Box::new(earlier))),
+            Ok(None) => return Ok(()),
+            Err(error) => schedule.pause(error.into()).await?,
+        }
+    }
+}
+
 async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut Schedule) -> Result<Signed, Stop> {
-    let mut client = unseal(shared, job, inputs.curve(), schedule).await?;
+    let again = schedule.has_looked();
+    let look =
+        async { if again { Ok(None) } else { results::find(&shared.jetstream, &job.initiator, &job.job_id).await } };
+    let (found, client) = futures::join!(look, unseal(shared, job, inputs.curve(), schedule));
+    match found {
+        Ok(None) => {}
+        Ok(Some(earlier)) => return Err(Stop::Earlier(Box::new(earlier))),
+        Err(_) => look_again(shared, job, schedule).await?,
+    }
+    let mut client = client?;
     let guard = shared.hold(job, schedule).await?;
     let mut commits = 0;
     loop {
@@ -130,11 +156,11 @@ async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut 
         match attempt {
             Ok(Reached::Signed(outcome, closing)) => return Ok(Signed { outcome: *outcome, closing, guard }),
             Ok(Reached::First(First::Look)) if !schedule.has_looked() => {
-                match results::find(&shared.jetstream, &job.initiator, &job.job_id).await {
-                    Ok(Some(earlier)) => return Err(Stop::Earlier(Box::new(earlier))),
-                    Ok(None) => schedule.looked(),
-                    Err(error) => schedule.pause(error.into()).await?,
-                }
+                look_again(shared, job, schedule).await?;
+                // Another delivery of it may have let the key go a moment ago, and be storing its result.
+                tokio::time::sleep(STORING).await;
+                look_again(shared, job, schedule).await?;
+                schedule.looked();
             }
             Ok(Reached::First(First::Look)) => return Err(Failed::unexpected(Party::Node1).into()),
             Ok(Reached::First(First::Commit(subject))) if commits < MAX_COMMITS => {
@@ -209,6 +235,10 @@ impl ClientParty {
             return Err(locked());
         }
         let banned = shared.sealing.bans.is_banned(&shared.jetstream, job, epoch, transcript);
+        // A session that is opened for nothing costs the key a password attempt.
+        if !shared.sealing.bans.are_readable() {
+            return if banned.await? { Err(locked()) } else { opening.await };
+        }
         let (banned, opened) = futures::join!(banned, opening);
         if banned? { Err(locked()) } else { opened }
     }
