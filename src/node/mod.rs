@@ -343,8 +343,9 @@ impl Node {
         match policy {
             Ok(policy) => match self.mark_policy(policy.digest()).await {
                 Ok(()) => {
-                    tracing::info!(initiators = policy.grants().len(), "the policy was loaded again");
+                    let initiators = policy.grants().len();
                     self.gate.replace(policy);
+                    tracing::info!(initiators, "the policy was loaded again");
                 }
                 Err(error) => tracing::error!(%error, "the old policy stays in force"),
             },
