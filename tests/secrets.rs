@@ -99,6 +99,8 @@ async fn no_operation_writes_a_readable_secret_anywhere() {
         assert!(service.process(name).terminate().success());
         log += service.process(name).log().len();
     }
+    // It removes files while it runs.
+    service.nats.kill9();
     let written = files(&[service.folder.path(), &service.nats.store()]);
     let searched = search(&written, &canaries);
     assert!(log > 50_000 && searched > log, "only {log} bytes of logs, and {searched} in all");
