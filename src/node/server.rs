@@ -204,6 +204,8 @@ async fn serve_calls(mut endpoint: Endpoint, responder: Arc<Responder>, node: Ar
                     respond(&request, reject.reply()).await;
                 }
             }
+            // In this order: when all permits are back, nobody but the server has the store open.
+            drop(node);
             drop(permit);
         });
     }
