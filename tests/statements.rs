@@ -99,7 +99,7 @@ fn node_calls_survive_their_encoding() {
         request: NodeRequest::FrostSign { open, commitments: Fixed([8; 64]) },
     };
     let bytes = postcard::to_allocvec(&call).unwrap();
-    assert_eq!(bytes[0], 1);
+    assert_eq!(bytes[0], NODE_VERSION);
     let Call { request: NodeRequest::FrostSign { open, commitments }, .. } = postcard::from_bytes(&bytes).unwrap()
     else {
         panic!("another request")
