@@ -14,6 +14,7 @@ pub mod node;
 pub mod policy;
 pub mod process;
 pub mod seal;
+pub mod telemetry;
 pub mod turns;
 pub mod vault;
 pub mod wire;

@@ -13,3 +13,11 @@ pub use nats::NatsConfig;
 pub use node::{BackupSettings, NodeConfig, NodeLimits};
 pub use settings::{ConfigError, Settings};
 pub use worker::{PeerConfig, WorkerConfig};
+
+/// `metrics_listen`: where metrics and health are served.
+#[allow(clippy::option_option, reason = "a problem, nowhere, or an address")]
+fn read_metrics_listen(s: &mut Settings) -> Option<Option<std::net::SocketAddr>> {
+    s.or("metrics_listen", None, |text| {
+        text.parse().map(Some).map_err(|_| "must be an address and a port, such as 127.0.0.1:9464")
+    })
+}

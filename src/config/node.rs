@@ -1,9 +1,10 @@
 //! Settings of `trefoil-node`.
 
-use super::{ConfigError, NatsConfig, Settings, keys};
+use super::{ConfigError, NatsConfig, Settings, keys, read_metrics_listen};
 use crate::policy::{Policy, PolicyError};
 use crate::wire::InitiatorId;
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use trefoil_protocol::{Party, Secret};
@@ -22,6 +23,7 @@ use trefoil_protocol::{Party, Secret};
 /// | `workers` | list of the workers' X25519 public keys; nobody else gets a channel |
 /// | `policy_file` | who may ask for what; see docs/policy.md |
 /// | `authorisers` (none) | list of the recovery authorisers' public user NKEYs (`U…`); without one, what needs their consent is refused |
+/// | `metrics_listen` (none) | address and port of `/metrics`, `/livez` and `/readyz`; port 0 takes a free one |
 /// | limits | see [`NodeLimits`] |
 /// | backups | see [`BackupSettings`] |
 pub struct NodeConfig {
@@ -47,6 +49,8 @@ pub struct NodeConfig {
     pub policy: Policy,
     /// Recovery authorisers.
     pub authorisers: Vec<InitiatorId>,
+    /// Where metrics and health are served; nowhere without it.
+    pub metrics_listen: Option<SocketAddr>,
     /// Bounds of time and memory.
     pub limits: NodeLimits,
     /// Where backups go; without it there are none.
@@ -129,6 +133,7 @@ impl NodeConfig {
         }
         let policy = read_policy(s);
         let authorisers = s.list("authorisers", str::parse::<InitiatorId>);
+        let metrics_listen = read_metrics_listen(s);
         let limits = NodeLimits::read(s);
         let backup = BackupSettings::read(s);
         if let (Some(own), Some(peer)) = (&identity, &peer_identity)
@@ -150,6 +155,7 @@ impl NodeConfig {
                 policy_file,
                 policy,
                 authorisers: authorisers?,
+                metrics_listen: metrics_listen?,
                 limits: limits?,
                 backup: backup?,
             })

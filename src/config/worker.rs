@@ -1,12 +1,13 @@
 //! Settings of `trefoil-worker`.
 
-use super::{ConfigError, NatsConfig, Settings, keys};
+use super::{ConfigError, NatsConfig, Settings, keys, read_metrics_listen};
 use crate::jobs::lease::LONGEST;
 use crate::jobs::streams::StreamSettings;
 use crate::wire::InitiatorId;
 use ed25519_dalek::VerifyingKey;
 use nkeys::XKey;
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 use trefoil_protocol::Secret;
 use trefoil_protocol::ecdsa::batch::MAX_SIDE_BY_SIDE;
@@ -42,6 +43,7 @@ pub struct PeerConfig {
 /// | `reconcile_seconds` (60) | about how often node 2's open questions are brought to node 1 |
 /// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
 /// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
+/// | `metrics_listen` (none) | address and port of `/metrics`, `/livez` and `/readyz`; port 0 takes a free one |
 /// | `replicas` (1) | replicas of the streams where this worker creates them |
 /// | `jobs_per_key` (64) | the same: jobs of one key, operation and lane that may wait or run; the next is refused when it is published |
 /// | `jobs_total` (1,000,000) | the same, of all keys of a lane |
@@ -83,6 +85,8 @@ pub struct WorkerConfig {
     pub reconcile: Duration,
     /// Grace time of a drain.
     pub drain: Duration,
+    /// Where metrics and health are served; nowhere without it.
+    pub metrics_listen: Option<SocketAddr>,
     /// What the streams are made with where they do not exist.
     pub streams: StreamSettings,
 }
@@ -125,6 +129,7 @@ impl WorkerConfig {
         let ack_wait = s.number("ack_wait_seconds", 2, 1..=600);
         let reconcile = s.number("reconcile_seconds", 60, 1..=86_400);
         let drain = s.number("drain_seconds", 30, 1..=600);
+        let metrics_listen = read_metrics_listen(s);
         let replicas = s.number("replicas", 1, 1..=5);
         let jobs_per_key = s.number("jobs_per_key", 64, 1..=100_000);
         let jobs_total = s.number("jobs_total", 1_000_000, 1..=1_000_000_000);
@@ -150,6 +155,7 @@ impl WorkerConfig {
                 ack_wait: Duration::from_secs(ack_wait?),
                 reconcile: Duration::from_secs(reconcile?),
                 drain: Duration::from_secs(drain?),
+                metrics_listen: metrics_listen?,
                 streams: StreamSettings {
                     replicas: replicas? as usize,
                     jobs_per_key: jobs_per_key? as i64,

@@ -30,6 +30,7 @@ use crate::clock::now_ms;
 use crate::compute::{Compute, Undone};
 use crate::config::NodeLimits;
 use crate::policy::{Policy, PolicyError};
+use crate::telemetry::metrics::NodeMetrics;
 use crate::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest, SessionId};
 use crate::wire::{ErrorCode, InitiatorId, Job, KeyId, Op, SignedJob};
 use audit::{AuditLog, Event};
@@ -164,6 +165,7 @@ pub struct Node {
     draining: AtomicBool,
     /// Locks that the disk has not taken yet.
     unstored_locks: Arc<AtomicUsize>,
+    metrics: Arc<NodeMetrics>,
 }
 
 /// What a node is built from, besides its data directory.
@@ -210,6 +212,7 @@ impl Node {
             underway,
             draining: AtomicBool::new(false),
             unstored_locks: Arc::default(),
+            metrics: Arc::new(NodeMetrics::new()?),
         }))
     }
 
@@ -236,7 +239,7 @@ impl Node {
                 | NodeRequest::PasswordOpen(_)
                 | NodeRequest::GenerateOpen { .. }
         );
-        if opens && self.draining.load(Ordering::Acquire) {
+        if opens && self.is_draining() {
             return Err(Refusal::new(ErrorCode::NodeUnavailable, "the node is shutting down"));
         }
         match call.request {
@@ -274,6 +277,18 @@ impl Node {
     /// Refuses new sessions from now on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether it takes no new sessions any more.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// What it counts and measures.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<NodeMetrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Sessions that a drain waits for: all but those that only await the worker's report.

@@ -6,15 +6,19 @@ use crate::channel::{Incoming, Reject, Responder};
 use crate::clock::now_ms;
 use crate::config::NodeConfig;
 use crate::policy::Policy;
+use crate::telemetry::metrics::NodeMetrics;
+use crate::telemetry::server::{self, Status};
 use crate::wire::ErrorCode;
 use crate::wire::node::{Call, NODE_VERSION};
 use crate::wire::subject;
 use anyhow::Context as _;
+use async_nats::connection::State;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
 use futures::StreamExt;
+use prometheus::Registry;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -39,6 +43,27 @@ pub struct NodeServer {
     running: Arc<Semaphore>,
     drain: Duration,
     policy_file: PathBuf,
+}
+
+/// What operators see of it.
+struct NodeStatus {
+    metrics: Arc<NodeMetrics>,
+    client: async_nats::Client,
+    /// Weak: a reader of metrics who does not hang up must not keep the store open.
+    node: Weak<Node>,
+}
+
+impl Status for NodeStatus {
+    fn registry(&self) -> &Registry {
+        self.metrics.registry()
+    }
+
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.client.connection_state() != State::Connected {
+            return Some("not connected to NATS");
+        }
+        self.node.upgrade().is_none_or(|node| node.is_draining()).then_some("draining")
+    }
 }
 
 /// Runs a node until `stop` completes, then drains it. Meanwhile SIGHUP loads the policy file again.
@@ -85,6 +110,7 @@ impl NodeServer {
             authorisers,
             limits,
             backup,
+            metrics_listen,
         } = config;
         let (max_channels, drain) = (limits.max_channels, limits.drain);
         let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
@@ -92,6 +118,11 @@ impl NodeServer {
 
         let name = role.to_string();
         let client = nats.connect(&format!("trefoil-{name}")).await?;
+        let mut tasks = JoinSet::new();
+        if let Some(address) = metrics_listen {
+            let status = NodeStatus { metrics: node.metrics(), client: client.clone(), node: Arc::downgrade(&node) };
+            tasks.spawn(server::start(address, Arc::new(status)).await?);
+        }
         let instance = instance_id()?;
         let responder = Arc::new(Responder::new(role, noise_key, &workers, instance.clone(), max_channels));
         let failed = |error: async_nats::Error| anyhow::anyhow!("NATS service: {error}");
@@ -108,7 +139,6 @@ impl NodeServer {
         node.mark("started").await?;
 
         let running = Arc::new(Semaphore::new(MAX_REQUESTS));
-        let mut tasks = JoinSet::new();
         tasks.spawn(serve_handshakes(handshakes, Arc::clone(&responder)));
         tasks.spawn(serve_calls(calls, responder, Arc::clone(&node), Arc::clone(&running)));
         tasks.spawn(tidy(Arc::clone(&node)));

@@ -38,6 +38,7 @@ use crate::client::verify::NodeIdentities;
 use crate::compute::Compute;
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
+use crate::telemetry::metrics::WorkerMetrics;
 use crate::vault::{UnlockCache, Vault};
 use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId, Lane};
 use async_nats::jetstream::Context;
@@ -47,6 +48,7 @@ use hold::Luggage;
 use retry::{Schedule, Stop};
 use sealing::Sealing;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What all jobs of one worker use.
@@ -74,6 +76,7 @@ struct Shared {
     results_kept: Duration,
     /// Names this process in events and logs.
     worker_id: String,
+    metrics: Arc<WorkerMetrics>,
 }
 
 impl Shared {

@@ -13,15 +13,45 @@ use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
 use crate::jobs::place::Limits;
 use crate::jobs::streams::{self, StreamError, StreamSettings};
+use crate::telemetry::metrics::WorkerMetrics;
+use crate::telemetry::server::{self, Status};
 use crate::vault::{KdfPool, UnlockCache, Vault};
 use crate::wire::{Lane, subject};
 use anyhow::Context as _;
+use async_nats::connection::State;
 use async_nats::jetstream;
+use prometheus::Registry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use trefoil_protocol::Party;
+
+/// What operators see of a worker.
+struct WorkerStatus {
+    metrics: Arc<WorkerMetrics>,
+    client: async_nats::Client,
+    /// The streams are there.
+    provisioned: Arc<AtomicBool>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Status for WorkerStatus {
+    fn registry(&self) -> &Registry {
+        self.metrics.registry()
+    }
+
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.client.connection_state() != State::Connected {
+            Some("not connected to NATS")
+        } else if !self.provisioned.load(Ordering::Acquire) {
+            Some("the streams are not there yet")
+        } else {
+            self.stop.borrow().then_some("draining")
+        }
+    }
+}
 
 /// Runs a worker until `stop` becomes true: then it pulls no more, finishes what it has in hand and returns. Meanwhile SIGHUP has it
 /// take the sealing keys that its settings have by then.
@@ -34,9 +64,21 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let worker_id = format!("worker-{}", nuid_like());
     let client = config.nats.connect(&worker_id).await.context("cannot set up the NATS connection")?;
     let jetstream = config.nats.jetstream(client.clone());
+    let metrics = Arc::new(WorkerMetrics::new()?);
+    let provisioned = Arc::new(AtomicBool::new(false));
+    if let Some(address) = config.metrics_listen {
+        let status = WorkerStatus {
+            metrics: metrics.clone(),
+            client: client.clone(),
+            provisioned: provisioned.clone(),
+            stop: stop.clone(),
+        };
+        tokio::spawn(server::start(address, Arc::new(status)).await?);
+    }
     if !provision(&jetstream, &config.streams, &mut stop).await? {
         return Ok(());
     }
+    provisioned.store(true, Ordering::Release);
     let noise_key = Arc::new(config.noise_key);
     let sealing = Sealing::new(&config.sealing_keys).context("sealing_keys: not xkey seeds")?;
     let unlocked = (!config.unlock_cache.is_zero()).then(|| UnlockCache::new(config.unlock_cache)).transpose();
@@ -60,7 +102,9 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         initiators: config.initiators,
         results_kept: config.streams.results_kept,
         worker_id: worker_id.clone(),
+        metrics,
     });
+    shared.metrics.slots.set(i64::try_from(config.concurrency).unwrap_or(i64::MAX));
     tokio::spawn(sealing::renew_bans(shared.sealing.bans.clone(), jetstream.clone()));
     tokio::spawn(sealing::reload(shared.clone(), hangups));
     let consumer = ConsumerSettings {

@@ -33,10 +33,9 @@ impl Cheat {
             peer_identity,
             workers,
             policy,
-            policy_file: _,
             authorisers,
             limits,
-            backup: _,
+            ..
         } = NodeConfig::read(Settings::from_env(service.node_env("node1"))).unwrap();
         let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
         let node = Node::open(&data_dir, keys, policy, limits).unwrap();
