@@ -6,6 +6,8 @@ use crate::wire::{
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
+mod name;
+
 /// First byte of every call and reply.
 pub const NODE_VERSION: u8 = 2;
 
