@@ -11,6 +11,7 @@ mod change_password;
 mod draft;
 mod finish;
 mod generate;
+mod healthcheck;
 mod identity;
 mod input;
 mod jobfile;
@@ -117,6 +118,8 @@ enum Command {
     /// For a node's operator
     #[command(subcommand)]
     Node(node::Command),
+    /// Ask whether a worker or node on this machine is ready
+    Healthcheck(healthcheck::Arguments),
     /// Write the accounts and permissions of the NATS servers, from public keys
     NatsAccounts(nats_accounts::Arguments),
 }
@@ -158,6 +161,7 @@ async fn run(config: Given<'_>, command: Command, output: &Output) -> Result<(),
         Command::Audit(command) => audit::run(&command, output),
         Command::Worker(command) => worker::run(&command, output),
         Command::Node(command) => node::run(config.file, &command, output).await,
+        Command::Healthcheck(arguments) => healthcheck::run(config.file, &arguments, output),
         Command::NatsAccounts(arguments) => nats_accounts::run(&arguments, output),
     }
 }

@@ -34,6 +34,9 @@ pub enum Failure {
     /// A backup was not taken, or not restored.
     #[error("{0}")]
     Backup(#[from] BackupError),
+    /// A process is not ready, or did not say that it is.
+    #[error("{0}")]
+    Unhealthy(String),
     /// A policy file has problems.
     #[error("{0}")]
     Policy(#[from] PolicyError),
@@ -44,10 +47,10 @@ impl Failure {
         Self::Usage(what.into())
     }
 
-    /// 1 job error, 2 usage, 3 not available, 4 verification failed.
+    /// 1 job error or not healthy, 2 usage, 3 not available, 4 verification failed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(ClientError::Job(_)) => 1,
+            Self::Client(ClientError::Job(_)) | Self::Unhealthy(_) => 1,
             Self::Backup(BackupError::Altered | BackupError::NotSigned) => 4,
             Self::Usage(_)
             | Self::Client(ClientError::Build(_))
