@@ -1,5 +1,6 @@
 //! The keys of a load, each with its live share and those that it replaced.
 
+use crate::deployment::material;
 use crate::interleaving::plan::Dice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
@@ -26,13 +27,7 @@ pub struct Share {
 
 impl Share {
     pub fn material(&self) -> SigningMaterial {
-        SigningMaterial {
-            key_id: self.new.key.key_id,
-            public_key: self.new.key.public_key.clone(),
-            chain_code: self.new.key.chain_code,
-            encrypted_share: self.new.encrypted_share.clone(),
-            secret_store: self.new.secret_store.clone(),
-        }
+        material(&self.new)
     }
 
     pub fn secrets(&self) -> Secrets {

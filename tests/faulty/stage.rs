@@ -3,16 +3,14 @@
 use super::plan::{Fault, Target};
 use super::proxy::Proxy;
 use crate::deployment::{Deployment, NODE_READY, WORKER_READY};
+use crate::support::supervised::Supervised;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Between two looks at the processes.
-const LOOK: Duration = Duration::from_millis(10);
 /// How long a process may take to end after SIGTERM, or to be ready again when nothing is in its way: far beyond its own limits.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -70,14 +68,8 @@ pub struct State {
 }
 
 pub struct Stage {
-    state: Arc<Mutex<State>>,
+    state: Supervised<State>,
     begun: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    supervisor: Option<JoinHandle<()>>,
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Stage {
@@ -108,7 +100,7 @@ impl Stage {
         service.start_node("node2");
         names.iter().for_each(|name| service.start_worker(name));
         let begun = Arc::new(AtomicU64::new(0));
-        let state = Arc::new(Mutex::new(State {
+        let state = State {
             service,
             proxies,
             folder,
@@ -124,22 +116,12 @@ impl Stage {
             timeline: Vec::new(),
             begun: Arc::clone(&begun),
             number: 0,
-        }));
-        let stop = Arc::new(AtomicBool::new(false));
-        let supervisor = Some(std::thread::spawn({
-            let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
-            move || {
-                while !stop.load(Ordering::Acquire) {
-                    lock(&state).look();
-                    std::thread::sleep(LOOK);
-                }
-            }
-        }));
-        (Self { state, begun, stop, supervisor }, url)
+        };
+        (Self { state: Supervised::start(state, State::look), begun }, url)
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.state()
     }
 
     /// Counts a job that begins, which is the clock of the plan. Returns how many there were before.
@@ -153,25 +135,21 @@ impl Stage {
 
     /// Operations that armed faults wait for, unless the supervisor is at work.
     pub fn wanted(&self) -> Vec<&'static str> {
-        let Ok(state) = self.state.try_lock() else { return Vec::new() };
+        let Some(state) = self.state.try_state() else { return Vec::new() };
         let armed = state.running.iter().filter(|running| matches!(running.phase, Phase::Armed(..)));
         armed.filter_map(|running| running.fault.step).map(|step| step.op).collect()
     }
 
     /// Whether faults are still to come or go on. Panics when nobody looks after them any more.
     pub fn is_busy(&self) -> bool {
-        assert!(self.supervisor.as_ref().is_some_and(|thread| !thread.is_finished()), "the supervisor gave up");
+        assert!(self.state.is_supervised(), "the supervisor gave up");
         let state = self.state();
         !state.waiting.is_empty() || !state.running.is_empty() || !state.down.is_empty()
     }
 
     /// Ends the supervision and hands out the service, which runs.
-    pub fn end(mut self) -> State {
-        self.stop.store(true, Ordering::Release);
-        let ended = self.supervisor.take().unwrap().join();
-        assert!(ended.is_ok(), "a process did not start again");
-        let state = Arc::into_inner(self.state).expect("nobody else uses the service");
-        state.into_inner().unwrap_or_else(PoisonError::into_inner)
+    pub fn end(self) -> State {
+        self.state.end()
     }
 }
 

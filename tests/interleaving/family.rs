@@ -2,6 +2,7 @@
 
 use super::plan::{Act, Plan, Step};
 use super::world::World;
+use crate::deployment::material;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::StreamExt;
@@ -36,13 +37,7 @@ struct Share {
 
 impl Share {
     fn material(&self) -> SigningMaterial {
-        SigningMaterial {
-            key_id: self.new.key.key_id,
-            public_key: self.new.key.public_key.clone(),
-            chain_code: self.new.key.chain_code,
-            encrypted_share: self.new.encrypted_share.clone(),
-            secret_store: self.new.secret_store.clone(),
-        }
+        material(&self.new)
     }
 
     fn name(&self) -> (KeyId, [u8; 32]) {

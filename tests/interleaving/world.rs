@@ -2,23 +2,18 @@
 
 use super::plan::{Fault, What};
 use crate::deployment::Deployment;
+use crate::support::supervised::Supervised;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-/// Between two looks at the processes.
-const LOOK: Duration = Duration::from_millis(10);
 /// How long a pause is: more than twice the redelivery time of the queue.
 const PAUSE: Duration = Duration::from_millis(2_500);
 
 pub struct World {
-    state: Arc<Mutex<State>>,
+    state: Supervised<State>,
     folder: PathBuf,
-    stop: Arc<AtomicBool>,
-    supervisor: Option<JoinHandle<()>>,
 }
 
 pub struct State {
@@ -46,27 +41,12 @@ impl World {
         for name in ["worker1", "worker2"] {
             service.start_worker(name);
         }
-        let state = Arc::new(Mutex::new(State {
-            service,
-            restarts: BTreeMap::new(),
-            stops: Vec::new(),
-            paused: BTreeMap::new(),
-        }));
-        let stop = Arc::new(AtomicBool::new(false));
-        let supervisor = Some(std::thread::spawn({
-            let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
-            move || {
-                while !stop.load(Ordering::Acquire) {
-                    lock(&state).look();
-                    std::thread::sleep(LOOK);
-                }
-            }
-        }));
-        Self { state, folder, stop, supervisor }
+        let state = State { service, restarts: BTreeMap::new(), stops: Vec::new(), paused: BTreeMap::new() };
+        Self { state: Supervised::start(state, State::look), folder }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.state()
     }
 
     /// Arms a fault for jobs about any of these keys.
@@ -91,21 +71,13 @@ impl World {
     }
 
     /// Ends the supervision and hands out the service, which runs.
-    pub fn end(mut self) -> State {
-        self.stop.store(true, Ordering::Release);
-        let supervised = self.supervisor.take().unwrap().join();
-        assert!(supervised.is_ok(), "a process did not start again");
-        let state = Arc::into_inner(self.state).expect("nobody else uses the service");
-        state.into_inner().unwrap_or_else(PoisonError::into_inner)
+    pub fn end(self) -> State {
+        self.state.end()
     }
 
     pub fn is_supervised(&self) -> bool {
-        self.supervisor.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.state.is_supervised()
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {

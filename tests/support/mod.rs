@@ -8,7 +8,10 @@
 pub mod canary;
 pub mod process;
 pub mod stored;
+pub mod supervised;
 
+use async_nats::subject::ToSubject;
+use futures::StreamExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
