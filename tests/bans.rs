@@ -163,9 +163,7 @@ fn stop(server: &NatsServer) {
 /// Reads of the stream by everybody, until the subscription is dropped.
 async fn reads(server: &NatsServer) -> async_nats::Subscriber {
     let client = server.connect().await;
-    let reads = client.subscribe("$JS.API.STREAM.MSG.GET.MPC_BANS").await.unwrap();
-    client.flush().await.unwrap();
-    reads
+    support::subscribed(&client, "$JS.API.STREAM.MSG.GET.MPC_BANS").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

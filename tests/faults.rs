@@ -148,8 +148,7 @@ async fn no_amount_of_computing_makes_a_worker_seem_dead() {
         .map(|_| jobs.generate(random_job_id(), Curve::Secp256k1, kdf, &secret, &reply, lifetime).unwrap())
         .collect();
     let nats = service.nats.connect().await;
-    let mut events = nats.subscribe("mpc.event.generate.*").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut events = support::subscribed(&nats, "mpc.event.generate.*").await;
     for request in &requests {
         backend.publish(request).await.unwrap();
         heard(&mut events, &mut Vec::new(), |event| event.job_id == request.job_id).await;
@@ -313,8 +312,7 @@ async fn a_job_that_takes_its_workers_down_ends_as_poison() {
     service.start_worker("victim0");
     let key = new_key(&backend, Curve::Secp256k1).await;
     let nats = service.nats.connect().await;
-    let mut started = nats.subscribe("mpc.event.sign.*").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut started = support::subscribed(&nats, "mpc.event.sign.*").await;
     // A silent node keeps the job in its worker's hands until that dies.
     service.process("node1").signal("STOP");
     let forge = Forge::new(&backend);
@@ -355,8 +353,7 @@ async fn a_job_that_takes_its_workers_down_takes_no_other_job_with_it() {
         keys.push(new_key(&backend, Curve::Ed25519).await);
     }
     let nats = service.nats.connect().await;
-    let mut events = nats.subscribe("mpc.event.*.*").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut events = support::subscribed(&nats, "mpc.event.*.*").await;
     let forge = Forge::new(&backend);
     // A silent node 1 keeps all of them in the hands of their first worker. The one that will end its workers takes long.
     service.process("node1").signal("STOP");

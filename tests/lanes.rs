@@ -215,8 +215,7 @@ async fn two_hundred_queued_bulk_jobs_do_not_delay_interactive_ones() {
     // Four of the nine keys have nothing to do with the flood's; the others have a queue of it.
     let urgent: Vec<_> = (0..12).map(|n| job(&backend, &keys[[8, n % 8][n % 2]], &format!("urgent {n}"))).collect();
     let nats = service.nats.connect().await;
-    let mut events = nats.subscribe("mpc.event.sign.*").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut events = support::subscribed(&nats, "mpc.event.sign.*").await;
     service.worker_settings =
         vec![("TREFOIL_CONCURRENCY", "4".to_owned()), ("TREFOIL_BULK_CONCURRENCY", "2".to_owned())];
     service.start_worker("worker2");

@@ -249,8 +249,7 @@ async fn two_workers_have_one_session_of_a_key_at_a_time_and_each_has_its_turn()
     let backend = service.backend().await;
     let key = new_key(&backend, Curve::Secp256k1).await;
     let nats = service.nats.connect().await;
-    let mut events = nats.subscribe("mpc.event.sign.*").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut events = support::subscribed(&nats, "mpc.event.sign.*").await;
     let forge = Forge::new(&backend);
     let requests = jobs(&forge, &key, 60);
     let results = requests.iter().map(|request| backend.run(request));

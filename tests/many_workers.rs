@@ -279,7 +279,7 @@ async fn how_long_a_takeover_takes() {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
             let mut events = Events::listen(&service).await;
             let leases = service.nats.connect().await;
-            let mut leases = leases.subscribe("mpc.lock.*").await.unwrap();
+            let mut leases = support::subscribed(&leases, "mpc.lock.*").await;
             service.process("node1").signal("STOP");
             let (running, next) = (request(&backend, &key, 1), request(&backend, &key, 2));
             backend.publish(&running).await.unwrap();

@@ -146,6 +146,7 @@ async fn a_node_that_cannot_write_says_so_and_ends() {
     ] {
         let mut node = spawn_limited(&cluster, &log);
         node.wait_for("serving");
+        cluster.until_heard(Party::Node1, true).await;
         let link = cluster.to1.renew().await.unwrap();
         limit_files(&node, limit);
         assert_eq!(refused(link.call(&call(request)).await.unwrap()), code);

@@ -192,8 +192,7 @@ async fn a_young_job_for_a_key_that_this_worker_lacks_waits_for_one_that_has_it(
     let mut service = Deployment::start(1);
     let key = &keys(&service.backend().await).await[0];
     let nats = service.nats.connect().await;
-    let mut events = nats.subscribe("mpc.event.sign.*").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut events = support::subscribed(&nats, "mpc.event.sign.*").await;
     let before = std::fs::read(service.sealing_keys()).unwrap();
     let (new, _) = sealing_keys(&service, &["add"]);
     let backend = sealing_to(&service, &new).await;

@@ -7,6 +7,7 @@ pub mod reshare;
 pub mod signer;
 
 use crate::support::NatsServer;
+use async_nats::client::RequestErrorKind;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use nkeys::{KeyPair, XKey};
 use rand_core::OsRng;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 use trefoil::auth;
 use trefoil::channel::{Link, NodeChannel};
@@ -22,6 +24,7 @@ use trefoil::config::{NodeConfig, Settings};
 use trefoil::node::NodeServer;
 use trefoil::vault::{Blinded, Password, refresh_statement};
 use trefoil::wire::node::{Call, KeyStatement, NODE_VERSION, NodeReply, NodeRequest, SessionId, SignOpen};
+use trefoil::wire::subject;
 use trefoil::wire::{
     Base64, Curve, Envelope, ErrorCode, FIRST_EPOCH, Fixed, GenerateBody, InitiatorId, JobId, KdfParams, KeyId, Lane,
     Method, Op, PublicKeyBody, Sealed, SignBody, SignInput, SignedJob,
@@ -219,11 +222,27 @@ impl Cluster {
     pub async fn start_node(&mut self, role: Party) {
         let config = NodeConfig::read(Settings::from_env(self.env(role))).unwrap_or_else(|error| panic!("{error}"));
         self.servers.insert(role, NodeServer::start(config).await.unwrap());
+        self.until_heard(role, true).await;
     }
 
     /// Ends a node in good order.
     pub async fn drain_node(&mut self, role: Party) {
         self.servers.remove(&role).unwrap().drain().await.unwrap();
+        self.until_heard(role, false).await;
+    }
+
+    /// Until the server has read what a node sent it when it began or ended: another connection may be ahead of that.
+    pub async fn until_heard(&self, role: Party, expected: bool) {
+        let subject = subject::node_handshake(&role.to_string());
+        let ask = || async_nats::Request::new().timeout(Some(Duration::from_millis(500)));
+        loop {
+            // No handshake at all: the node refuses it, and nothing else follows.
+            match self.client.send_request(subject.clone(), ask()).await {
+                Ok(_) if expected => return,
+                Err(error) if !expected && error.kind() == RequestErrorKind::NoResponders => return,
+                _ => {}
+            }
+        }
     }
 
     pub fn initiator(&self) -> InitiatorId {

@@ -42,9 +42,8 @@ impl Cheat {
         let client = nats.connect("cheat").await.unwrap();
         let responder = Arc::new(Responder::new(role, noise_key, &workers, "cheat".to_owned(), 16));
         let change: Arc<Mutex<Change>> = Arc::new(Mutex::new(Box::new(|_: &mut NodeReply| {})));
-        let mut handshakes = client.subscribe(subject::node_handshake("node1")).await.unwrap();
-        let mut calls = client.subscribe(subject::node_instance("node1", "cheat")).await.unwrap();
-        client.flush().await.unwrap();
+        let mut handshakes = crate::support::subscribed(&client, subject::node_handshake("node1")).await;
+        let mut calls = crate::support::subscribed(&client, subject::node_instance("node1", "cheat")).await;
         let mut tasks = JoinSet::new();
         let (shaking, answering) = (responder.clone(), client.clone());
         tasks.spawn(async move {

@@ -25,8 +25,7 @@ pub struct Events {
 impl Events {
     pub async fn listen(service: &Deployment) -> Self {
         let nats = service.nats.connect().await;
-        let subscriber = nats.subscribe("mpc.event.sign.*").await.unwrap();
-        nats.flush().await.unwrap();
+        let subscriber = crate::support::subscribed(&nats, "mpc.event.sign.*").await;
         Self { nats, subscriber, heard: Vec::new() }
     }
 

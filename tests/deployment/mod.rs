@@ -377,8 +377,7 @@ pub async fn wait_until_empty(jetstream: &async_nats::jetstream::Context) {
 pub async fn stored_only(service: &mut Deployment, backend: &Backend, request: &SignedRequest) -> JobResult {
     let nats = service.nats.connect().await;
     let jetstream = async_nats::jetstream::new(nats.clone());
-    let mut started = nats.subscribe(format!("mpc.event.{}.*", request.op)).await.unwrap();
-    nats.flush().await.unwrap();
+    let mut started = crate::support::subscribed(&nats, format!("mpc.event.{}.*", request.op)).await;
     backend.publish(request).await.unwrap();
     tokio::time::timeout(PATIENCE, started.next()).await.unwrap().unwrap();
     // Gone before there is a result for it.

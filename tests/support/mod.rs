@@ -144,3 +144,14 @@ pub fn command(name: &str) -> Command {
     }
     command
 }
+
+/// A subscription that the server knows of. What [`async_nats::Client::flush`] has sent, the server may read after what another connection
+/// sends later.
+pub async fn subscribed(client: &async_nats::Client, subject: impl ToSubject) -> async_nats::Subscriber {
+    let subscriber = client.subscribe(subject).await.unwrap();
+    let echo = client.new_inbox();
+    let mut echoes = client.subscribe(echo.clone()).await.unwrap();
+    client.publish(echo, "".into()).await.unwrap();
+    echoes.next().await.unwrap();
+    subscriber
+}
