@@ -32,7 +32,7 @@ pub struct New {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Kind {
+pub enum Kind {
     /// Signs a backend's jobs (SU…/U…)
     Initiator,
     /// Consents to recovery and destruction, beside the initiator (SU…/U…)
@@ -55,7 +55,8 @@ enum Kind {
 }
 
 impl Kind {
-    fn make(self) -> Result<(Zeroizing<String>, Option<String>), nkeys::error::Error> {
+    /// A new one: its seed, and its public half where it has one.
+    pub fn make(self) -> Result<(Zeroizing<String>, Option<String>), nkeys::error::Error> {
         Ok(match self {
             Self::Initiator | Self::Authoriser | Self::Connection => named(&KeyPair::new_user())?,
             Self::Node => named(&KeyPair::new_server())?,

@@ -27,6 +27,7 @@ mod pending;
 mod public_key;
 mod recover;
 mod refresh;
+mod setup;
 mod sign;
 mod validate;
 mod verify;
@@ -122,6 +123,9 @@ enum Command {
     Healthcheck(healthcheck::Arguments),
     /// Write the accounts and permissions of the NATS servers, from public keys
     NatsAccounts(nats_accounts::Arguments),
+    /// Make the identities and settings of a whole deployment on one machine, to try it out
+    #[command(after_help = setup::HELP)]
+    Setup(setup::Arguments),
 }
 
 /// Runs the command line of this process.
@@ -163,6 +167,7 @@ async fn run(config: Given<'_>, command: Command, output: &Output) -> Result<(),
         Command::Node(command) => node::run(config.file, &command, output).await,
         Command::Healthcheck(arguments) => healthcheck::run(config.file, &arguments, output),
         Command::NatsAccounts(arguments) => nats_accounts::run(&arguments, output),
+        Command::Setup(arguments) => setup::run(&arguments, output),
     }
 }
 

@@ -12,39 +12,47 @@ const BACKEND: &str = include_str!("../../deploy/nats/backend.conf.in");
 
 /// Each key is the public half (U...) of a connection's NKEY: `trefoil identity new --kind connection`.
 #[derive(Args)]
-pub struct Arguments {
+pub struct Accounts {
     /// The workers' connections
     #[arg(long, value_name = "KEY", value_parser = user)]
-    worker: String,
+    pub worker: String,
     /// Node 1's connection
     #[arg(long, value_name = "KEY", value_parser = user)]
-    node1: String,
+    pub node1: String,
     /// Node 2's connection
     #[arg(long, value_name = "KEY", value_parser = user)]
-    node2: String,
+    pub node2: String,
     /// Who watches events and the state of the streams
     #[arg(long, value_name = "KEY", value_parser = user)]
-    monitor: String,
+    pub monitor: String,
     /// Who may change the streams
     #[arg(long, value_name = "KEY", value_parser = user)]
-    operator: String,
+    pub operator: String,
     /// Who sees the servers themselves (the system account)
     #[arg(long, value_name = "KEY", value_parser = user)]
-    system: String,
+    pub system: String,
     /// A backend: a name of capitals, digits and underscores, its connection's key, and the key that signs its jobs; more than once
     /// for several
     #[arg(long, value_name = "NAME=KEY,INITIATOR", value_parser = backend, required = true)]
-    backend: Vec<Backend>,
+    pub backend: Vec<Backend>,
+}
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    accounts: Accounts,
     /// File to write, or to replace by a new one [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
+/// A backend's account.
 #[derive(Clone)]
-struct Backend {
-    name: String,
-    connection: String,
-    initiator: String,
+pub struct Backend {
+    pub name: String,
+    pub connection: String,
+    /// Signs its jobs; whose results it reads.
+    pub initiator: String,
 }
 
 /// The public key of a user: nothing else gets into the configuration.
@@ -69,36 +77,43 @@ fn backend(text: &str) -> Result<Backend, String> {
     Ok(Backend { name: name.to_owned(), connection, initiator })
 }
 
-pub fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let Arguments { worker, node1, node2, monitor, operator, system, backend, out } = arguments;
-    let mut keys = BTreeSet::new();
-    let connections = [worker, node1, node2, monitor, operator, system].into_iter();
-    for key in connections.chain(backend.iter().map(|backend| &backend.connection)) {
-        if !keys.insert(key) {
-            return Err(Failure::usage(format!("{key} is given twice: each connection needs a key of its own")));
+impl Accounts {
+    /// The part of the configuration.
+    pub fn text(&self) -> Result<String, Failure> {
+        let Self { worker, node1, node2, monitor, operator, system, backend } = self;
+        let mut keys = BTreeSet::new();
+        let connections = [worker, node1, node2, monitor, operator, system].into_iter();
+        for key in connections.chain(backend.iter().map(|backend| &backend.connection)) {
+            if !keys.insert(key) {
+                return Err(Failure::usage(format!("{key} is given twice: each connection needs a key of its own")));
+            }
         }
+        let mut names = BTreeSet::new();
+        if let Some(backend) = backend.iter().find(|backend| !names.insert(&backend.name)) {
+            return Err(Failure::usage(format!("two backends are named {}", backend.name)));
+        }
+        let backends: String = backend
+            .iter()
+            .map(|backend| {
+                BACKEND
+                    .replace("@NAME@", &backend.name)
+                    .replace("@CONNECTION@", &backend.connection)
+                    .replace("@INITIATOR@", &backend.initiator)
+            })
+            .collect();
+        Ok(ACCOUNTS
+            .replace("@WORKER@", worker)
+            .replace("@NODE1@", node1)
+            .replace("@NODE2@", node2)
+            .replace("@MONITOR@", monitor)
+            .replace("@OPERATOR@", operator)
+            .replace("@SYSTEM@", system)
+            .replace("@BACKENDS@\n", &backends))
     }
-    let mut names = BTreeSet::new();
-    if let Some(backend) = backend.iter().find(|backend| !names.insert(&backend.name)) {
-        return Err(Failure::usage(format!("two backends are named {}", backend.name)));
-    }
-    let backends: String = backend
-        .iter()
-        .map(|backend| {
-            BACKEND
-                .replace("@NAME@", &backend.name)
-                .replace("@CONNECTION@", &backend.connection)
-                .replace("@INITIATOR@", &backend.initiator)
-        })
-        .collect();
-    let text = ACCOUNTS
-        .replace("@WORKER@", worker)
-        .replace("@NODE1@", node1)
-        .replace("@NODE2@", node2)
-        .replace("@MONITOR@", monitor)
-        .replace("@OPERATOR@", operator)
-        .replace("@SYSTEM@", system)
-        .replace("@BACKENDS@\n", &backends);
+}
+
+pub fn run(Arguments { accounts, out }: &Arguments, output: &Output) -> Result<(), Failure> {
+    let text = accounts.text()?;
     match out {
         Some(path) => {
             write(path, text.as_bytes(), Existing::Replace)?;
