@@ -3,6 +3,7 @@
 use super::record::Plain;
 use super::{ChannelError, ChannelId, NOISE, STATUS_OK, STATUS_UNKNOWN, VERSION, prologue, record};
 use crate::clock::now_ms;
+use crate::telemetry::calls::Calls;
 use crate::wire::node::{Call, NODE_VERSION, NodeReply};
 use crate::wire::subject;
 use async_nats::client::RequestErrorKind;
@@ -40,6 +41,7 @@ struct Inner {
     /// Held during a handshake, so that there is one at a time.
     handshake: Mutex<LastFailure>,
     renewing: AtomicBool,
+    calls: Option<Arc<Calls>>,
 }
 
 #[derive(Default)]
@@ -57,6 +59,7 @@ pub struct Link {
     since: Instant,
     lost: AtomicBool,
     clock: ClockOffset,
+    calls: Option<Arc<Calls>>,
 }
 
 /// The node's clock minus ours at the handshake, milliseconds; off by at most the answer's way.
@@ -78,6 +81,18 @@ impl NodeChannel {
     /// before the first call.
     #[must_use]
     pub fn new(client: async_nats::Client, node: Party, private: Arc<Secret<[u8; 32]>>, remote: [u8; 32]) -> Self {
+        Self::measured(client, node, private, remote, None)
+    }
+
+    /// The same, with its calls measured.
+    #[must_use]
+    pub fn measured(
+        client: async_nats::Client,
+        node: Party,
+        private: Arc<Secret<[u8; 32]>>,
+        remote: [u8; 32],
+        calls: Option<Arc<Calls>>,
+    ) -> Self {
         Self(Arc::new(Inner {
             client,
             node,
@@ -86,6 +101,7 @@ impl NodeChannel {
             current: RwLock::new(None),
             handshake: Mutex::default(),
             renewing: AtomicBool::new(false),
+            calls,
         }))
     }
 
@@ -161,8 +177,12 @@ impl NodeChannel {
     }
 
     async fn connect(&self, last: &mut LastFailure) -> Result<Arc<Link>, ChannelError> {
+        let began = Instant::now();
         match self.handshake().await {
             Ok(link) => {
+                if let Some(calls) = &self.0.calls {
+                    calls.linked(link.clock.0);
+                }
                 let link = Arc::new(link);
                 *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
                 last.0 = None;
@@ -170,6 +190,9 @@ impl NodeChannel {
                 Ok(link)
             }
             Err(error) => {
+                if let Some(calls) = &self.0.calls {
+                    calls.failed(began.elapsed(), error);
+                }
                 last.0 = Some((Instant::now(), error));
                 Err(error)
             }
@@ -223,6 +246,7 @@ impl NodeChannel {
             since: Instant::now(),
             lost: AtomicBool::new(false),
             clock,
+            calls: inner.calls.clone(),
         })
     }
 }
@@ -240,6 +264,15 @@ impl Link {
     /// `Lost` if the node does not know the link any more (sessions on it are gone); `Timeout` at the call's deadline;
     /// `TooLarge`; `Tampered`.
     pub async fn call(&self, call: &Call) -> Result<NodeReply, ChannelError> {
+        let began = Instant::now();
+        let answer = self.ask(call).await;
+        if let Some(calls) = &self.calls {
+            calls.ended(call.request.name(), began.elapsed(), answer.as_ref().err().copied());
+        }
+        answer
+    }
+
+    async fn ask(&self, call: &Call) -> Result<NodeReply, ChannelError> {
         // As `Call` itself is encoded, field by field, with the deadline in the node's time.
         let Call { version, deadline, request } = call;
         let at_node = (version, self.clock.at_node(*deadline), request);

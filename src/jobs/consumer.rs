@@ -17,6 +17,7 @@ use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -60,6 +61,8 @@ pub struct Delivery {
     pub sequence: u64,
     /// 1 for the first delivery.
     pub times_delivered: u64,
+    /// How long ago it was published, by the server's clock then and this one's now.
+    pub waited: Duration,
     /// Its place among the jobs in hand, kept as long as the delivery.
     pub place: Place,
     receipt: Receipt,
@@ -84,9 +87,9 @@ pub struct NotSettled(String);
 
 impl Delivery {
     fn new(message: Message, lane: Lane, ack_wait: Duration, place: Place) -> Option<Self> {
-        let (sequence, times_delivered) = {
+        let (sequence, times_delivered, published) = {
             let info = message.info().ok()?;
-            (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1))
+            (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1), info.published)
         };
         let (message, acker) = message.split();
         let acker = Arc::new(acker);
@@ -111,6 +114,7 @@ impl Delivery {
             body: message.payload,
             sequence,
             times_delivered,
+            waited: Duration::try_from(OffsetDateTime::now_utc() - published).unwrap_or_default(),
             place,
             receipt: Receipt { acker, in_progress },
         })

@@ -20,9 +20,10 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use data_encoding::HEXLOWER;
 use futures::StreamExt;
+use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -72,12 +73,23 @@ struct Inner {
     trouble: std::sync::Mutex<Option<Instant>>,
     /// Leases that are kept, or about to be ended.
     kept: watch::Sender<usize>,
+    counters: OnceLock<Counters>,
+}
+
+/// What is counted of leases.
+pub struct Counters {
+    /// Leases taken from a worker that was gone.
+    pub takeovers: IntCounter,
+    /// Leases that another worker took from this one.
+    pub lost: IntCounter,
 }
 
 /// What a subject holds, for whoever wants to write it.
 enum Found {
     /// It may be written, expecting this sequence.
     Free(u64),
+    /// The same job at another worker had it, which is gone: it may be written, expecting this sequence.
+    Left(u64),
     /// Another worker's job has the lease.
     Taken { sequence: u64, ttl: Option<Duration> },
 }
@@ -110,7 +122,13 @@ impl Leases {
             seen: DashMap::new(),
             trouble: std::sync::Mutex::default(),
             kept: watch::Sender::new(0),
+            counters: OnceLock::new(),
         }))
+    }
+
+    /// Has what is counted be counted here, from now on.
+    pub fn count(&self, counters: Counters) {
+        let _ = self.0.counters.set(counters);
     }
 
     /// A claim of this job (SHA-256 of its body) to the key's lease. No other job of this worker may have it, or claim it.
@@ -182,19 +200,23 @@ impl Claim {
     /// Writes the lease over what is expected, or else over what is there.
     async fn write_over(&mut self, mut expected: Option<u64>) -> Result<Attempt, Unavailable> {
         for _ in 0..RACES {
-            let expected = match expected.take() {
-                Some(expected) => expected,
+            let (expected, takeover) = match expected.take() {
+                Some(expected) => (expected, false),
                 None => match self.look().await? {
                     Found::Free(sequence) => {
                         self.inner.seen.remove(&self.key);
-                        sequence
+                        (sequence, false)
                     }
-                    Found::Taken { sequence, ttl } if self.abandoned(sequence, ttl) => sequence,
+                    Found::Left(sequence) => (sequence, true),
+                    Found::Taken { sequence, ttl } if self.abandoned(sequence, ttl) => (sequence, true),
                     Found::Taken { .. } => break,
                 },
             };
             let record = self.inner.record(&self.job)?;
             if let Some(sequence) = self.inner.write(&self.subject, record, self.inner.ttl, expected).await? {
+                if let Some(counters) = self.inner.counters.get().filter(|_| takeover) {
+                    counters.takeovers.inc();
+                }
                 return Ok(Attempt::Got(self.taken(sequence)));
             }
         }
@@ -208,9 +230,12 @@ impl Claim {
         };
         let record = serde_json::from_slice::<Record>(&message.payload).ok();
         // Our own: of a lease that is being ended, or of which we did not hear that we had got it.
-        let ours = record.is_some_and(|record| record.job == self.job || record.worker == self.inner.worker);
+        let ours = record.as_ref().is_some_and(|record| record.worker == self.inner.worker);
         if message.payload.is_empty() || ours {
             return Ok(Found::Free(message.sequence));
+        }
+        if record.is_some_and(|record| record.job == self.job) {
+            return Ok(Found::Left(message.sequence));
         }
         let ttl = message.headers.get(NATS_MESSAGE_TTL).and_then(|ttl| ttl.as_str().parse::<u64>().ok());
         Ok(Found::Taken { sequence: message.sequence, ttl: ttl.map(|ttl| Duration::from_secs(ttl.min(LONGEST))) })
@@ -306,6 +331,9 @@ async fn keep(inner: Arc<Inner>, key: KeyId, mut jobs: watch::Receiver<String>, 
             Ok(None) => {
                 tracing::info!(%key, "a lease went to another worker");
                 state.lost.store(true, Ordering::Release);
+                if let Some(counters) = inner.counters.get() {
+                    counters.lost.inc();
+                }
             }
             Err(error) => tracing::warn!(%key, %error, "a lease was not renewed"),
         }

@@ -44,7 +44,7 @@ pub struct WorkerMetrics {
     pub lock_wait: HistogramVec,
     /// `trefoil_kdf_duration_seconds`: one key derivation, with its wait for memory.
     pub kdf_duration: Histogram,
-    /// `trefoil_round_duration_seconds{op,round,node}`: one call to a node and its answer.
+    /// `trefoil_round_duration_seconds{round,node}`: one call to a node and its answer; calls without one are not in it.
     pub round_duration: HistogramVec,
     /// `trefoil_publish_duration_seconds`: storing one result.
     pub publish_duration: Histogram,
@@ -54,11 +54,11 @@ pub struct WorkerMetrics {
     pub slots: IntGauge,
     /// `trefoil_jobs_waiting`: jobs in hand that wait for their key.
     pub waiting: IntGauge,
-    /// `trefoil_job_retries_total{op,code}`: jobs that go on later, and why.
+    /// `trefoil_job_retries_total{op,code}`: jobs given back to the queue for a while, and why.
     pub retries: IntCounterVec,
     /// `trefoil_job_redeliveries_total{op}`: jobs that another worker, or this one, had before.
     pub redeliveries: IntCounterVec,
-    /// `trefoil_jobs_refused_total{code}`: jobs of nobody known, answered beside the results.
+    /// `trefoil_jobs_refused_total{code}`: what got no result of its own: jobs of nobody known, copies that somebody altered, ids used twice.
     pub refused: IntCounterVec,
     /// `trefoil_mutex_contended_total`: jobs that waited for another one of this worker.
     pub mutex_contended: IntCounter,
@@ -70,13 +70,15 @@ pub struct WorkerMetrics {
     pub lease_lost: IntCounter,
     /// `trefoil_key_locks_total{node}`: keys locked because a node was caught cheating in a session.
     pub key_locks: IntCounterVec,
-    /// `trefoil_node_up{node}`: 1 if the last call to the node was answered.
+    /// `trefoil_node_up{node}`: 1 if the last call to the node was answered; a node that no job needs is asked something every few
+    /// seconds.
     pub node_up: IntGaugeVec,
     /// `trefoil_clock_offset_seconds{node}`: the node's clock minus this worker's, at the last handshake.
     pub clock_offset: GaugeVec,
     /// `trefoil_queue_jobs{lane}`: jobs in the queue, those being worked on included.
     pub queue_jobs: IntGaugeVec,
-    /// `trefoil_queue_pending_jobs{lane}`: those of them that no worker has.
+    /// `trefoil_queue_pending_jobs{lane}`: those of them that no worker ever had. Jobs that were given back for a while are not among
+    /// them.
     pub queue_pending: IntGaugeVec,
     /// `trefoil_queue_oldest_seconds{lane}`: age of the oldest job in the queue; 0 if it is empty.
     pub queue_oldest: GaugeVec,
@@ -228,19 +230,19 @@ impl WorkerMetrics {
                 "trefoil_round_duration_seconds",
                 "One call to a node and its answer.",
                 STEP,
-                &["op", "round", "node"],
+                &["round", "node"],
             )?,
             publish_duration: set.time("trefoil_publish_duration_seconds", "Storing one result.", STEP)?,
             in_flight: set.gauges("trefoil_jobs_in_flight", "Jobs being worked on.", &["op"])?,
             slots: set.gauge("trefoil_job_slots", "Jobs that may be worked on at once.")?,
             waiting: set.gauge("trefoil_jobs_waiting", "Jobs in hand that wait for their key.")?,
-            retries: set.counters("trefoil_job_retries_total", "Jobs that go on later.", &["op", "code"])?,
+            retries: set.counters("trefoil_job_retries_total", "Jobs given back to the queue.", &["op", "code"])?,
             redeliveries: set.counters(
                 "trefoil_job_redeliveries_total",
                 "Jobs that were delivered before.",
                 &["op"],
             )?,
-            refused: set.counters("trefoil_jobs_refused_total", "Jobs of nobody known.", &["code"])?,
+            refused: set.counters("trefoil_jobs_refused_total", "Jobs without a result of their own.", &["code"])?,
             mutex_contended: set
                 .counter("trefoil_mutex_contended_total", "Jobs that waited for one of this worker.")?,
             lease_contended: set.counter("trefoil_lease_contended_total", "Leases that another worker held.")?,
@@ -251,7 +253,7 @@ impl WorkerMetrics {
             node_up: set.gauges("trefoil_node_up", "1 if the node answered last.", &["node"])?,
             clock_offset: set.reals("trefoil_clock_offset_seconds", "The node's clock minus ours.", &["node"])?,
             queue_jobs: set.gauges("trefoil_queue_jobs", "Jobs in the queue, running ones included.", &["lane"])?,
-            queue_pending: set.gauges("trefoil_queue_pending_jobs", "Jobs that no worker has.", &["lane"])?,
+            queue_pending: set.gauges("trefoil_queue_pending_jobs", "Jobs that no worker had yet.", &["lane"])?,
             queue_oldest: set.reals(
                 "trefoil_queue_oldest_seconds",
                 "Age of the oldest job in the queue.",

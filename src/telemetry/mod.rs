@@ -1,4 +1,18 @@
 //! What a process tells its operators: metrics, whether it lives and is ready, logs.
 
+pub mod calls;
 pub mod metrics;
 pub mod server;
+pub mod worker;
+
+use trefoil_protocol::Party;
+
+/// A party as a label's value.
+#[must_use]
+pub const fn party(party: Party) -> &'static str {
+    match party {
+        Party::Client => "client",
+        Party::Node1 => "node1",
+        Party::Node2 => "node2",
+    }
+}

@@ -22,7 +22,9 @@ pub use proof::{DataKey, opened_statement, refresh_statement};
 
 use crate::wire::{KdfParams, KeyId, Lane};
 use format::{EncryptedShare, SecretStore};
+use prometheus::Histogram;
 use rand_core::{CryptoRng, RngCore};
+use std::time::Instant;
 use zeroize::Zeroizing;
 
 /// What generation returns for the backend to keep, both opaque to it.
@@ -103,19 +105,27 @@ impl LockedShare {
 #[derive(Debug, Clone)]
 pub struct Vault {
     pool: KdfPool,
+    /// How long derivations take, with their wait.
+    times: Option<Histogram>,
 }
 
 impl Vault {
     /// A vault whose key derivations together use at most the pool's memory.
     #[must_use]
     pub const fn new(pool: KdfPool) -> Self {
-        Self { pool }
+        Self { pool, times: None }
+    }
+
+    /// The same, with its key derivations measured.
+    #[must_use]
+    pub fn measured(self, times: Histogram) -> Self {
+        Self { times: Some(times), ..self }
     }
 
     /// The same for jobs of this lane; interactive unless it is said.
     #[must_use]
     pub fn of(&self, lane: Lane) -> Self {
-        Self { pool: self.pool.of(lane) }
+        Self { pool: self.pool.of(lane), times: self.times.clone() }
     }
 
     /// Whether so many large derivations wait that another with these parameters should not be started now.
@@ -162,7 +172,11 @@ impl Vault {
         rng: &mut (impl RngCore + CryptoRng + Send),
     ) -> Result<Begun, VaultError> {
         let blinded = Blinded::new(key_id, &password, rng)?;
+        let began = Instant::now();
         let stretched = self.pool.stretch(password, params, salt).await?;
+        if let Some(times) = &self.times {
+            times.observe(began.elapsed().as_secs_f64());
+        }
         Ok(Begun { params, salt, blinded, stretched })
     }
 }

@@ -96,7 +96,7 @@ async fn look_up(shared: &Shared, job: &Job) -> Result<Outcome, Failed> {
     };
     found.map_err(|stop| match stop {
         Stop::Failed(failed) => failed,
-        Stop::Away(_) | Stop::Postponed(_) | Stop::Earlier(_) => {
+        Stop::Away(..) | Stop::Postponed(..) | Stop::Earlier(_) => {
             Failed::new(ErrorCode::Overloaded, "too busy to answer at once")
         }
     })

@@ -68,6 +68,13 @@ impl Shared {
     /// # Errors
     /// The job goes away if too many wait already; `KEY_BUSY` if the turn does not come in time.
     pub(super) async fn hold(&self, job: &Job, schedule: &mut Schedule) -> Result<Held, Stop> {
+        let asked = Instant::now();
+        let held = self.hold_now(job, schedule).await;
+        self.metrics.lock_wait.with_label_values(&[job.op().as_str()]).observe(asked.elapsed().as_secs_f64());
+        held
+    }
+
+    async fn hold_now(&self, job: &Job, schedule: &mut Schedule) -> Result<Held, Stop> {
         let mut guard = self.turn(job, schedule).await?;
         let lease = match guard.luggage.take() {
             Some(Luggage::Lease(mut lease)) if !lease.is_lost() => {
@@ -91,7 +98,10 @@ impl Shared {
             let mut turn = pin!(self.keys.lock(job.key_id, job.lane));
             let turn = match turn.as_mut().now_or_never() {
                 Some(turn) => turn,
-                None => aside(schedule, turn).await?,
+                None => {
+                    self.metrics.mutex_contended.inc();
+                    self.aside(job, schedule, turn).await?
+                }
             };
             match turn {
                 Ok(guard) => return Ok(guard),
@@ -105,24 +115,28 @@ impl Shared {
         let mut claim = self.leases.claim(job.key_id, &job.digest);
         let lease = match claim.attempt().await {
             Ok(Attempt::Got(lease)) => Ok(lease),
-            Ok(Attempt::Busy) => aside(schedule, claim.wait()).await?,
+            Ok(Attempt::Busy) => {
+                self.metrics.lease_contended.inc();
+                self.aside(job, schedule, claim.wait()).await?
+            }
             Err(error) => Err(error),
         };
         Ok(lease.inspect_err(|error| tracing::warn!(key = %job.key_id, %error, "no lease")).ok())
     }
-}
 
-/// Waits for a key or its lease, without a slot.
-async fn aside<T>(schedule: &mut Schedule, turn: impl Future<Output = T>) -> Result<T, Stop> {
-    let aside = schedule.step_aside();
-    if aside.is_none() {
-        schedule.leave(busy("too many jobs wait for their keys")).await?;
+    /// Waits for a key or its lease, without a slot.
+    async fn aside<T>(&self, job: &Job, schedule: &mut Schedule, turn: impl Future<Output = T>) -> Result<T, Stop> {
+        let aside = schedule.step_aside();
+        if aside.is_none() {
+            schedule.leave(busy("too many jobs wait for their keys")).await?;
+        }
+        let _waits = self.metrics.waits(job.op());
+        let left = if schedule.is_alone() { schedule.left().min(ALONE) } else { schedule.left() };
+        timeout(left, turn).await.map_err(|_| {
+            let failed = busy("other jobs of this key took all the time");
+            if schedule.is_alone() { schedule.postpone(failed) } else { failed.into() }
+        })
     }
-    let left = if schedule.is_alone() { schedule.left().min(ALONE) } else { schedule.left() };
-    timeout(left, turn).await.map_err(|_| {
-        let failed = busy("other jobs of this key took all the time");
-        if schedule.is_alone() { schedule.postpone(failed) } else { failed.into() }
-    })
 }
 
 fn busy(why: impl Into<String>) -> Failed {

@@ -44,8 +44,8 @@ const COMMIT_AWAY: (Duration, Duration) = (Duration::from_secs(2), Duration::fro
 const NOT_ALONE: Duration = Duration::from_secs(1);
 /// Age below which a job that is delivered for the first time is taken for one that was published once, milliseconds.
 const YOUNG: u64 = 2_000;
-/// How long a job stays away when JetStream itself is in trouble.
-const TROUBLE_AWAY: Duration = Duration::from_secs(1);
+/// A job stays away for so long when JetStream itself is in trouble.
+const TROUBLE: End = End::Away(Duration::from_secs(1), ErrorCode::Overloaded);
 
 /// Work that is done and must be stored, and what follows when it is.
 struct Done {
@@ -70,20 +70,27 @@ impl From<Failed> for Done {
 /// Where a delivery ends.
 enum End {
     Acknowledge,
-    Away(Duration),
+    Away(Duration, ErrorCode),
     /// Away, with the main work not begun.
-    Postponed(Duration),
+    Postponed(Duration, ErrorCode),
 }
 
 /// Takes one delivery to its end.
 pub async fn handle(shared: Arc<Shared>, delivery: Delivery) {
-    let end = delivered(&shared, &delivery).await.unwrap_or_else(|error| {
+    let taken = Instant::now();
+    let op = subject::split_job(&delivery.subject).and_then(|(_, op, _)| op.parse::<Op>().ok());
+    let first = (delivery.times_delivered <= 1).then_some(delivery.waited);
+    let _in_flight = shared.metrics.delivered(op, delivery.lane, first);
+    let end = delivered(&shared, &delivery, taken).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "attempts cannot be read");
-        End::Away(TROUBLE_AWAY)
+        TROUBLE
     });
     let settled = match end {
         End::Acknowledge => delivery.acknowledge().await,
-        End::Away(delay) | End::Postponed(delay) => delivery.give_back(delay).await,
+        End::Away(delay, why) | End::Postponed(delay, why) => {
+            shared.metrics.gave_back(op, why);
+            delivery.give_back(delay).await
+        }
     };
     if let Err(error) = settled {
         tracing::warn!(%error, "the job will be delivered again");
@@ -91,13 +98,13 @@ pub async fn handle(shared: Arc<Shared>, delivery: Delivery) {
 }
 
 /// Counts the attempt, and makes it: alone, if the job may have ended a worker.
-async fn delivered(shared: &Shared, delivery: &Delivery) -> Result<End, Unavailable> {
+async fn delivered(shared: &Shared, delivery: &Delivery, taken: Instant) -> Result<End, Unavailable> {
     let digest = HEXLOWER.encode(&Sha256::digest(&delivery.body));
     let (job, times) = ((delivery.lane, delivery.sequence), delivery.times_delivered);
     let attempt = Attempt::look(&shared.jetstream, &shared.worker_id, job, digest, times).await?;
     let alone = attempt.is_suspect();
     // Its record stays as it is: whether another worker ended by it is still to be seen.
-    let Some(_company) = shared.company(alone).await else { return Ok(End::Away(NOT_ALONE)) };
+    let Some(_company) = shared.company(alone).await else { return Ok(End::Away(NOT_ALONE, ErrorCode::Overloaded)) };
     attempt.start().await?;
     let parse = || Job::parse(&delivery.subject, JobHeaders::from_nats(Some(&delivery.headers)), &delivery.body);
     // What makes the parser panic is a mistake of ours, and must not go round for ever.
@@ -111,18 +118,18 @@ async fn delivered(shared: &Shared, delivery: &Delivery) -> Result<End, Unavaila
             let first =
                 delivery.times_delivered <= 1 && job.op() == Op::Sign && now_ms() < job.issued_at.saturating_add(YOUNG);
             let schedule = Schedule::of_delivery(job.issued_at, job.expires_at, delivery.place.clone(), alone, !first);
-            Box::pin(known(shared, &job, attempt.crashes(), schedule)).await
+            Box::pin(known(shared, &job, attempt.crashes(), schedule, taken)).await
         }
         Err(error) => refused(shared, &delivery.body, error).await,
     };
     let end = end.unwrap_or_else(|error| {
         tracing::warn!(%error, "JetStream is in trouble");
-        End::Away(TROUBLE_AWAY)
+        TROUBLE
     });
     let noted = match end {
         End::Acknowledge => Ok(()),
-        End::Away(_) => attempt.returned().await,
-        End::Postponed(_) => attempt.postponed().await,
+        End::Away(..) => attempt.returned().await,
+        End::Postponed(..) => attempt.postponed().await,
     };
     if let Err(error) = noted {
         tracing::warn!(%error, "an attempt was not recorded as returned");
@@ -133,7 +140,10 @@ async fn delivered(shared: &Shared, delivery: &Delivery) -> Result<End, Unavaila
 /// A body that is no job: its sender gets the reason where the body says who that is.
 async fn refused(shared: &Shared, body: &[u8], error: JobError) -> Result<End, Unavailable> {
     tracing::info!(%error, "job refused");
-    let Some(Address { initiator, job_id, refused }) = error.address else { return Ok(End::Acknowledge) };
+    let Some(Address { initiator, job_id, refused }) = error.address else {
+        shared.metrics.refused(error.code);
+        return Ok(End::Acknowledge);
+    };
     let result = JobResult {
         version: VERSION,
         job_id,
@@ -145,11 +155,27 @@ async fn refused(shared: &Shared, body: &[u8], error: JobError) -> Result<End, U
         outcome: Outcome::failed(error.code, error.message),
     };
     if refused {
-        results::refuse(&shared.jetstream, &result).await?;
-    } else if let Stored::OtherJob = results::store(&shared.jetstream, &result).await? {
-        results::refuse(&shared.jetstream, &reused(result)).await?;
+        refuse(shared, error.code, &result).await?;
+        return Ok(End::Acknowledge);
+    }
+    match results::store(&shared.jetstream, &result).await? {
+        Stored::Ours => shared.metrics.stored_unread(error.code),
+        Stored::Earlier(_) => {}
+        Stored::OtherJob => refuse_id(shared, result).await?,
     }
     Ok(End::Acknowledge)
+}
+
+/// Answers beside the results.
+async fn refuse(shared: &Shared, code: ErrorCode, result: &JobResult) -> Result<(), Unavailable> {
+    results::refuse(&shared.jetstream, result).await?;
+    shared.metrics.refused(code);
+    Ok(())
+}
+
+/// The job id belongs to another job.
+async fn refuse_id(shared: &Shared, result: JobResult) -> Result<(), Unavailable> {
+    refuse(shared, ErrorCode::JobIdReused, &reused(result)).await
 }
 
 /// The same result saying that the job id belongs to another job.
@@ -159,8 +185,13 @@ fn reused(result: JobResult) -> JobResult {
 }
 
 /// An authentic job.
-async fn known(shared: &Shared, job: &Job, crashes: u32, mut schedule: Schedule) -> Result<End, Unavailable> {
-    let started = Instant::now();
+async fn known(
+    shared: &Shared,
+    job: &Job,
+    crashes: u32,
+    mut schedule: Schedule,
+    started: Instant,
+) -> Result<End, Unavailable> {
     if schedule.has_looked()
         && let Some(earlier) = results::find(&shared.jetstream, &job.initiator, &job.job_id).await?
     {
@@ -169,7 +200,7 @@ async fn known(shared: &Shared, job: &Job, crashes: u32, mut schedule: Schedule)
     if now_ms().saturating_sub(job.expires_at) > shared.results_kept.as_millis() as u64 {
         // The job may have had a result, which is kept no longer, and there must never be two that differ.
         let late = Outcome::failed(ErrorCode::JobExpired, "so long ago that its result is kept no more, if it had one");
-        results::refuse(&shared.jetstream, &JobResult::of(job, now_ms(), late)).await?;
+        refuse(shared, ErrorCode::JobExpired, &JobResult::of(job, now_ms(), late)).await?;
         return Ok(End::Acknowledge);
     }
     publish_event(shared, job, EventOutcome::Started, None, started).await;
@@ -183,12 +214,12 @@ async fn known(shared: &Shared, job: &Job, crashes: u32, mut schedule: Schedule)
         match work.await {
             Ok(Ok(Ok(done))) => done,
             Ok(Ok(Err(Stop::Failed(failed)))) => match schedule.again_later(&failed) {
-                Some(delay) => return Ok(End::Away(delay)),
+                Some(delay) => return Ok(End::Away(delay, failed.code)),
                 None => failed.into(),
             },
             Ok(Ok(Err(Stop::Earlier(earlier)))) => return answered(shared, job, *earlier, started).await,
-            Ok(Ok(Err(Stop::Away(delay)))) => return Ok(End::Away(delay)),
-            Ok(Ok(Err(Stop::Postponed(delay)))) => return Ok(End::Postponed(delay)),
+            Ok(Ok(Err(Stop::Away(delay, why)))) => return Ok(End::Away(delay, why)),
+            Ok(Ok(Err(Stop::Postponed(delay, why)))) => return Ok(End::Postponed(delay, why)),
             Ok(Err(_)) => Failed::new(ErrorCode::Overloaded, "the job's time was over before it was done").into(),
             Err(_) => Failed::new(ErrorCode::Internal, "the worker failed; its log says where").into(),
         }
@@ -201,7 +232,7 @@ async fn answered(shared: &Shared, job: &Job, earlier: JobResult, started: Insta
     if earlier.job_digest.0 == job.digest {
         return Ok(committed(shared, job, &earlier, started).await);
     }
-    results::refuse(&shared.jetstream, &reused(JobResult::of(job, now_ms(), earlier.outcome))).await?;
+    refuse_id(shared, JobResult::of(job, now_ms(), earlier.outcome)).await?;
     Ok(End::Acknowledge)
 }
 
@@ -278,7 +309,10 @@ async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Res
     };
     fault::step("result-stored", job.op().as_str(), job.key_id);
     match stored {
-        Stored::Ours => Ok(committed(shared, job, &result, started).await),
+        Stored::Ours => {
+            shared.metrics.stored(job, &result.outcome, started.elapsed());
+            Ok(committed(shared, job, &result, started).await)
+        }
         Stored::Earlier(earlier) => {
             // Two workers had the job; the other's result stands, and what we prepared will never be the key.
             if let Some(ours) = commit::generated(&result)
@@ -289,7 +323,7 @@ async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Res
             Ok(committed(shared, job, &earlier, started).await)
         }
         Stored::OtherJob => {
-            results::refuse(&shared.jetstream, &reused(result)).await?;
+            refuse_id(shared, result).await?;
             Ok(End::Acknowledge)
         }
     }
@@ -304,7 +338,10 @@ async fn store(shared: &Shared, result: &JobResult) -> Result<Stored, Unavailabl
                 tracing::warn!(%error, job = %result.job_id, "the result is not stored yet");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            stored => return stored,
+            stored => {
+                shared.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
+                return stored;
+            }
         }
     }
 }
@@ -344,7 +381,7 @@ async fn committed(shared: &Shared, job: &Job, result: &JobResult, started: Inst
         Err(failed) => {
             tracing::warn!(key = %key.key_id, %failed, "the key waits for its commit");
             let age = Duration::from_millis(now_ms().saturating_sub(result.completed_at));
-            End::Away((age / 4).clamp(COMMIT_AWAY.0, COMMIT_AWAY.1))
+            End::Away((age / 4).clamp(COMMIT_AWAY.0, COMMIT_AWAY.1), failed.code)
         }
     }
 }
@@ -360,7 +397,7 @@ async fn publish_event(shared: &Shared, job: &Job, outcome: EventOutcome, code: 
         worker_id: shared.worker_id.clone(),
         outcome,
         code,
-        duration_ms: started.elapsed().as_millis() as u64,
+        duration_ms: if outcome == EventOutcome::Started { 0 } else { started.elapsed().as_millis() as u64 },
         at: now_ms(),
     };
     if let Ok(body) = serde_json::to_vec(&event) {

@@ -3,7 +3,7 @@
 use super::failure::Failed;
 use crate::clock::now_ms;
 use crate::jobs::place::{Aside, Place};
-use crate::wire::JobResult;
+use crate::wire::{ErrorCode, JobResult};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -46,10 +46,10 @@ enum Verdict {
 pub enum Stop {
     /// The failure is the job's result.
     Failed(Failed),
-    /// Give the job back to the queue for so long.
-    Away(Duration),
+    /// Give the job back to the queue for so long, because of this.
+    Away(Duration, ErrorCode),
     /// The same, with the main work not begun: what it does to a worker is as unknown as before.
-    Postponed(Duration),
+    Postponed(Duration, ErrorCode),
     /// The job has this result already.
     Earlier(Box<JobResult>),
 }
@@ -133,7 +133,7 @@ impl Schedule {
             Verdict::Final => Err(Stop::Failed(failed)),
             Verdict::Away(delay) => {
                 tracing::info!(%failed, "job goes back to the queue");
-                Err(Stop::Away(delay))
+                Err(Stop::Away(delay, failed.code))
             }
             Verdict::Again(wait) => {
                 tracing::debug!(%failed, wait_ms = wait.as_millis(), "trying again");
@@ -148,14 +148,18 @@ impl Schedule {
     /// # Errors
     /// [`Stop`] unless the job should try again.
     pub async fn leave(&mut self, failed: Failed) -> Result<(), Stop> {
-        if self.left() > LAST { Err(Stop::Away(self.away_for())) } else { self.pause(failed).await }
+        if self.left() > LAST { Err(Stop::Away(self.away_for(), failed.code)) } else { self.pause(failed).await }
     }
 
     /// How a job ends that another worker may be able to do: it goes back to the queue while it is young. Nobody waits long for the
     /// word that no worker can.
     pub fn elsewhere(&self, failed: Failed) -> Stop {
         let young = now_ms().saturating_sub(self.issued_at) < ELSEWHERE.as_millis() as u64;
-        if self.queued && young && self.left() > LAST { Stop::Away(self.away_for()) } else { failed.into() }
+        if self.queued && young && self.left() > LAST {
+            Stop::Away(self.away_for(), failed.code)
+        } else {
+            failed.into()
+        }
     }
 
     /// Whether a result of the job was looked for.
@@ -180,7 +184,7 @@ impl Schedule {
 
     /// How a job ends that ran alone and waited too long for its key.
     pub fn postpone(&self, failed: Failed) -> Stop {
-        if self.queued && self.left() > LAST { Stop::Postponed(POSTPONED) } else { failed.into() }
+        if self.queued && self.left() > LAST { Stop::Postponed(POSTPONED, failed.code) } else { failed.into() }
     }
 
     fn after(&mut self, failed: &Failed) -> Verdict {
@@ -215,7 +219,6 @@ impl Schedule {
 #[allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 mod tests {
     use super::*;
-    use crate::wire::ErrorCode;
 
     fn unavailable() -> Failed {
         Failed::new(ErrorCode::NodeUnavailable, "")
@@ -258,8 +261,8 @@ mod tests {
             let now = now_ms();
             Schedule::new(now - age, now + left).elsewhere(unknown())
         };
-        assert_eq!(ends(0, 60_000), Stop::Away(AWAY.0));
-        assert_eq!(ends(9_000, 60_000), Stop::Away(Duration::from_millis(2_250)));
+        assert_eq!(ends(0, 60_000), Stop::Away(AWAY.0, ErrorCode::UnknownWorkerKey));
+        assert_eq!(ends(9_000, 60_000), Stop::Away(Duration::from_millis(2_250), ErrorCode::UnknownWorkerKey));
         assert_eq!(ends(10_000, 60_000), Stop::Failed(unknown()));
         assert_eq!(ends(0, 1_000), Stop::Failed(unknown()), "too late to come back");
         // A question has no queue to go back to.

@@ -10,9 +10,10 @@ use crate::compute::Compute;
 use crate::config::WorkerConfig;
 use crate::jobs::consumer::{self, ConsumerSettings};
 use crate::jobs::keyed_mutex::KeyedMutex;
-use crate::jobs::lease::Leases;
+use crate::jobs::lease::{Counters, Leases};
 use crate::jobs::place::Limits;
 use crate::jobs::streams::{self, StreamError, StreamSettings};
+use crate::telemetry::calls::Calls;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::server::{self, Status};
 use crate::vault::{KdfPool, UnlockCache, Vault};
@@ -65,6 +66,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let client = config.nats.connect(&worker_id).await.context("cannot set up the NATS connection")?;
     let jetstream = config.nats.jetstream(client.clone());
     let metrics = Arc::new(WorkerMetrics::new()?);
+    metrics.show_zeros();
     let provisioned = Arc::new(AtomicBool::new(false));
     if let Some(address) = config.metrics_listen {
         let status = WorkerStatus {
@@ -83,7 +85,12 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let sealing = Sealing::new(&config.sealing_keys).context("sealing_keys: not xkey seeds")?;
     let unlocked = (!config.unlock_cache.is_zero()).then(|| UnlockCache::new(config.unlock_cache)).transpose();
     let unlocked = unlocked.context("unlock_cache_seconds: 64 KiB of memory cannot be locked (see ulimit -l)")?;
-    let channel = |node, remote| NodeChannel::new(client.clone(), node, noise_key.clone(), remote);
+    let channel = |node, remote| {
+        let calls = Arc::new(Calls::new(metrics.clone(), node));
+        NodeChannel::measured(client.clone(), node, noise_key.clone(), remote, Some(calls))
+    };
+    let leases = Leases::new(client.clone(), jetstream.clone(), &worker_id, config.lease);
+    leases.count(Counters { takeovers: metrics.lease_takeovers.clone(), lost: metrics.lease_lost.clone() });
     let shared = Arc::new(Shared {
         node1: channel(Party::Node1, config.node1.noise),
         node2: channel(Party::Node2, config.node2.noise),
@@ -92,9 +99,10 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         nodes: NodeIdentities { node1: config.node1.identity, node2: config.node2.identity },
         sealing,
         unlocked,
-        vault: Vault::new(KdfPool::new(config.kdf_memory_kib, config.crypto_threads)),
+        vault: Vault::new(KdfPool::new(config.kdf_memory_kib, config.crypto_threads))
+            .measured(metrics.kdf_duration.clone()),
         keys: KeyedMutex::new(config.key_queue),
-        leases: Leases::new(client.clone(), jetstream.clone(), &worker_id, config.lease),
+        leases,
         companies: Companies::new(),
         crypto: Compute::new(config.crypto_threads, usize::MAX),
         batch_items: config.batch_items,

@@ -10,6 +10,7 @@ use super::{Shared, commit};
 use crate::fault;
 use crate::jobs::bans::Ban;
 use crate::jobs::results;
+use crate::telemetry::party;
 use crate::vault::{Blinded, KeyBinding, LockedShare, Spot};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, KdfParams, Method, Outcome, SignInput, SignatureResult};
@@ -428,6 +429,7 @@ impl OpenSession<'_> {
             tracing::error!(key = %self.job.key_id, epoch, %culprit, check, "key locked");
             let ban = Ban::new(self.job, epoch, transcript, check, culprit);
             self.shared.sealing.bans.record_until_stored(self.shared.jetstream.clone(), ban).await;
+            self.shared.metrics.key_locks.with_label_values(&[party(culprit)]).inc();
         }
         let outcome = SignOutcome::Abort { check: abort.check().to_owned(), ban: abort.is_ban() };
         self.closing(outcome).send(call_deadline()).await;

@@ -4,6 +4,7 @@
 
 pub mod cheat;
 pub mod events;
+pub mod metrics;
 pub mod sessions;
 
 use crate::support::process::Process;
