@@ -354,6 +354,8 @@ fn event() -> String {
         job_id: job_id(),
         key_id: key_id(),
         op: Op::Generate,
+        curve: Some(Curve::Secp256k1),
+        method: None,
         lane: Lane::Interactive,
         worker_id: "worker-7f3a".to_owned(),
         outcome: EventOutcome::Completed,

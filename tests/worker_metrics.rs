@@ -7,7 +7,7 @@ mod support;
 use async_nats::jetstream::{self, Context};
 use deployment::metrics::Scrape;
 use deployment::{
-    Deployment, Forge, PATIENCE, code, digest, material, message, new_key, outcome, password, secrets, wait_until_empty,
+    Deployment, Forge, PATIENCE, code, digest, message, new_key, outcome, password, secrets, wait_until_empty,
 };
 use futures::StreamExt;
 use std::collections::BTreeMap;
@@ -156,15 +156,24 @@ async fn counters_and_events_say_what_the_results_say() {
     let taken = results + refused.values().sum::<u64>();
     assert_eq!(count("trefoil_job_queue_wait_seconds", &[("lane", Lane::Interactive.as_str())]), taken);
     let rounds = |round: &str| count("trefoil_round_duration_seconds", &[("round", round), ("node", "node1")]);
-    assert_eq!((rounds("sign_open"), rounds("sign_round2"), rounds("batch_open"), rounds("batch_round")), (3, 3, 1, 1));
-    assert_eq!((rounds("generate_open"), rounds("generate_round3"), rounds("generate_prepare")), (2, 2, 2));
-    // Four, the first one of the same id, the later one, and two with the wrong password.
-    assert_eq!(rounds("frost_sign"), 8);
+    // Four, the first one of the same id, the later one, and two with the wrong password. More only where something was tried again.
+    for (round, answered) in [
+        ("sign_open", 3),
+        ("sign_round2", 3),
+        ("batch_open", 1),
+        ("batch_round", 1),
+        ("generate_open", 2),
+        ("generate_round3", 2),
+        ("generate_prepare", 2),
+        ("frost_sign", 8),
+    ] {
+        assert!(rounds(round) >= answered, "{round}: {}", rounds(round));
+    }
     assert_eq!(count("trefoil_publish_duration_seconds", &[]), results - 1);
     assert!(count("trefoil_kdf_duration_seconds", &[]) >= 15);
     assert!(count("trefoil_lock_wait_seconds", &[("op", "sign")]) >= 12);
     let retries = scrape.sum("trefoil_job_retries_total", &[]);
-    assert!(retries >= 1.0 && scrape.sum("trefoil_job_redeliveries_total", &[("op", "sign")]) == retries);
+    assert!(retries >= 1.0 && scrape.sum("trefoil_job_redeliveries_total", &[("op", "sign")]) >= retries);
     for node in ["node1", "node2"] {
         assert_eq!(scrape.sum("trefoil_node_up", &[("node", node)]), 1.0, "{node}");
         assert!(scrape.sum("trefoil_clock_offset_seconds", &[("node", node)]).abs() < 60.0);

@@ -1,6 +1,6 @@
 //! Life-cycle events on `mpc.event.<op>.<initiator>`: at most once, for dashboards and webhooks, never a job's record.
 
-use crate::wire::{ErrorCode, JobId, KeyId, Lane, Op};
+use crate::wire::{Curve, ErrorCode, JobId, KeyId, Lane, Method, Op};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,12 @@ pub struct Event {
     pub key_id: KeyId,
     /// Its operation.
     pub op: Op,
+    /// The curve that it names, if it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curve: Option<Curve>,
+    /// sign: the method that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
     /// Its lane.
     pub lane: Lane,
     /// The worker that reports.
@@ -26,7 +32,7 @@ pub struct Event {
     /// Why, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<ErrorCode>,
-    /// Milliseconds since this worker started the job; 0 when it starts.
+    /// Milliseconds since this worker took the job; 0 when it starts.
     pub duration_ms: u64,
     /// Unix milliseconds.
     pub at: u64,

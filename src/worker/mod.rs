@@ -28,6 +28,7 @@ mod sealing;
 mod service;
 mod sign;
 mod source;
+mod telling;
 mod unlock;
 
 pub use service::run;

@@ -16,6 +16,7 @@ use super::password::PasswordJob;
 use super::public_key::public_key;
 use super::retry::{Schedule, Stop, call_deadline};
 use super::sign::{Closing, Inputs, Signed, sign};
+use super::telling::Teller;
 use super::{Shared, commit};
 use crate::clock::now_ms;
 use crate::fault;
@@ -24,8 +25,7 @@ use crate::jobs::consumer::Delivery;
 use crate::jobs::once::Unavailable;
 use crate::jobs::results::{self, Stored};
 use crate::wire::{
-    Address, ErrorCode, Event, EventOutcome, Fixed, Job, JobError, JobHeaders, JobResult, Op, Outcome, Payload,
-    VERSION, subject,
+    Address, ErrorCode, Fixed, Job, JobError, JobHeaders, JobResult, Op, Outcome, Payload, VERSION, subject,
 };
 use data_encoding::HEXLOWER;
 use futures::FutureExt;
@@ -118,7 +118,7 @@ async fn delivered(shared: &Shared, delivery: &Delivery, taken: Instant) -> Resu
             let first =
                 delivery.times_delivered <= 1 && job.op() == Op::Sign && now_ms() < job.issued_at.saturating_add(YOUNG);
             let schedule = Schedule::of_delivery(job.issued_at, job.expires_at, delivery.place.clone(), alone, !first);
-            Box::pin(known(shared, &job, attempt.crashes(), schedule, taken)).await
+            Box::pin(known(shared, &job, Teller { taken, crashes: attempt.crashes() }, schedule)).await
         }
         Err(error) => refused(shared, &delivery.body, error).await,
     };
@@ -185,17 +185,11 @@ fn reused(result: JobResult) -> JobResult {
 }
 
 /// An authentic job.
-async fn known(
-    shared: &Shared,
-    job: &Job,
-    crashes: u32,
-    mut schedule: Schedule,
-    started: Instant,
-) -> Result<End, Unavailable> {
+async fn known(shared: &Shared, job: &Job, teller: Teller, mut schedule: Schedule) -> Result<End, Unavailable> {
     if schedule.has_looked()
         && let Some(earlier) = results::find(&shared.jetstream, &job.initiator, &job.job_id).await?
     {
-        return answered(shared, job, earlier, started).await;
+        return answered(shared, job, earlier, teller).await;
     }
     if now_ms().saturating_sub(job.expires_at) > shared.results_kept.as_millis() as u64 {
         // The job may have had a result, which is kept no longer, and there must never be two that differ.
@@ -203,8 +197,9 @@ async fn known(
         refuse(shared, ErrorCode::JobExpired, &JobResult::of(job, now_ms(), late)).await?;
         return Ok(End::Acknowledge);
     }
-    publish_event(shared, job, EventOutcome::Started, None, started).await;
+    teller.started(shared, job).await;
     fault::step("taken", job.op().as_str(), job.key_id);
+    let crashes = teller.crashes;
     let done = if crashes >= POISON {
         Failed::new(ErrorCode::PoisonJob, format!("{crashes} workers ended while they worked on this job")).into()
     } else {
@@ -217,20 +212,21 @@ async fn known(
                 Some(delay) => return Ok(End::Away(delay, failed.code)),
                 None => failed.into(),
             },
-            Ok(Ok(Err(Stop::Earlier(earlier)))) => return answered(shared, job, *earlier, started).await,
+            Ok(Ok(Err(Stop::Earlier(earlier)))) => return answered(shared, job, *earlier, teller).await,
             Ok(Ok(Err(Stop::Away(delay, why)))) => return Ok(End::Away(delay, why)),
             Ok(Ok(Err(Stop::Postponed(delay, why)))) => return Ok(End::Postponed(delay, why)),
             Ok(Err(_)) => Failed::new(ErrorCode::Overloaded, "the job's time was over before it was done").into(),
             Err(_) => Failed::new(ErrorCode::Internal, "the worker failed; its log says where").into(),
         }
     };
-    finish(shared, job, done, started).await
+    finish(shared, job, done, teller).await
 }
 
 /// A job whose id has a result.
-async fn answered(shared: &Shared, job: &Job, earlier: JobResult, started: Instant) -> Result<End, Unavailable> {
+async fn answered(shared: &Shared, job: &Job, earlier: JobResult, teller: Teller) -> Result<End, Unavailable> {
     if earlier.job_digest.0 == job.digest {
-        return Ok(committed(shared, job, &earlier, started).await);
+        teller.ended_before(shared, job, &earlier).await;
+        return Ok(committed(shared, job, &earlier, teller).await);
     }
     refuse_id(shared, JobResult::of(job, now_ms(), earlier.outcome)).await?;
     Ok(End::Acknowledge)
@@ -295,7 +291,7 @@ fn signed(Signed { outcome, closing, guard }: Signed) -> Done {
 }
 
 /// Stores the result, and does what follows.
-async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Result<End, Unavailable> {
+async fn finish(shared: &Shared, job: &Job, done: Done, teller: Teller) -> Result<End, Unavailable> {
     if let Payload::Recover { .. } | Payload::Refresh { .. } | Payload::ChangePassword { .. } | Payload::Order(_) =
         job.payload
     {
@@ -310,8 +306,9 @@ async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Res
     fault::step("result-stored", job.op().as_str(), job.key_id);
     match stored {
         Stored::Ours => {
-            shared.metrics.stored(job, &result.outcome, started.elapsed());
-            Ok(committed(shared, job, &result, started).await)
+            shared.metrics.stored(job, &result.outcome, teller.taken.elapsed());
+            teller.ended(shared, job, &result).await;
+            Ok(committed(shared, job, &result, teller).await)
         }
         Stored::Earlier(earlier) => {
             // Two workers had the job; the other's result stands, and what we prepared will never be the key.
@@ -320,7 +317,8 @@ async fn finish(shared: &Shared, job: &Job, done: Done, started: Instant) -> Res
             {
                 commit::discard(shared, ours.key_id, ours.transcript.0);
             }
-            Ok(committed(shared, job, &earlier, started).await)
+            teller.ended_before(shared, job, &earlier).await;
+            Ok(committed(shared, job, &earlier, teller).await)
         }
         Stored::OtherJob => {
             refuse_id(shared, result).await?;
@@ -347,18 +345,11 @@ async fn store(shared: &Shared, result: &JobResult) -> Result<Stored, Unavailabl
 }
 
 /// The job has a stored result. If it made shares, both nodes commit them; then the job is done.
-async fn committed(shared: &Shared, job: &Job, result: &JobResult, started: Instant) -> End {
-    match &result.outcome {
-        Outcome::Ok { .. } => publish_event(shared, job, EventOutcome::Completed, None, started).await,
-        Outcome::Error { error } => {
-            tracing::info!(job = %job.job_id, code = %error.code, message = %error.message, "job failed");
-            publish_event(shared, job, EventOutcome::Failed, Some(error.code), started).await;
-        }
-    }
+async fn committed(shared: &Shared, job: &Job, result: &JobResult, teller: Teller) -> End {
     let Some(key) = commit::generated(result) else { return End::Acknowledge };
     match commit::commit(shared, key).await {
         Ok(()) => {
-            publish_event(shared, job, EventOutcome::Committed, None, started).await;
+            teller.committed(shared, job).await;
             End::Acknowledge
         }
         // The attempt was discarded, another one became the key, its source went elsewhere, or its owner destroyed it: there is
@@ -383,24 +374,5 @@ async fn committed(shared: &Shared, job: &Job, result: &JobResult, started: Inst
             let age = Duration::from_millis(now_ms().saturating_sub(result.completed_at));
             End::Away((age / 4).clamp(COMMIT_AWAY.0, COMMIT_AWAY.1), failed.code)
         }
-    }
-}
-
-/// Tells whoever listens. Events may be lost; the result is the record.
-async fn publish_event(shared: &Shared, job: &Job, outcome: EventOutcome, code: Option<ErrorCode>, started: Instant) {
-    let event = Event {
-        version: VERSION,
-        job_id: job.job_id.clone(),
-        key_id: job.key_id,
-        op: job.op(),
-        lane: job.lane,
-        worker_id: shared.worker_id.clone(),
-        outcome,
-        code,
-        duration_ms: if outcome == EventOutcome::Started { 0 } else { started.elapsed().as_millis() as u64 },
-        at: now_ms(),
-    };
-    if let Ok(body) = serde_json::to_vec(&event) {
-        let _ = shared.nats.publish(subject::event(job.op(), &job.initiator), body.into()).await;
     }
 }
