@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use trefoil::seal::SecretsBody;
 use trefoil::wire::{
     ChangePasswordBody, Envelope, Event, GenerateBody, JobResult, KeysBody, Op, OrderBody, PublicKeyBody, RegisterBody,
-    ReshareBody, SignBody, ValidateBody, WhichJobBody,
+    ReshareBody, SignBody, Snapshot, ValidateBody, WhichJobBody,
 };
 
 fn schema<T: JsonSchema>(title: &str) -> Value {
@@ -117,6 +117,12 @@ fn asyncapi() -> Value {
                 "parameters": { "op": op, "initiator": initiator },
                 "messages": { "event": message("event", false, "A step in a job's life.") },
             },
+            "metrics": {
+                "address": "mpc.metrics.{workerId}",
+                "description": "At most once, not stored.",
+                "parameters": { "workerId": parameter("The worker's name, as in events.") },
+                "messages": { "snapshot": message("metrics", false, "What a worker counts.") },
+            },
             "publicKey": job_channel(Op::PublicKey, "Return a key's public key."),
             "validatePassword": job_channel(Op::ValidatePassword, "Say whether a password opens a secretStore."),
             "validateShare": job_channel(Op::ValidateShare, "Say whether a password opens an encryptedShare."),
@@ -168,6 +174,7 @@ fn asyncapi() -> Value {
             "publishResult": operation("send", "result", "result", "Store the one result of a job."),
             "publishRefusal": operation("send", "refused", "result", "Say why something was refused."),
             "publishEvent": operation("send", "event", "event", "Tell what happens to a job."),
+            "publishSnapshot": operation("send", "metrics", "snapshot", "Tell at a fixed interval what was counted."),
         },
         "components": {
             "schemas": {
@@ -209,6 +216,7 @@ fn schemas_are_those_of_the_types() {
         ("secrets", schema::<SecretsBody>("sealed secrets")),
         ("result", schema::<JobResult>("result")),
         ("event", schema::<Event>("event")),
+        ("metrics", schema::<Snapshot>("metrics")),
         ("asyncapi", asyncapi()),
     ];
     let update = std::env::var_os("TREFOIL_UPDATE_SCHEMAS").is_some();

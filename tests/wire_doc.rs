@@ -12,10 +12,10 @@ use trefoil::auth::{job_signing_bytes, sign_job};
 use trefoil::seal::{self, Binding};
 use trefoil::wire::node::KeyStatement;
 use trefoil::wire::{
-    Attestation, Attestations, Batch, CancelStatement, Curve, Decision, DecisionKind, Disposition, Envelope, ErrorCode,
-    Event, EventOutcome, Failure, Fixed, GenerateBody, InitiatorId, Job, JobHeaders, JobId, JobResult, JobState,
-    JobStatus, KdfParams, KeyEntry, KeyId, KeyList, KeyResult, Lane, ListedState, Method, Op, Outcome, PublicKeyBody,
-    Sealed, SignBody, SignInput, SignatureResult, subject,
+    Attestation, Attestations, Batch, CancelStatement, Curve, Decision, DecisionKind, Disposition, DurationCount,
+    Envelope, ErrorCode, Event, EventOutcome, Failure, Fixed, GenerateBody, InitiatorId, Job, JobCount, JobHeaders,
+    JobId, JobResult, JobState, JobStatus, KdfParams, KeyEntry, KeyId, KeyList, KeyResult, Lane, ListedState, Method,
+    NodesUp, Op, Outcome, PublicKeyBody, Sealed, SignBody, SignInput, SignatureResult, Snapshot, subject,
 };
 
 fn initiator_key() -> KeyPair {
@@ -365,6 +365,33 @@ fn event() -> String {
     })
 }
 
+fn snapshot() -> String {
+    let jobs = |op, curve, code, count| JobCount { op: Some(op), curve: Some(curve), code, count };
+    pretty(&Snapshot {
+        version: 1,
+        worker_id: "worker-7f3a".to_owned(),
+        build: "1.0.0".to_owned(),
+        started_at: 1_790_000_000_000,
+        at: 1_790_000_005_000,
+        interval_ms: 5_000,
+        draining: false,
+        jobs: vec![
+            jobs(Op::Sign, Curve::Secp256k1, None, 412),
+            jobs(Op::Sign, Curve::Secp256k1, Some(ErrorCode::WrongPassword), 1),
+        ],
+        refused: 0,
+        retries: 2,
+        in_flight: 7,
+        slots: 64,
+        waiting: 0,
+        durations: vec![
+            DurationCount { above_ms: 4, to_ms: Some(6), count: 390 },
+            DurationCount { above_ms: 6, to_ms: Some(8), count: 23 },
+        ],
+        nodes: NodesUp { node1: Some(true), node2: Some(true) },
+    })
+}
+
 fn codes() -> String {
     let mut table = "| code | retried | what to do |\n|---|---|---|\n".to_owned();
     for code in ErrorCode::ALL {
@@ -391,6 +418,7 @@ fn the_document_shows_what_the_code_does() {
         ("results", results()),
         ("manage", manage_example()),
         ("event", event()),
+        ("snapshot", snapshot()),
         ("codes", codes()),
     ] {
         let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("\n<!-- end {name} -->"));

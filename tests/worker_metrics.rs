@@ -5,23 +5,25 @@ mod deployment;
 mod support;
 
 use async_nats::jetstream::{self, Context};
-use deployment::metrics::Scrape;
+use deployment::metrics::{Scrape, get};
 use deployment::{
     Deployment, Forge, PATIENCE, code, digest, message, new_key, outcome, password, secrets, wait_until_empty,
 };
 use futures::StreamExt;
 use std::collections::BTreeMap;
+use support::process::Process;
 use tokio::time::timeout;
 use trefoil::client::Backend;
 use trefoil::seal::Secrets;
 use trefoil::vault::Password;
-use trefoil::wire::{Batch, Curve, ErrorCode, Event, EventOutcome, JobResult, Lane, Method, Op, Outcome};
+use trefoil::wire::{Batch, Curve, ErrorCode, Event, EventOutcome, JobResult, Lane, Method, Op, Outcome, Snapshot};
 use zeroize::Zeroizing;
 
 /// Two nodes and a worker that serves its metrics and says something every second.
 fn measured() -> Deployment {
     let mut service = Deployment::new();
-    service.worker_settings = vec![("TREFOIL_METRICS_LISTEN", "127.0.0.1:0".to_owned())];
+    service.worker_settings =
+        vec![("TREFOIL_METRICS_LISTEN", "127.0.0.1:0".to_owned()), ("TREFOIL_METRICS_SECONDS", "1".to_owned())];
     service.start_node("node1");
     service.start_node("node2");
     service.start_worker("worker1");
@@ -66,6 +68,11 @@ fn counted(scrape: &Scrape) -> Tally {
         *tally.entry((label(series, "op"), label(series, "code"))).or_default() += value as u64;
     }
     tally
+}
+
+async fn heard(snapshots: &mut async_nats::Subscriber) -> Snapshot {
+    let message = timeout(PATIENCE, snapshots.next()).await.expect("a snapshot").unwrap();
+    serde_json::from_slice(&message.payload).unwrap()
 }
 
 /// Jobs that end in every way: well, in errors, refused, and after they went back to the queue. How many results they have.
@@ -121,11 +128,12 @@ async fn known_set(service: &mut Deployment, backend: &Backend) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn counters_and_events_say_what_the_results_say() {
+async fn counters_events_and_snapshots_say_what_the_results_say() {
     let mut service = measured();
     let nats = service.nats.connect().await;
     let jetstream = jetstream::new(nats.clone());
     let mut events = nats.subscribe("mpc.event.>").await.unwrap();
+    let mut snapshots = nats.subscribe("mpc.metrics.*").await.unwrap();
     nats.flush().await.unwrap();
     let backend = service.backend().await;
     let results = known_set(&mut service, &backend).await;
@@ -181,6 +189,24 @@ async fn counters_and_events_say_what_the_results_say() {
     }
     assert_eq!(scrape.sum("trefoil_job_slots", &[]), 64.0);
 
+    // The next snapshot says the same.
+    let snapshot = loop {
+        let snapshot = heard(&mut snapshots).await;
+        if snapshot.jobs.iter().map(|jobs| jobs.count).sum::<u64>() == results && snapshot.in_flight == 0 {
+            break snapshot;
+        }
+    };
+    let mut told = Tally::new();
+    for jobs in &snapshot.jobs {
+        *told.entry(entry(jobs.op, jobs.code)).or_default() += jobs.count;
+    }
+    assert_eq!(told, tally);
+    assert_eq!(snapshot.worker_id, service.worker_id("worker1"));
+    assert_eq!(snapshot.durations.iter().map(|range| range.count).sum::<u64>(), timed as u64);
+    assert_eq!((snapshot.refused, snapshot.retries), (refused.values().sum(), retries as u64));
+    assert_eq!((snapshot.slots, snapshot.waiting, snapshot.interval_ms, snapshot.draining), (64, 0, 1_000, false));
+    assert_eq!((snapshot.nodes.node1, snapshot.nodes.node2), (Some(true), Some(true)));
+
     // One event of each result that a job has, after it was stored, and none of anything else.
     let mut told = Tally::new();
     while told.values().sum::<u64>() < results - 1 {
@@ -196,4 +222,84 @@ async fn counters_and_events_say_what_the_results_say() {
     let mut of_jobs = tally;
     of_jobs.retain(|(op, _), _| !op.is_empty());
     assert_eq!(told, of_jobs);
+}
+
+/// Both queue gauges come from the server; who does not answer is not shown as of a while ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_nodes_and_readiness_follow_what_comes_and_goes() {
+    let mut service = measured();
+    let worker = |service: &Deployment, enough: &dyn Fn(&Scrape) -> bool| {
+        Scrape::until(&service.running["worker1"], enough);
+    };
+    let up = |scrape: &Scrape, node: &str| scrape.series("trefoil_node_up", &[("node", node)]).next().map(|(_, up)| up);
+    // Before any job, and without one.
+    worker(&service, &|scrape| up(scrape, "node1") == Some(1.0) && up(scrape, "node2") == Some(1.0));
+    worker(&service, &|scrape| scrape.series("trefoil_queue_jobs", &[]).count() == 2);
+    assert_eq!(get(&service.running["worker1"], "/readyz"), (200, "ok\n".to_owned()));
+    assert_eq!(get(&service.running["worker1"], "/livez"), (200, "ok\n".to_owned()));
+
+    let backend = service.backend().await;
+    let key = new_key(&backend, Curve::Ed25519).await;
+    service.kill("node1");
+    worker(&service, &|scrape| up(scrape, "node1") == Some(0.0) && up(scrape, "node2") == Some(1.0));
+    let forge = Forge::new(&backend);
+    let waiting = forge.sign(&key, &message("m"), &secrets(&key));
+    backend.publish(&waiting).await.unwrap();
+    worker(&service, &|scrape| {
+        scrape.sum("trefoil_queue_jobs", &[("lane", "interactive")]) == 1.0
+            && scrape.sum("trefoil_queue_oldest_seconds", &[("lane", "interactive")]) > 0.0
+            && scrape.sum("trefoil_queue_jobs", &[("lane", "bulk")]) == 0.0
+    });
+    service.start_node("node1");
+    outcome(&backend, &waiting).await;
+    worker(&service, &|scrape| {
+        up(scrape, "node1") == Some(1.0)
+            && scrape.sum("trefoil_queue_jobs", &[]) == 0.0
+            && scrape.sum("trefoil_queue_oldest_seconds", &[]) == 0.0
+            && scrape.sum("trefoil_results_kept", &[]) >= 2.0
+            && scrape.sum("trefoil_result_readers", &[]) == 1.0
+    });
+
+    // NATS goes, and comes back.
+    service.nats.kill9();
+    until_ready(&service.running["worker1"], (503, "not connected to NATS\n"));
+    assert_eq!(get(&service.running["worker1"], "/livez").0, 200);
+    worker(&service, &|scrape| {
+        scrape.series("trefoil_queue_jobs", &[]).count() == 0
+            && scrape.series("trefoil_queue_oldest_seconds", &[]).count() == 0
+    });
+    service.nats.restart();
+    until_ready(&service.running["worker1"], (200, "ok\n"));
+    worker(&service, &|scrape| scrape.series("trefoil_queue_jobs", &[]).count() == 2);
+
+    // Told to end with a job in hand that a silent node 1 keeps there.
+    service.process("node1").signal("STOP");
+    backend.publish(&forge.sign(&key, &message("held"), &secrets(&key))).await.unwrap();
+    worker(&service, &|scrape| scrape.sum("trefoil_jobs_in_flight", &[("op", "sign")]) == 1.0);
+    let nats = service.nats.connect().await;
+    let mut snapshots = nats.subscribe("mpc.metrics.*").await.unwrap();
+    nats.flush().await.unwrap();
+    service.process("worker1").signal("TERM");
+    until_ready(&service.running["worker1"], (503, "draining\n"));
+    assert_eq!(get(&service.running["worker1"], "/livez").0, 200);
+    service.process("node1").signal("CONT");
+    assert!(service.process("worker1").wait().success());
+    // Its last word: everything that it had in hand is done.
+    while {
+        let snapshot = heard(&mut snapshots).await;
+        !(snapshot.draining && snapshot.in_flight == 0)
+    } {}
+}
+
+/// Waits until `/readyz` answers so.
+fn until_ready(process: &Process, wanted: (u16, &str)) {
+    let started = std::time::Instant::now();
+    loop {
+        let (status, body) = get(process, "/readyz");
+        if (status, body.as_str()) == wanted {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "{status} {body}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }

@@ -111,6 +111,12 @@ impl NodeChannel {
         self.0.node
     }
 
+    /// For how long nothing was found out about whether the node is there. `None` where that is not measured.
+    #[must_use]
+    pub fn quiet(&self) -> Option<Duration> {
+        self.0.calls.as_ref().map(|calls| calls.quiet())
+    }
+
     /// One call that belongs to no session: on the current link, and once more on a new one where the node does not know the
     /// current one any more. So the node may see it twice.
     ///

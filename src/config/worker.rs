@@ -44,6 +44,7 @@ pub struct PeerConfig {
 /// | `ack_wait_seconds` (2) | the consumer's redelivery time; in-progress is sent every third of it |
 /// | `drain_seconds` (30) | how long running jobs may go on after SIGTERM |
 /// | `metrics_listen` (none) | address and port of `/metrics`, `/livez` and `/readyz`; port 0 takes a free one |
+/// | `metrics_seconds` (5) | how often a snapshot is published on `mpc.metrics.<workerId>`; 0: never |
 /// | `replicas` (1) | replicas of the streams where this worker creates them |
 /// | `jobs_per_key` (64) | the same: jobs of one key, operation and lane that may wait or run; the next is refused when it is published |
 /// | `jobs_total` (1,000,000) | the same, of all keys of a lane |
@@ -87,6 +88,8 @@ pub struct WorkerConfig {
     pub drain: Duration,
     /// Where metrics and health are served; nowhere without it.
     pub metrics_listen: Option<SocketAddr>,
+    /// How often a snapshot is published; zero: never.
+    pub metrics: Duration,
     /// What the streams are made with where they do not exist.
     pub streams: StreamSettings,
 }
@@ -130,6 +133,7 @@ impl WorkerConfig {
         let reconcile = s.number("reconcile_seconds", 60, 1..=86_400);
         let drain = s.number("drain_seconds", 30, 1..=600);
         let metrics_listen = read_metrics_listen(s);
+        let metrics = s.number("metrics_seconds", 5, 0..=3_600);
         let replicas = s.number("replicas", 1, 1..=5);
         let jobs_per_key = s.number("jobs_per_key", 64, 1..=100_000);
         let jobs_total = s.number("jobs_total", 1_000_000, 1..=1_000_000_000);
@@ -155,6 +159,7 @@ impl WorkerConfig {
                 ack_wait: Duration::from_secs(ack_wait?),
                 reconcile: Duration::from_secs(reconcile?),
                 drain: Duration::from_secs(drain?),
+                metrics: Duration::from_secs(metrics?),
                 metrics_listen: metrics_listen?,
                 streams: StreamSettings {
                     replicas: replicas? as usize,

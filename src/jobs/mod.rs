@@ -3,6 +3,7 @@
 pub mod attempts;
 pub mod bans;
 pub mod consumer;
+pub mod gauges;
 pub mod keyed_mutex;
 pub mod lease;
 pub mod once;

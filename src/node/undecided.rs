@@ -63,10 +63,10 @@ fn attestation(asked: &UndecidedAttempt) -> Attestation {
 }
 
 impl Node {
-    /// Node 2: what it has prepared for a while, some of it.
+    /// Node 2: what it has prepared for a while, some of it. Node 1 decides, so nothing is undecided there.
     pub(super) fn undecided(&self) -> Answer {
         if self.role != Party::Node2 {
-            return Err(Refusal::new(ErrorCode::UnsupportedOperation, "node 1 decides, and asks nobody"));
+            return Ok(NodeReply::Undecided { attempts: Vec::new() });
         }
         let before = now_ms().saturating_sub(self.limits.undecided_after.as_millis() as u64);
         let listed = self.store.undecided(before, LISTED)?;

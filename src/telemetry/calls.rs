@@ -63,9 +63,12 @@ impl Calls {
         }
     }
 
-    /// For how long no call has said whether the node is up.
+    /// For how long no call has said whether the node is up; for ever, if none ever has.
     #[must_use]
     pub fn quiet(&self) -> Duration {
+        if self.known.load(Ordering::Relaxed) == 0 {
+            return Duration::MAX;
+        }
         self.since.elapsed().saturating_sub(Duration::from_micros(self.known.load(Ordering::Relaxed)))
     }
 
@@ -76,7 +79,7 @@ impl Calls {
 
     fn is_up(&self, up: bool) {
         self.metrics.node_up.with_label_values(&[self.node]).set(i64::from(up));
-        self.known.store(self.since.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.known.store((self.since.elapsed().as_micros() as u64).max(1), Ordering::Relaxed);
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod calls;
 pub mod metrics;
 pub mod server;
+pub mod snapshot;
 pub mod worker;
 
 use trefoil_protocol::Party;

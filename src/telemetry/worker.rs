@@ -16,7 +16,8 @@ pub const ERROR: &str = "error";
 /// Operations that run a protocol: what most jobs are.
 const PROTOCOLS: [Op; 2] = [Op::Sign, Op::Generate];
 /// Codes whose rise somebody should hear of from the first one on.
-const TROUBLE: [ErrorCode; 9] = [
+const TROUBLE: [ErrorCode; 10] = [
+    ErrorCode::JobExpired,
     ErrorCode::NodeUnavailable,
     ErrorCode::Overloaded,
     ErrorCode::KeyBusy,

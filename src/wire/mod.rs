@@ -12,6 +12,7 @@ mod payload;
 mod peek;
 mod result;
 mod sign;
+mod snapshot;
 mod statement;
 mod strict;
 pub mod subject;
@@ -33,6 +34,7 @@ pub use result::{
     Attestations, Failure, JobResult, KeyResult, KeyState, OrderedState, Outcome, SignatureResult, StateResult,
 };
 pub use sign::{Batch, ItemBody, MAX_MESSAGE_BYTES, SignBody, SignInput};
+pub use snapshot::{DurationCount, JobCount, NodesUp, Snapshot};
 pub(crate) use statement::signing_bytes;
 pub use statement::{
     Attestation, CancelStatement, Decision, DecisionKind, EpochState, EpochStatement, FIRST_EPOCH, StateStatement,

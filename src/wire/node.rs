@@ -256,7 +256,8 @@ pub enum NodeRequest {
         /// The job.
         job: SignedJob,
     },
-    /// Node 2: what it has prepared for a while, and has not heard a decision about. Answer: `Undecided`.
+    /// Node 2: what it has prepared for a while, and has not heard a decision about. Node 1: nothing; it only says that it is there.
+    /// Answer: `Undecided`.
     Undecided,
     /// Node 1: its decision about an attempt that node 2 has prepared. Answer: `Committed`, `Aborted`, or `NotCommitted` where it
     /// has prepared it, too.

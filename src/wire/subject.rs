@@ -19,6 +19,10 @@ pub const ALL_JOBS: &str = "mpc.job.>";
 pub const ALL_BULK: &str = "mpc.bulk.>";
 /// Every result.
 pub const ALL_RESULTS: &str = "mpc.result.>";
+/// Every event.
+pub const ALL_EVENTS: &str = "mpc.event.>";
+/// Every worker's snapshots.
+pub const ALL_METRICS: &str = "mpc.metrics.*";
 /// Every lease.
 pub const ALL_LEASES: &str = "mpc.lock.>";
 /// Every ban.
@@ -30,6 +34,15 @@ pub const fn stream_of(lane: Lane) -> &'static str {
     match lane {
         Lane::Interactive => JOBS_STREAM,
         Lane::Bulk => BULK_STREAM,
+    }
+}
+
+/// Every job of a lane.
+#[must_use]
+pub const fn all_of(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Interactive => ALL_JOBS,
+        Lane::Bulk => ALL_BULK,
     }
 }
 
@@ -79,6 +92,12 @@ pub fn refused(initiator: &InitiatorId, job: &JobId) -> String {
 #[must_use]
 pub fn event(op: Op, initiator: &InitiatorId) -> String {
     format!("mpc.event.{op}.{initiator}")
+}
+
+/// `mpc.metrics.<workerId>`
+#[must_use]
+pub fn metrics(worker: &str) -> String {
+    format!("mpc.metrics.{worker}")
 }
 
 /// `mpc.lock.<keyId>`

@@ -27,9 +27,11 @@ mod retry;
 mod sealing;
 mod service;
 mod sign;
+mod snapshots;
 mod source;
 mod telling;
 mod unlock;
+mod watch;
 
 pub use service::run;
 

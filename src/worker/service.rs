@@ -2,7 +2,8 @@
 
 use super::company::Companies;
 use super::sealing::{self, Sealing};
-use super::{Shared, api, pipeline, reconcile};
+use super::snapshots::Snapshots;
+use super::{Shared, api, pipeline, reconcile, watch as watching};
 use crate::auth::TimePolicy;
 use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
@@ -28,6 +29,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use trefoil_protocol::Party;
+
+/// How often queues and silent nodes are looked at where there are no snapshots.
+const WATCH: Duration = Duration::from_secs(5);
 
 /// What operators see of a worker.
 struct WorkerStatus {
@@ -123,6 +127,13 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         grace: config.drain,
     };
     tokio::spawn(reconcile::run(shared.clone(), config.reconcile, stop.clone()));
+    let every = if config.metrics.is_zero() { WATCH } else { config.metrics };
+    let snapshots = Arc::new(Snapshots::new(shared.clone(), config.metrics, stop.clone()));
+    let telling = (!config.metrics.is_zero()).then(|| {
+        let snapshots = snapshots.clone();
+        tokio::spawn(async move { snapshots.run().await })
+    });
+    tokio::spawn(watching::run(shared.clone(), every, stop.clone()));
     if let Some(cache) = shared.unlocked.clone() {
         tokio::spawn(sweep(cache));
     }
@@ -136,6 +147,10 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     match tokio::time::timeout(Duration::from_secs(5), questions).await {
         Ok(Ok(Ok(()))) => {}
         ended => tracing::warn!(?ended, "the API service did not end well"),
+    }
+    if let Some(telling) = telling {
+        telling.abort();
+        snapshots.publish().await;
     }
     // So that nobody waits for keys that this worker held.
     let _ = tokio::time::timeout(Duration::from_secs(1), shared.leases.ended()).await;
