@@ -20,6 +20,14 @@ DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 
 
 class Files(unittest.TestCase):
+    def test_what_is_mounted_is_there(self):
+        mounted = re.findall(r"- \./(\S+?):", COMPOSE)
+        self.assertGreater(len(mounted), 2)
+        for path in mounted:
+            with self.subTest(path=path):
+                # An engine makes an empty directory of a path that is not there, and says nothing.
+                self.assertTrue((ROOT / path).exists())
+
     def test_every_image_is_pinned_to_a_version(self):
         images = re.findall(r"image: (\S+)", COMPOSE) + [compose_test.base_image(DOCKERFILE)]
         self.assertGreaterEqual(len(images), 6)
