@@ -1,7 +1,8 @@
 //! How a process connects to NATS.
 
 use super::Settings;
-use async_nats::{ConnectOptions, jetstream};
+use crate::telemetry::metrics::CommonMetrics;
+use async_nats::{ConnectOptions, Event, jetstream};
 use std::path::PathBuf;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -67,6 +68,32 @@ impl NatsConfig {
     /// # Errors
     /// Unreadable credentials, a malformed address or a refused TLS set-up.
     pub async fn connect(&self, name: &str) -> anyhow::Result<async_nats::Client> {
+        self.connect_and_tell(name, |_| ()).await
+    }
+
+    /// The same for a process that shows how its connection does.
+    ///
+    /// # Errors
+    /// As [`NatsConfig::connect`].
+    pub async fn connect_for(&self, name: &str, metrics: &CommonMetrics) -> anyhow::Result<async_nats::Client> {
+        let (connected, lost) = (metrics.nats_connected.clone(), metrics.nats_disconnects.clone());
+        let tell = move |event: &Event| match event {
+            Event::Connected => connected.set(1),
+            Event::Disconnected => {
+                connected.set(0);
+                lost.inc();
+            }
+            Event::Closed => connected.set(0),
+            _ => {}
+        };
+        self.connect_and_tell(name, tell).await
+    }
+
+    async fn connect_and_tell(
+        &self,
+        name: &str,
+        tell: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> anyhow::Result<async_nats::Client> {
         let mut options = ConnectOptions::new();
         if let Some(path) = &self.credentials {
             options = options.credentials_file(path).await?;
@@ -88,10 +115,19 @@ impl NatsConfig {
             .ping_interval(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(5)))
             .retry_on_initial_connect()
-            .event_callback(|event| async move { tracing::info!(%event, "nats") })
+            .event_callback(move |event| {
+                tell(&event);
+                async move { tracing::info!(%event, "nats") }
+            })
             .connect(self.servers.clone())
             .await?;
         Ok(client)
+    }
+
+    /// The files with certificates, whose end somebody should see coming.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<PathBuf> {
+        [&self.tls_ca, &self.tls_cert].into_iter().flatten().cloned().collect()
     }
 
     /// JetStream over this connection.

@@ -6,6 +6,7 @@ use crate::channel::{Incoming, Reject, Responder};
 use crate::clock::now_ms;
 use crate::config::NodeConfig;
 use crate::policy::Policy;
+use crate::telemetry::certificates;
 use crate::telemetry::metrics::NodeMetrics;
 use crate::telemetry::server::{self, Status};
 use crate::wire::ErrorCode;
@@ -117,10 +118,12 @@ impl NodeServer {
         let node = Node::open(&data_dir, keys, policy, limits)?;
 
         let name = role.to_string();
-        let client = nats.connect(&format!("trefoil-{name}")).await?;
+        let metrics = node.metrics();
+        let client = nats.connect_for(&format!("trefoil-{name}"), &metrics.common).await?;
         let mut tasks = JoinSet::new();
+        tasks.spawn(certificates::watch(nats.certificates(), metrics.common.clone()));
         if let Some(address) = metrics_listen {
-            let status = NodeStatus { metrics: node.metrics(), client: client.clone(), node: Arc::downgrade(&node) };
+            let status = NodeStatus { metrics, client: client.clone(), node: Arc::downgrade(&node) };
             tasks.spawn(server::start(address, Arc::new(status)).await?);
         }
         let instance = instance_id()?;

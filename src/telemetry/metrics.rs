@@ -18,7 +18,8 @@ const JOB: &[f64] = &[
     64.0,
 ];
 
-/// What every process shows.
+/// What every process shows. Clones share it.
+#[derive(Clone)]
 pub struct CommonMetrics {
     /// `trefoil_build_info`: 1.
     build: IntGaugeVec,

@@ -1,6 +1,7 @@
 //! What a process tells its operators: metrics, whether it lives and is ready, logs.
 
 pub mod calls;
+pub mod certificates;
 pub mod metrics;
 pub mod server;
 pub mod snapshot;

@@ -15,6 +15,7 @@ use crate::jobs::lease::{Counters, Leases};
 use crate::jobs::place::Limits;
 use crate::jobs::streams::{self, StreamError, StreamSettings};
 use crate::telemetry::calls::Calls;
+use crate::telemetry::certificates;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::server::{self, Status};
 use crate::vault::{KdfPool, UnlockCache, Vault};
@@ -67,10 +68,12 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     // Before anything else: unhandled, it would end the process.
     let hangups = signal(SignalKind::hangup())?;
     let worker_id = format!("worker-{}", nuid_like());
-    let client = config.nats.connect(&worker_id).await.context("cannot set up the NATS connection")?;
-    let jetstream = config.nats.jetstream(client.clone());
     let metrics = Arc::new(WorkerMetrics::new()?);
     metrics.show_zeros();
+    let client = config.nats.connect_for(&worker_id, &metrics.common).await;
+    let client = client.context("cannot set up the NATS connection")?;
+    tokio::spawn(certificates::watch(config.nats.certificates(), metrics.common.clone()));
+    let jetstream = config.nats.jetstream(client.clone());
     let provisioned = Arc::new(AtomicBool::new(false));
     if let Some(address) = config.metrics_listen {
         let status = WorkerStatus {
