@@ -93,6 +93,12 @@ impl Compute {
         Ok(done.into_iter().flatten().collect())
     }
 
+    /// Steps that wait for a thread.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.line().waiting.len()
+    }
+
     fn put(&self, step: Step) -> Result<(), Undone> {
         let mut line = self.0.line();
         if line.waiting.len() + line.running >= self.0.room.saturating_add(self.0.at_once) {

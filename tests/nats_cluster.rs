@@ -13,12 +13,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 use support::process::Process;
+use support::scrape::Shown;
 use support::{NatsServer, PATIENCE, command, nats_server};
 use tempfile::TempDir;
 use trefoil::vault::Password;
 use trefoil::wire::{Curve, KdfParams, Method};
 
 const SERVERS: [&str; 3] = ["nats-1", "nats-2", "nats-3"];
+/// When the certificates end.
+const LAST_YEAR: i32 = 2051;
 const WHO: [&str; 6] = ["worker", "node1", "node2", "monitor", "operator", "system"];
 
 /// A certificate authority and a certificate of each server and of the clients, in the files that the configuration names.
@@ -30,6 +33,8 @@ fn certificates(folder: &Path) {
     let write = |place: &Path, name: &str| {
         let key = key();
         let mut certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        // Before the authority does.
+        certificate.not_after = rcgen::date_time_ymd(LAST_YEAR, 1, 1);
         certificate.distinguished_name = DistinguishedName::new();
         certificate.distinguished_name.push(DnType::CommonName, name);
         let certificate = certificate.signed_by(&key, &authority).unwrap();
@@ -107,10 +112,19 @@ async fn three_servers_with_tls_carry_the_service_and_outlive_one() {
     };
     service.node_settings = connection("{role}");
     service.worker_settings = connection("worker");
+    for settings in [&mut service.node_settings, &mut service.worker_settings] {
+        settings.push(("TREFOIL_METRICS_LISTEN", "127.0.0.1:0".to_owned()));
+    }
     service.worker_settings.push(("TREFOIL_REPLICAS", "3".to_owned()));
     service.start_node("node1");
     service.start_node("node2");
     service.start_worker("worker1");
+    for name in ["node1", "worker1"] {
+        let shown = Shown::of(service.process(name));
+        let end = rcgen::date_time_ymd(LAST_YEAR, 1, 1).unix_timestamp() as f64;
+        shown.wait_until("shown", |now| now.get("trefoil_certificate_expiry_timestamp_seconds") == Some(end));
+        assert_eq!(shown.scrape().value("trefoil_nats_connected"), 1.0);
+    }
     let own = [
         ("TREFOIL_NATS_NKEY_SEED", wallet.seed().unwrap()),
         ("TREFOIL_NATS_JETSTREAM_PREFIX", "TREFOIL.JS.API".to_owned()),

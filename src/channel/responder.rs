@@ -77,6 +77,22 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// Every name that [`Reject::as_str`] gives.
+    pub const NAMES: [&str; 6] = ["unknown_channel", "malformed", "forged", "replayed", "unknown_worker", "stale"];
+
+    /// For metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownChannel => "unknown_channel",
+            Self::Malformed => "malformed",
+            Self::Forged => "forged",
+            Self::Replayed => "replayed",
+            Self::UnknownWorker => "unknown_worker",
+            Self::Stale => "stale",
+        }
+    }
+
     /// What goes back to the sender: it says nothing but "unknown channel" or "refused".
     #[must_use]
     pub fn reply(self) -> Vec<u8> {

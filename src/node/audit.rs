@@ -6,12 +6,14 @@
 //! store, which anchors the log's end with each of its commits.
 
 use super::gather::Underway;
+use crate::telemetry::metrics::NodeMetrics;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -275,6 +277,7 @@ type Entry = (Event, Option<oneshot::Sender<Result<(), AuditError>>>);
 pub struct AuditLog {
     queue: Option<SyncSender<Entry>>,
     thread: Option<JoinHandle<()>>,
+    metrics: Arc<NodeMetrics>,
 }
 
 impl AuditLog {
@@ -288,10 +291,11 @@ impl AuditLog {
         anchored: Option<Head>,
         on_head: impl Fn(Head) + Send + 'static,
     ) -> Result<Self, AuditError> {
-        Self::open_for(path, anchored, Underway::default(), on_head)
+        let metrics = NodeMetrics::new().map_err(|error| AuditError::Io(error.to_string()))?;
+        Self::open_for(path, anchored, Underway::default(), Arc::new(metrics), on_head)
     }
 
-    /// The same for a node that counts its calls, so that the entries of many share a write.
+    /// The same for a node that counts its calls, so that the entries of many share a write, and shows how its log does.
     ///
     /// # Errors
     /// As [`AuditLog::open`].
@@ -299,6 +303,7 @@ impl AuditLog {
         path: &Path,
         anchored: Option<Head>,
         underway: Underway,
+        metrics: Arc<NodeMetrics>,
         on_head: impl Fn(Head) + Send + 'static,
     ) -> Result<Self, AuditError> {
         let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
@@ -307,10 +312,11 @@ impl AuditLog {
         let head = verify(path, anchored)?;
         on_head(head);
         let (queue, waiting) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("audit-writer".into())
-            .spawn(move || run(&mut file, head, &on_head, &underway, &waiting))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("audit-writer".into()).spawn({
+            let metrics = Arc::clone(&metrics);
+            move || run(End { file: &mut file, head, on_head, unsynced: None, metrics: &metrics }, &underway, &waiting)
+        })?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), metrics })
     }
 
     /// Appends an entry and waits until it is durable.
@@ -337,7 +343,10 @@ impl AuditLog {
 
     fn send(&self, entry: Entry) -> Result<(), AuditError> {
         let queue = self.queue.as_ref().ok_or_else(|| AuditError::Io("the log has stopped".into()))?;
-        queue.try_send(entry).map_err(|_| AuditError::Io("too many entries are waiting".into()))
+        queue.try_send(entry).map_err(|_| {
+            self.metrics.audit_failures.inc();
+            AuditError::Io("too many entries are waiting".into())
+        })
     }
 }
 
@@ -369,8 +378,7 @@ fn cut_incomplete(file: &mut File) -> Result<(), AuditError> {
     Ok(())
 }
 
-fn run(file: &mut File, head: Head, on_head: &impl Fn(Head), underway: &Underway, waiting: &Receiver<Entry>) {
-    let mut end = End { file, head, on_head, unsynced: None };
+fn run(mut end: End<'_, impl Fn(Head)>, underway: &Underway, waiting: &Receiver<Entry>) {
     loop {
         let first = match end.unsynced {
             None => waiting.recv().map_err(RecvTimeoutError::from),
@@ -380,10 +388,24 @@ fn run(file: &mut File, head: Head, on_head: &impl Fn(Head), underway: &Underway
             Ok(first) => underway.gather(first, waiting, MAX_BATCH),
             Err(RecvTimeoutError::Timeout) => Vec::new(),
             Err(RecvTimeoutError::Disconnected) => {
-                return end.sync().unwrap_or_else(|error| tracing::error!(%error, "the audit log was not synced"));
+                return end.sync().unwrap_or_else(|error| {
+                    end.metrics.audit_failures.inc();
+                    tracing::error!(%error, "the audit log was not synced");
+                });
             }
         };
+        let (entries, started) = (batch.len() as u64, Instant::now());
         let outcome = end.write(&batch).map_err(|error| error.to_string());
+        // Before anybody is answered: what the answer lets happen is counted then.
+        match outcome {
+            Ok(()) => {
+                end.metrics.audit_entries.inc_by(entries);
+                if end.unsynced.is_none() {
+                    end.metrics.audit_append.observe(started.elapsed().as_secs_f64());
+                }
+            }
+            Err(_) => end.metrics.audit_failures.inc(),
+        }
         for sender in batch.into_iter().filter_map(|(_, sender)| sender) {
             let _ = sender.send(outcome.clone().map_err(AuditError::Io));
         }
@@ -399,7 +421,8 @@ fn run(file: &mut File, head: Head, on_head: &impl Fn(Head), underway: &Underway
 struct End<'a, F> {
     file: &'a mut File,
     head: Head,
-    on_head: &'a F,
+    on_head: F,
+    metrics: &'a NodeMetrics,
     /// Since when there are entries that are not synced, and that nobody waits for.
     unsynced: Option<Instant>,
 }

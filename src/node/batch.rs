@@ -100,7 +100,7 @@ impl Node {
             waiting: Vec::new(),
         };
         // As for a single signature: m1 is made while the charge is written, and leaves after both.
-        let charge = self.charge(&job, open.transcript, blinded);
+        let charge = self.charge(&job, busy.about(), open.transcript, blinded);
         let (m1, charged) = tokio::join!(opened.open_next(&self.pool, items), charge);
         charged?;
         let m1 = m1?;
@@ -138,7 +138,9 @@ impl Node {
         self.burn(&busy, self.store.burn_items(burned, names), signed).await?;
         let released = self.pool.run_each(burns, |burn| burn.release()).await?;
         let mut m3 = Vec::new();
-        for released in batch::all(released).map_err(aborted)? {
+        let released = batch::all(released).map_err(aborted)?;
+        self.metrics.signed(&about, released.len());
+        for released in released {
             m3.extend_from_slice(&released.0);
             open.sent.push(released.1);
         }
@@ -171,12 +173,13 @@ impl Node {
             Ok(((Fixed(own), z1), sent))
         };
         let made: Result<Vec<_>, _> = self.pool.run_each(items, step).await?.into_iter().collect();
-        let (shares, sent) = made?.into_iter().unzip();
-        self.charge(&job, open.transcript, blinded).await?;
+        let (shares, sent): (Vec<_>, _) = made?.into_iter().unzip();
+        self.charge(&job, busy.about(), open.transcript, blinded).await?;
         // The nonces are gone already; the entry is durable before the shares leave.
         self.audit.append(self.about_signing(busy.about(), signed)).await?;
         let session = busy.id();
         seen("signs", &session);
+        self.metrics.signed(busy.about(), shares.len());
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::FrostReleased(sent)));
         Ok(NodeReply::BatchFrostSigned { session, shares, evaluation })

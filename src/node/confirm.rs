@@ -68,6 +68,7 @@ impl Node {
                 ("refused", Some(ErrorCode::ShareOutdated.as_str().to_owned()))
             }
         };
+        self.metrics.quarantine.dec();
         let digest = Some(HEXLOWER.encode(&statement.transcript));
         let (key_id, decision) = (Some(key_id.to_string()), decision.to_owned());
         self.audit.append(Event { key_id, digest, decision, reason, ..self.event("confirm") }).await?;
@@ -79,6 +80,7 @@ impl Node {
         let Some(Quarantine { nonce, taken_at, head, .. }) = self.store.quarantine() else { return Ok(()) };
         let failed = |error: super::store::StoreError| AuditError::Io(error.to_string());
         let (unconfirmed, outdated) = self.store.doubts().map_err(failed)?;
+        self.metrics.quarantine.set(i64::try_from(unconfirmed).unwrap_or(i64::MAX));
         if (unconfirmed, outdated) == (0, 0) {
             return Ok(());
         }

@@ -25,6 +25,11 @@ impl Underway {
         Call(&self.0)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// `first` and what waits behind it, up to `most`; while much is under way, what comes soon too.
     pub fn gather<T>(&self, first: T, waiting: &Receiver<T>, most: usize) -> Vec<T> {
         self.gather_until(first, waiting, most, Instant::now() + WAIT)

@@ -291,6 +291,7 @@ impl Node {
                 }
                 fault::step("prepared", op, key_id);
                 self.audit.append(self.about(op, &about, "prepared", None)).await?;
+                self.metrics.session_completed(&about);
                 statement
             }
         };

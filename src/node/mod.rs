@@ -14,12 +14,14 @@ mod generate;
 mod keys;
 mod manage;
 mod material;
+mod measure;
 mod orders;
 mod password;
 mod recovery;
 mod reshare;
 mod server;
 mod sessions;
+mod shown;
 mod sign;
 pub mod store;
 mod undecided;
@@ -37,12 +39,13 @@ use audit::{AuditLog, Event};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use gather::Underway;
 use material::Material;
+use measure::Progress;
 use rand_core::{OsRng, RngCore};
 use sessions::{About, Sessions};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::{RedbStore, Store, StoreError};
 use trefoil_protocol::{Abort, CurveId, Party, Secret};
 
@@ -165,6 +168,8 @@ pub struct Node {
     draining: AtomicBool,
     /// Locks that the disk has not taken yet.
     unstored_locks: Arc<AtomicUsize>,
+    /// The store failed, and is not written any more.
+    store_broken: AtomicBool,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -189,13 +194,14 @@ impl Node {
     /// Files that do not belong together, a broken audit log, an unreadable disk: each in one sentence.
     pub fn open(directory: &Path, keys: NodeKeys, policy: Policy, limits: NodeLimits) -> anyhow::Result<Arc<Self>> {
         let NodeKeys { role, identity, peer, master, authorisers } = keys;
-        let underway = Underway::default();
-        let store: Arc<dyn Store> = Arc::new(RedbStore::open_for(directory, role, master, underway.clone())?);
+        let (underway, metrics) = (Underway::default(), Arc::new(NodeMetrics::new()?));
+        let store = RedbStore::open_for(directory, role, master, underway.clone(), Arc::clone(&metrics))?;
+        let store: Arc<dyn Store> = Arc::new(store);
         let anchored = store.anchored()?;
         let anchor = Arc::clone(&store);
-        let audit = AuditLog::open_for(&directory.join(AUDIT_LOG), anchored, underway.clone(), move |head| {
-            anchor.anchor(head)
-        })?;
+        let on_head = move |head| anchor.anchor(head);
+        let (log, shown) = (directory.join(AUDIT_LOG), Arc::clone(&metrics));
+        let audit = AuditLog::open_for(&log, anchored, underway.clone(), shown, on_head)?;
         Ok(Arc::new(Self {
             role,
             identity,
@@ -203,7 +209,7 @@ impl Node {
             authorisers,
             gate: gate::Gate::new(policy, store.quarantine().map(|restored| restored.restored_at)),
             pool: Compute::new(limits.crypto_threads, limits.crypto_queue),
-            sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
+            sessions: Sessions::new(limits.max_sessions, limits.session_ttl, Arc::clone(&metrics)),
             preparations: keys::Preparations::default(),
             asked: undecided::Asked::default(),
             limits,
@@ -212,14 +218,18 @@ impl Node {
             underway,
             draining: AtomicBool::new(false),
             unstored_locks: Arc::default(),
-            metrics: Arc::new(NodeMetrics::new()?),
+            store_broken: AtomicBool::new(false),
+            metrics,
         }))
     }
 
     /// Answers one authentic call.
     pub async fn handle(&self, caller: Caller, call: Call) -> NodeReply {
         let _call = self.underway.begin();
-        self.dispatch(caller, call).await.unwrap_or_else(NodeReply::from)
+        let (round, started) = (call.request.name(), Instant::now());
+        let answer = self.dispatch(caller, call).await;
+        self.metrics.answered(round, answer.as_ref().err().map(|refusal| refusal.code), started.elapsed());
+        answer.unwrap_or_else(NodeReply::from)
     }
 
     async fn dispatch(&self, caller: Caller, call: Call) -> Answer {
@@ -310,8 +320,10 @@ impl Node {
             let broken = if self.audit.is_broken() {
                 anyhow::anyhow!("the audit log cannot be written")
             } else if let Err(error) = self.store.check().await {
+                self.store_broken.store(true, Ordering::Release);
                 anyhow::anyhow!("the store cannot be written: {error}")
             } else {
+                self.store_broken.store(false, Ordering::Release);
                 continue;
             };
             match self.unstored_locks.load(Ordering::Acquire) {
@@ -328,6 +340,9 @@ impl Node {
         self.asked.sweep(self.limits.abort_after);
         if ledger && let Err(error) = self.store.prune(now_ms()).await {
             tracing::warn!(%error, "the ledger was not pruned");
+        }
+        if ledger {
+            self.count_doubts();
         }
     }
 
@@ -447,6 +462,9 @@ fn about_job(job: &Job, channel: [u8; 32]) -> About {
         expires_at: job.expires_at,
         initiator: job.initiator.to_string(),
         job_id: job.job_id.to_string(),
+        op: job.op(),
+        curve: job.curve(),
+        progress: Progress::default(),
     }
 }
 

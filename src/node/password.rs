@@ -43,7 +43,8 @@ impl Node {
             return Err(refused(ErrorCode::StaleShare.into()));
         }
         // No slot: nothing here can disturb a signing session of the same key.
-        let about = About { share: Some(attempt.transcript), ..about_job(&job, caller.channel) };
+        let about =
+            About { share: Some(attempt.transcript), curve: Some(attempt.curve), ..about_job(&job, caller.channel) };
         let busy = self.sessions.begin(session_id(), about, Claim::Nothing)?;
         let (store, key_id, transcript) = (Arc::clone(&self.store), attempt.key_id, attempt.transcript);
         let blinded = open.blinded_password;
@@ -55,7 +56,7 @@ impl Node {
                 Ok::<_, Refusal>((material, evaluation))
             })
             .await??;
-        self.charge(&job, transcript, blinded).await?;
+        self.charge(&job, busy.about(), transcript, blinded).await?;
         self.audit.append(self.about(job.op().as_str(), busy.about(), "opened", None)).await?;
         let session = busy.id();
         busy.park(Stage::Password(Box::new(PasswordStage { op: job.op(), material })));
@@ -65,7 +66,9 @@ impl Node {
     /// Ends a session's password attempt.
     pub(super) async fn settle(&self, about: &About, outcome: GuessOutcome) -> Result<(), Refusal> {
         let Some(share) = about.share else { return Err(Refusal::internal("a session without a share")) };
-        Ok(self.store.settle((about.key_id, share), outcome, now_ms()).await?)
+        self.store.settle((about.key_id, share), outcome, now_ms()).await?;
+        self.metrics.settled(about, outcome);
+        Ok(())
     }
 
     pub(super) async fn password_close(&self, caller: Caller, session: SessionId, outcome: PasswordOutcome) -> Answer {
@@ -93,6 +96,7 @@ impl Node {
                 };
                 let decision = if next.is_some() { "released" } else { "closed" };
                 self.audit.append(self.about(op, &about, decision, None)).await?;
+                self.metrics.session_completed(&about);
                 Ok(NodeReply::PasswordClosed { next })
             }
             PasswordOutcome::Wrong => {

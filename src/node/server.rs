@@ -1,6 +1,7 @@
 //! The node on NATS: a service with two endpoints, one for handshakes, shared by all instances, and one for this instance.
 
 use super::backup::{Backups, control::Control};
+use super::shown::{NodeStatus, Shown};
 use super::{Caller, Node, NodeKeys, Refusal};
 use crate::channel::{Incoming, Reject, Responder};
 use crate::clock::now_ms;
@@ -8,18 +9,15 @@ use crate::config::NodeConfig;
 use crate::policy::Policy;
 use crate::telemetry::certificates;
 use crate::telemetry::metrics::NodeMetrics;
-use crate::telemetry::server::{self, Status};
 use crate::wire::ErrorCode;
 use crate::wire::node::{Call, NODE_VERSION};
 use crate::wire::subject;
 use anyhow::Context as _;
-use async_nats::connection::State;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
 use futures::StreamExt;
-use prometheus::Registry;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -44,27 +42,7 @@ pub struct NodeServer {
     running: Arc<Semaphore>,
     drain: Duration,
     policy_file: PathBuf,
-}
-
-/// What operators see of it.
-struct NodeStatus {
-    metrics: Arc<NodeMetrics>,
-    client: async_nats::Client,
-    /// Weak: a reader of metrics who does not hang up must not keep the store open.
-    node: Weak<Node>,
-}
-
-impl Status for NodeStatus {
-    fn registry(&self) -> &Registry {
-        self.metrics.registry()
-    }
-
-    fn not_ready(&self) -> Option<&'static str> {
-        if self.client.connection_state() != State::Connected {
-            return Some("not connected to NATS");
-        }
-        self.node.upgrade().is_none_or(|node| node.is_draining()).then_some("draining")
-    }
+    shown: Option<Shown>,
 }
 
 /// Runs a node until `stop` completes, then drains it. Meanwhile SIGHUP loads the policy file again.
@@ -85,7 +63,16 @@ pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::
     loop {
         tokio::select! {
             () = &mut stop => return server.drain().await,
-            error = server.node.broken() => return Err(error),
+            error = server.node.broken() => {
+                // It serves nobody any more. Its end would hide why from who reads only its metrics.
+                if let Some(shown) = server.shown {
+                    tokio::select! {
+                        () = &mut stop => {}
+                        () = shown.finish(&error) => {}
+                    }
+                }
+                return Err(error);
+            }
             _ = hangups.recv() => server.reload_policy().await,
         }
     }
@@ -120,14 +107,17 @@ impl NodeServer {
         let name = role.to_string();
         let metrics = node.metrics();
         let client = nats.connect_for(&format!("trefoil-{name}"), &metrics.common).await?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(certificates::watch(nats.certificates(), metrics.common.clone()));
-        if let Some(address) = metrics_listen {
-            let status = NodeStatus { metrics, client: client.clone(), node: Arc::downgrade(&node) };
-            tasks.spawn(server::start(address, Arc::new(status)).await?);
-        }
         let instance = instance_id()?;
         let responder = Arc::new(Responder::new(role, noise_key, &workers, instance.clone(), max_channels));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(certificates::watch(nats.certificates(), metrics.common.clone()));
+        let shown = match metrics_listen {
+            Some(address) => {
+                let status = NodeStatus::new(&node, client.clone(), Arc::clone(&responder));
+                Some(Shown::start(address, status).await?)
+            }
+            None => None,
+        };
         let failed = |error: async_nats::Error| anyhow::anyhow!("NATS service: {error}");
         let service = client
             .service_builder()
@@ -142,7 +132,7 @@ impl NodeServer {
         node.mark("started").await?;
 
         let running = Arc::new(Semaphore::new(MAX_REQUESTS));
-        tasks.spawn(serve_handshakes(handshakes, Arc::clone(&responder)));
+        tasks.spawn(serve_handshakes(handshakes, Arc::clone(&responder), Arc::clone(&metrics)));
         tasks.spawn(serve_calls(calls, responder, Arc::clone(&node), Arc::clone(&running)));
         tasks.spawn(tidy(Arc::clone(&node)));
         if let Some(settings) = backup {
@@ -152,7 +142,7 @@ impl NodeServer {
             tasks.spawn(async move { backups.run().await });
         }
         tracing::info!(node = %name, %instance, "serving");
-        Ok(Self { node, client, service, tasks, running, drain, policy_file })
+        Ok(Self { node, client, service, tasks, running, drain, policy_file, shown })
     }
 
     /// Reads the policy file again, and puts it in force as a whole; if anything is wrong with it, the old one stays.
@@ -209,10 +199,11 @@ async fn tidy(node: Arc<Node>) {
     }
 }
 
-async fn serve_handshakes(mut endpoint: Endpoint, responder: Arc<Responder>) {
+async fn serve_handshakes(mut endpoint: Endpoint, responder: Arc<Responder>, metrics: Arc<NodeMetrics>) {
     while let Some(request) = endpoint.next().await {
         let answer = responder.handshake(&request.message.payload, now_ms()).unwrap_or_else(|reject| {
             tracing::warn!(?reject, "handshake refused");
+            metrics.rejected(reject);
             reject.reply()
         });
         respond(&request, answer).await;
@@ -231,8 +222,12 @@ async fn serve_calls(mut endpoint: Endpoint, responder: Arc<Responder>, node: Ar
                     }
                 }
                 // A replayed request was answered the first time; a second answer would only reach whoever replayed it.
-                Err(Reject::Replayed) => tracing::debug!("replayed request dropped"),
+                Err(reject @ Reject::Replayed) => {
+                    node.metrics.rejected(reject);
+                    tracing::debug!("replayed request dropped");
+                }
                 Err(reject) => {
+                    node.metrics.rejected(reject);
                     tracing::debug!(?reject, "request refused");
                     respond(&request, reject.reply()).await;
                 }
@@ -248,7 +243,10 @@ async fn serve_call(node: &Node, incoming: Incoming) -> Option<Vec<u8>> {
     let Incoming { channel_hash, payload, reply: sealer, .. } = incoming;
     let reply = match postcard::from_bytes::<Call>(&payload) {
         Ok(call) => node.handle(Caller { channel: channel_hash }, call).await,
-        Err(_) => Refusal::new(ErrorCode::ProtocolAbort, "not a call").into(),
+        Err(_) => {
+            node.metrics.rejected(Reject::Malformed);
+            Refusal::new(ErrorCode::ProtocolAbort, "not a call").into()
+        }
     };
     drop(payload);
     sealer.seal_reply(NODE_VERSION, &reply).inspect_err(|error| tracing::error!(%error, "a reply was not sealed")).ok()

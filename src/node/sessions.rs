@@ -4,16 +4,18 @@
 //! lock a key runs at a time, and the lock is durable before the next session of the key can begin.
 
 use super::Refusal;
+use super::measure::{Ending, Progress};
 use crate::fault;
+use crate::telemetry::metrics::NodeMetrics;
 use crate::wire::node::SessionId;
-use crate::wire::{ErrorCode, KeyId};
+use crate::wire::{Curve, ErrorCode, KeyId, Op};
 use data_encoding::HEXLOWER;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a session is about, fixed when it is opened.
-#[derive(Debug, Clone)]
+/// What a session is about, fixed when it is opened; and how far it came.
+#[derive(Debug)]
 pub struct About {
     /// Handshake hash of the channel on which it was opened; it continues on that one only.
     pub channel: [u8; 32],
@@ -31,6 +33,12 @@ pub struct About {
     pub initiator: String,
     /// For the audit log.
     pub job_id: String,
+    /// What the job asks for.
+    pub op: Op,
+    /// The key's curve.
+    pub curve: Option<Curve>,
+    /// For the metrics.
+    pub progress: Progress,
 }
 
 struct Entry<S> {
@@ -91,6 +99,7 @@ struct Tables<S> {
     slots: HashMap<(KeyId, Kind), Slot>,
     /// Keys whose lock was begun, and which shares it shuts: they stay shut even if the disk refuses to record it.
     blocked: HashSet<(KeyId, [u8; 32])>,
+    metrics: Arc<NodeMetrics>,
 }
 
 /// All sessions of a node. `S` is what a session has reached.
@@ -126,9 +135,10 @@ fn gone() -> Refusal {
 }
 
 impl<S> Tables<S> {
-    fn remove(&mut self, id: &SessionId) {
+    fn remove(&mut self, id: &SessionId, ending: Ending) {
         if let Some(entry) = self.sessions.remove(id) {
             seen("gone", id);
+            self.metrics.session_ended(&entry.about, ending);
             self.free(&entry.about.key_id, id);
         }
     }
@@ -145,7 +155,7 @@ impl<S> Tables<S> {
         let over = |entry: &Entry<S>| entry.state.as_ref().is_some_and(|state| is_over(entry, state));
         let ids: Vec<_> = self.sessions.iter().filter(|(_, entry)| over(entry)).map(|(id, _)| *id).collect();
         for id in ids {
-            self.remove(&id);
+            self.remove(&id, Ending::Forgotten);
         }
     }
 }
@@ -153,8 +163,8 @@ impl<S> Tables<S> {
 impl<S> Sessions<S> {
     /// At most `max` sessions, each ended after `ttl` without a request.
     #[must_use]
-    pub fn new(max: usize, ttl: Duration) -> Self {
-        let tables = Tables { sessions: HashMap::new(), slots: HashMap::new(), blocked: HashSet::new() };
+    pub fn new(max: usize, ttl: Duration, metrics: Arc<NodeMetrics>) -> Self {
+        let tables = Tables { sessions: HashMap::new(), slots: HashMap::new(), blocked: HashSet::new(), metrics };
         Self { tables: Arc::new(Mutex::new(tables)), max, ttl }
     }
 
@@ -182,7 +192,7 @@ impl<S> Sessions<S> {
             }
             let ended = slot.session;
             preempted = holder.map(|entry| Arc::clone(&entry.about));
-            tables.remove(&ended);
+            tables.remove(&ended, Ending::Forgotten);
         }
         if tables.sessions.len() >= self.max {
             return Err(Refusal::new(ErrorCode::Overloaded, "too many sessions"));
@@ -223,7 +233,12 @@ impl<S> Sessions<S> {
 
     /// Ends every idle session of a key, and lets none begin any more that uses this share of it.
     pub fn block(&self, key: KeyId, share: [u8; 32]) {
-        lock(&self.tables).blocked.insert((key, share));
+        {
+            let mut tables = lock(&self.tables);
+            if tables.blocked.insert((key, share)) {
+                tables.metrics.key_locks.inc();
+            }
+        }
         self.end(key);
     }
 
@@ -303,7 +318,7 @@ impl<S> Busy<S> {
 impl<S> Drop for Busy<S> {
     fn drop(&mut self) {
         if !self.parked {
-            lock(&self.tables).remove(&self.id);
+            lock(&self.tables).remove(&self.id, Ending::Failed);
         }
     }
 }

@@ -124,15 +124,23 @@ impl Node {
     }
 
     /// Waits for a charge.
-    pub(super) async fn charged(&self, job: &Job, charge: Written<()>) -> Result<(), Refusal> {
-        charge.await.map_err(|error| self.refuse(job, error.into()))?;
+    pub(super) async fn charged(&self, job: &Job, about: &About, charge: Written<()>) -> Result<(), Refusal> {
+        let charged = charge.await;
+        self.metrics.charged(about, &charged);
+        charged.map_err(|error| self.refuse(job, error.into()))?;
         fault::step("charged", job.op().as_str(), job.key_id);
         Ok(())
     }
 
     /// Charges a password attempt, and waits for it.
-    pub(super) async fn charge(&self, job: &Job, transcript: [u8; 32], blinded: [u8; 32]) -> Result<(), Refusal> {
-        self.charged(job, self.charging(job, transcript, blinded)()).await
+    pub(super) async fn charge(
+        &self,
+        job: &Job,
+        about: &About,
+        transcript: [u8; 32],
+        blinded: [u8; 32],
+    ) -> Result<(), Refusal> {
+        self.charged(job, about, self.charging(job, transcript, blinded)()).await
     }
 
     pub(super) async fn sign_open(&self, caller: Caller, open: SignOpen) -> Answer {
@@ -155,7 +163,7 @@ impl Node {
             Ok::<_, Refusal>((material, evaluation, charge, opened))
         };
         let (material, evaluation, charge, opened) = self.admitted(&job, self.pool.run(step).await?)?;
-        self.charged(&job, charge).await?;
+        self.charged(&job, busy.about(), charge).await?;
         let (node1, m1) = opened.map_err(aborted)?;
         self.audit.note(self.about("sign", busy.about(), "opened", None));
         let session = busy.id();
@@ -192,6 +200,7 @@ impl Node {
         let burned = burned_session(session, &about, &material);
         self.burn(&busy, self.store.burn(burned), vec![signed]).await?;
         let (m3, sent) = self.pool.run(move || burn.release()).await?.map_err(aborted)?;
+        self.metrics.signed(&about, 1);
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::Released(vec![sent])));
         Ok(NodeReply::SignRound3 { m3 })
@@ -211,6 +220,8 @@ impl Node {
             self.audit.note(self.about("sign", about, "withdrawn", Some("the session was not burned")));
             return Err(error.into());
         }
+        // With the valid m2 the attempt was right.
+        self.metrics.settled(about, GuessOutcome::Right);
         fault::step("burned", "sign", about.key_id);
         seen("signs", &busy.id());
         Ok(())
@@ -248,11 +259,12 @@ impl Node {
             Ok::<_, Refusal>((own, z1, sent, evaluation))
         };
         let (commitments, share, sent, evaluation) = self.admitted(&job, self.pool.run(step).await?)?;
-        self.charge(&job, open.transcript, blinded).await?;
+        self.charge(&job, busy.about(), open.transcript, blinded).await?;
         // The nonces are gone already; the entry is durable before the share leaves.
         self.audit.append(self.about_signing(busy.about(), vec![signed])).await?;
         let session = busy.id();
         seen("signs", &session);
+        self.metrics.signed(busy.about(), 1);
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::FrostReleased(vec![sent])));
         Ok(NodeReply::FrostSigned { session, commitments: Fixed(commitments), share, evaluation })
@@ -278,6 +290,9 @@ impl Node {
                 // For ECDSA the valid m2 gave the attempt back already.
                 if valid && frost {
                     self.settle(&about, GuessOutcome::Right).await?;
+                }
+                if valid {
+                    self.metrics.session_completed(&about);
                 }
                 let reason = if valid { None } else { Some("signature_invalid") };
                 self.audit.note(self.about("close", &about, "closed", reason));

@@ -98,13 +98,15 @@ pub struct NodeMetrics {
     pub requests: IntCounterVec,
     /// `trefoil_node_request_duration_seconds{round}`.
     pub request_duration: HistogramVec,
-    /// `trefoil_node_rejects_total{outcome}`: messages that are no authentic request: forged, replayed, unknown channel.
+    /// `trefoil_node_rejects_total{outcome}`: messages that are no authentic request: forged, replayed, malformed, of an unknown channel, or handshakes of
+    /// an unknown worker or another time.
     pub rejects: IntCounterVec,
     /// `trefoil_node_requests_in_flight`.
     pub in_flight: IntGauge,
     /// `trefoil_sessions_open`.
     pub sessions_open: IntGauge,
-    /// `trefoil_sessions_total{op,curve,outcome}`: protocol sessions that ended: completed, failed or forgotten.
+    /// `trefoil_sessions_total{op,curve,outcome}`: protocol sessions that ended: completed, failed, or forgotten (nobody went on with it, or something
+    /// else took its place).
     pub sessions: IntCounterVec,
     /// `trefoil_partial_signatures_total{curve}`: signature shares that left this node.
     pub partial_signatures: IntCounterVec,
@@ -112,25 +114,25 @@ pub struct NodeMetrics {
     pub channels_open: IntGauge,
     /// `trefoil_store_commit_duration_seconds`: one durable commit of the store.
     pub store_commit: Histogram,
-    /// `trefoil_store_failures_total`.
+    /// `trefoil_store_failures_total`: failed reads and commits, and records that do not decrypt or parse.
     pub store_failures: IntCounter,
     /// `trefoil_audit_append_duration_seconds`: one durable write of the audit log, for all entries of it.
     pub audit_append: Histogram,
     /// `trefoil_audit_entries_total`.
     pub audit_entries: IntCounter,
-    /// `trefoil_audit_failures_total`: after one of them the node serves no more.
+    /// `trefoil_audit_failures_total`: failed writes, after one of which the node serves no more, and entries that found no room.
     pub audit_failures: IntCounter,
     /// `trefoil_key_locks_total`: keys that this node locked.
     pub key_locks: IntCounter,
     /// `trefoil_password_attempts_total{outcome}`: right, wrong, unknown (nobody reported the end), refused (the limit).
     pub password_attempts: IntCounterVec,
-    /// `trefoil_replays_total`: jobs refused because they were carried out before.
+    /// `trefoil_replays_total`: requests refused because their job's id was used before (`JOB_ID_REUSED`).
     pub replays: IntCounter,
     /// `trefoil_keys{curve}`: live keys.
     pub keys: IntGaugeVec,
     /// `trefoil_crypto_queue`: protocol steps that wait for a thread.
     pub crypto_queue: IntGauge,
-    /// `trefoil_backup_timestamp_seconds`: when the newest backup was made, unix time; absent where none are configured.
+    /// `trefoil_backup_timestamp_seconds`: when the newest backup was made, unix time; 0 before the first one, absent where none are configured.
     pub backup: GaugeVec,
     /// `trefoil_backup_failures_total`.
     pub backup_failures: IntCounter,
@@ -280,7 +282,7 @@ impl NodeMetrics {
     /// Two metrics with one name: a mistake in this file.
     pub fn new() -> Result<Self> {
         let set = Set::new()?;
-        Ok(Self {
+        let metrics = Self {
             common: CommonMetrics::new(&set)?,
             requests: set.counters(
                 "trefoil_node_requests_total",
@@ -318,14 +320,27 @@ impl NodeMetrics {
                 "Attempts at passwords.",
                 &["outcome"],
             )?,
-            replays: set.counter("trefoil_replays_total", "Jobs refused because they were carried out before.")?,
+            replays: set
+                .counter("trefoil_replays_total", "Requests refused because their job's id was used before.")?,
             keys: set.gauges("trefoil_keys", "Live keys.", &["curve"])?,
             crypto_queue: set.gauge("trefoil_crypto_queue", "Protocol steps that wait for a thread.")?,
             backup: set.reals("trefoil_backup_timestamp_seconds", "When the newest backup was made.", &[])?,
             backup_failures: set.counter("trefoil_backup_failures_total", "Backups that failed.")?,
             quarantine: set.gauge("trefoil_quarantine_keys", "Keys not confirmed since a restore.")?,
             registry: set.0,
-        })
+        };
+        // Alerts compare these with before: a first one must not be taken for a beginning.
+        for outcome in ["right", "wrong", "unknown", "refused"] {
+            metrics.password_attempts.with_label_values(&[outcome]);
+        }
+        for outcome in crate::channel::Reject::NAMES {
+            metrics.rejects.with_label_values(&[outcome]);
+        }
+        for curve in crate::wire::Curve::ALL {
+            metrics.keys.with_label_values(&[curve.as_str()]);
+            metrics.partial_signatures.with_label_values(&[curve.as_str()]);
+        }
+        Ok(metrics)
     }
 
     /// For the endpoint.

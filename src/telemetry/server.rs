@@ -25,6 +25,18 @@ pub trait Status: Send + Sync + 'static {
 /// # Errors
 /// The address cannot be had.
 pub async fn start(address: SocketAddr, status: Arc<dyn Status>) -> anyhow::Result<impl Future<Output = ()> + Send> {
+    start_until(address, status, std::future::pending()).await
+}
+
+/// The same until `end` completes; what was asked before is answered.
+///
+/// # Errors
+/// The address cannot be had.
+pub async fn start_until(
+    address: SocketAddr,
+    status: Arc<dyn Status>,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<impl Future<Output = ()> + Send> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("metrics_listen: {address}"))?;
     let address = listener.local_addr()?;
     let routes = Router::new()
@@ -34,7 +46,7 @@ pub async fn start(address: SocketAddr, status: Arc<dyn Status>) -> anyhow::Resu
         .with_state(status);
     tracing::info!(%address, "metrics");
     Ok(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
+        if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(end).await {
             tracing::error!(%error, "metrics are not served any more");
         }
     })

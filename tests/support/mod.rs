@@ -7,6 +7,7 @@
 
 pub mod canary;
 pub mod process;
+pub mod scrape;
 pub mod stored;
 pub mod supervised;
 

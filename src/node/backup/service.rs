@@ -14,7 +14,7 @@ use std::io::BufWriter;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use trefoil_protocol::Party;
@@ -147,7 +147,10 @@ impl Backups {
     /// Backups of this node.
     #[must_use]
     pub fn new(node: Arc<Node>, settings: BackupSettings) -> Self {
-        Self { node, settings: Arc::new(settings), running: Mutex::new(()) }
+        let backups = Self { node, settings: Arc::new(settings), running: Mutex::new(()) };
+        // None yet is as bad as one that is too old.
+        backups.show(backups.newest().map_or(Duration::ZERO, |at| at.duration_since(UNIX_EPOCH).unwrap_or_default()));
+        backups
     }
 
     /// Takes one now: first the database, then the copy of the slot file, so that the copy is never the older of the two.
@@ -161,10 +164,12 @@ impl Backups {
         match &taken {
             Ok(made) => {
                 tracing::info!(file = %made.file.display(), bytes = made.bytes, "backup taken");
+                self.show(Duration::from_millis(made.taken_at));
                 self.node.audit.note(Event { decision: "taken".to_owned(), ..event });
             }
             Err(error) => {
                 tracing::error!(%error, "no backup was taken");
+                self.node.metrics.backup_failures.inc();
                 let reason = Some("BACKUP_FAILED".to_owned());
                 self.node.audit.note(Event { decision: "failed".to_owned(), reason, ..event });
             }
@@ -188,8 +193,7 @@ impl Backups {
     /// Takes one whenever the newest is older than the settings want, for ever.
     pub async fn run(&self) {
         let Some(every) = self.settings.every else { return };
-        let role = self.node.role;
-        let mut wait = self.age(role).map_or(Duration::ZERO, |age| every.saturating_sub(age));
+        let mut wait = self.age().map_or(Duration::ZERO, |age| every.saturating_sub(age));
         loop {
             tokio::time::sleep(wait).await;
             // What failed is tried again soon, but does not fill the log.
@@ -198,8 +202,17 @@ impl Backups {
     }
 
     /// How old the newest backup is.
-    fn age(&self, role: Party) -> Option<Duration> {
-        let newest = ours(&self.settings.directory, role, SUFFIX).ok()?.pop()?;
-        SystemTime::now().duration_since(std::fs::metadata(newest).ok()?.modified().ok()?).ok()
+    fn age(&self) -> Option<Duration> {
+        SystemTime::now().duration_since(self.newest()?).ok()
+    }
+
+    /// When the newest backup was written.
+    fn newest(&self) -> Option<SystemTime> {
+        let newest = ours(&self.settings.directory, self.node.role, SUFFIX).ok()?.pop()?;
+        std::fs::metadata(newest).ok()?.modified().ok()
+    }
+
+    fn show(&self, taken: Duration) {
+        self.node.metrics.backup.with_label_values::<&str>(&[]).set(taken.as_secs_f64());
     }
 }

@@ -43,6 +43,9 @@ pub fn destroy(batch: &mut Batch<'_>, row: AttemptRow, remember: Option<Fate>) -
     if row.slot != 0 {
         batch.wipe.push(row.slot);
     }
+    if row.holds_key() {
+        batch.live.add(row.attempt.curve, -1);
+    }
     unlink(batch, &row.attempt)?;
     undecided::end(batch, &key)?;
     match remember {

@@ -9,6 +9,7 @@ mod cancel;
 mod dump;
 mod guesses;
 mod ledger;
+mod live;
 mod open;
 mod quarantine;
 mod recoveries;

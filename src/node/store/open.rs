@@ -1,16 +1,18 @@
 //! Opening a data directory: database and slot file belong together, to this node, and to this master key.
 
+use super::live::LiveKeys;
 use super::recoveries::RECOVERIES;
 use super::registry::REGISTRY;
 use super::rows::{
-    self, ATTEMPTS, BURNED, CHARGED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, META, ORDERS, OWNED, RECORDS,
-    REPLACEMENTS,
+    self, ATTEMPTS, BURNED, CHARGED, DISCARDED, GUESSES, JOBS, JOBS_BY_EXPIRY, KEYS, KeyRow, META, ORDERS, OWNED,
+    RECORDS, REPLACEMENTS,
 };
 use super::seal;
 use super::slots::SlotFile;
 use super::{RedbStore, StoreError, quarantine, rekey, undecided};
 use crate::node::audit::Head;
 use crate::node::gather::Underway;
+use crate::telemetry::metrics::NodeMetrics;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableError};
 use std::collections::BTreeSet;
 use std::fs::{OpenOptions, Permissions};
@@ -37,10 +39,11 @@ impl RedbStore {
     /// `Mismatch` if the files do not belong together, to this party or to this master key, or another process has them
     /// open; `Failed`; `Corrupt`.
     pub fn open(directory: &Path, party: Party, master: Secret<[u8; 32]>) -> Result<Self, StoreError> {
-        Self::open_for(directory, party, master, Underway::default())
+        let metrics = NodeMetrics::new().map_err(|error| StoreError::Failed(error.to_string()))?;
+        Self::open_for(directory, party, master, Underway::default(), Arc::new(metrics))
     }
 
-    /// The same for a node that counts its calls, so that the writes of many share a commit.
+    /// The same for a node that counts its calls, so that the writes of many share a commit, and shows how its store does.
     ///
     /// # Errors
     /// As [`RedbStore::open`].
@@ -49,6 +52,7 @@ impl RedbStore {
         party: Party,
         master: Secret<[u8; 32]>,
         underway: Underway,
+        metrics: Arc<NodeMetrics>,
     ) -> Result<Self, StoreError> {
         let fail = |error: std::io::Error| StoreError::Failed(format!("{}: {error}", directory.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
@@ -66,9 +70,11 @@ impl RedbStore {
         let store_id = check_store(&db, party, &master)?;
         rekey::finish(&db, directory)?;
         let restored = quarantine::read(&db)?;
-        let (used, committed) = (used_slots(&db)?, slots_generation(&db)?);
+        let (used, live) = used_slots(&db)?;
+        let committed = slots_generation(&db)?;
         let slots = SlotFile::open(&slots_path, &store_id, master, &used, committed, restored.is_some())?;
-        Self::start(db, slots, party, restored, underway)
+        live.show(&metrics);
+        Self::start(db, slots, party, restored, underway, metrics)
     }
 }
 
@@ -192,16 +198,22 @@ pub fn read_head(db: &impl ReadableDatabase) -> Result<Option<Head>, StoreError>
     read_meta(db, "audit-head")?.map(|bytes| rows::decode(&bytes)).transpose()
 }
 
-fn used_slots(db: &Database) -> Result<BTreeSet<u32>, StoreError> {
-    let table = db.begin_read()?.open_table(ATTEMPTS)?;
-    let mut used = BTreeSet::new();
+/// The slots that attempts use, and the live keys among those.
+fn used_slots(db: &Database) -> Result<(BTreeSet<u32>, LiveKeys), StoreError> {
+    let tx = db.begin_read()?;
+    let (table, keys) = (tx.open_table(ATTEMPTS)?, tx.open_table(KEYS)?);
+    let (mut used, mut live) = (BTreeSet::new(), LiveKeys::default());
     for entry in table.iter()? {
         let row: rows::AttemptRow = rows::decode(entry?.1.value())?;
         if row.slot != 0 && !used.insert(row.slot) {
             return Err(StoreError::Corrupt("two shares use one slot"));
         }
+        if row.holds_key() {
+            let key: Option<KeyRow> = rows::get(&keys, &row.attempt.key_id.0)?;
+            live.add(row.attempt.curve, i64::from(key.is_some_and(|key| !key.state.is_end())));
+        }
     }
-    Ok(used)
+    Ok((used, live))
 }
 
 /// The cell through which the audit log tells its end to the writer.

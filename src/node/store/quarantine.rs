@@ -229,6 +229,8 @@ fn end(
     if wipe {
         staging::supersede(batch, id)?;
         destroy(batch, attempt, Some(Fate::Committed))?;
+    } else if attempt.holds_key() {
+        batch.live.add(attempt.attempt.curve, -1);
     }
     put_key(batch, id, &KeyRow { state: to, successor, ..*row })
 }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::node::audit::Head;
 use crate::node::gather::Underway;
+use crate::telemetry::metrics::NodeMetrics;
 use crate::wire::{EpochStatement, ErrorCode, InitiatorId, JobId, JobState, KeyId};
 use redb::{Database, ReadableDatabase};
 use std::ops::Bound;
@@ -33,6 +34,7 @@ pub struct RedbStore {
     head: HeadCell,
     party: Party,
     restored: Option<Quarantine>,
+    metrics: Arc<NodeMetrics>,
 }
 
 /// The writer, and whether one of its writes has failed.
@@ -64,44 +66,69 @@ impl RedbStore {
         party: Party,
         restored: Option<Quarantine>,
         underway: Underway,
+        metrics: Arc<NodeMetrics>,
     ) -> Result<Self, StoreError> {
         let (db, head) = (Arc::new(db), Arc::new(Mutex::new(None)));
         let reader = slots.reader();
-        let writer = Writer::start(Arc::clone(&db), slots, Arc::clone(&head), underway)?;
+        let writer = Writer::start(Arc::clone(&db), slots, Arc::clone(&head), underway, Arc::clone(&metrics))?;
         let writer = Watched { writer, failed: Arc::default() };
-        Ok(Self { writer, db, slots: reader, head, party, restored })
+        Ok(Self { writer, db, slots: reader, head, party, restored, metrics })
+    }
+
+    /// Reads, and counts failures.
+    fn read<T>(&self, read: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        read(&self.db).inspect_err(|error| {
+            if !error.is_refusal() {
+                self.metrics.store_failures.inc();
+            }
+        })
+    }
+
+    /// Are these a live key's shares now?
+    fn is_current(&self, id: KeyId, transcript: [u8; 32]) -> bool {
+        self.key(id).is_ok_and(|key| key.is_some_and(|key| key.attempt.transcript == transcript && !key.state.is_end()))
     }
 }
 
 impl Store for RedbStore {
     fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let tx = self.db.begin_read()?;
-        let row = rows::get::<&[u8; 16], KeyRow>(&tx.open_table(KEYS)?, &id.0)?;
-        let Some(KeyRow { state, transcript, successor, .. }) = row else { return Ok(None) };
-        let attempt: Option<AttemptRow> = rows::get(&tx.open_table(ATTEMPTS)?, &attempt_key(id, transcript))?;
-        let AttemptRow { attempt, .. } = attempt.ok_or(StoreError::Corrupt("a key without its attempt"))?;
-        Ok(Some(KeyRecord { state, attempt, successor }))
+        self.read(|db| {
+            let tx = db.begin_read()?;
+            let row = rows::get::<&[u8; 16], KeyRow>(&tx.open_table(KEYS)?, &id.0)?;
+            let Some(KeyRow { state, transcript, successor, .. }) = row else { return Ok(None) };
+            let attempt: Option<AttemptRow> = rows::get(&tx.open_table(ATTEMPTS)?, &attempt_key(id, transcript))?;
+            let AttemptRow { attempt, .. } = attempt.ok_or(StoreError::Corrupt("a key without its attempt"))?;
+            Ok(Some(KeyRecord { state, attempt, successor }))
+        })
     }
 
     fn prepared(&self, id: KeyId) -> Result<Vec<Attempt>, StoreError> {
-        let attempts = attempts_of(&self.db.begin_read()?.open_table(ATTEMPTS)?, id)?;
+        let attempts = self.read(|db| attempts_of(&db.begin_read()?.open_table(ATTEMPTS)?, id))?;
         Ok(attempts.into_iter().filter(|row| row.fate == Fate::Prepared).map(|row| row.attempt).collect())
     }
 
     fn replacements(&self, source: KeyId) -> Result<Vec<Attempt>, StoreError> {
-        let tx = self.db.begin_read()?;
-        let attempts = replacements_of(&tx.open_table(REPLACEMENTS)?, &tx.open_table(ATTEMPTS)?, source)?;
+        let attempts = self.read(|db| {
+            let tx = db.begin_read()?;
+            replacements_of(&tx.open_table(REPLACEMENTS)?, &tx.open_table(ATTEMPTS)?, source)
+        })?;
         Ok(attempts.into_iter().map(|row| row.attempt).collect())
     }
 
     fn attempt(&self, id: KeyId, transcript: [u8; 32]) -> Result<Option<Attempt>, StoreError> {
         let row: Option<AttemptRow> =
-            rows::get(&self.db.begin_read()?.open_table(ATTEMPTS)?, &attempt_key(id, transcript))?;
+            self.read(|db| rows::get(&db.begin_read()?.open_table(ATTEMPTS)?, &attempt_key(id, transcript)))?;
         Ok(row.map(|row| row.attempt))
     }
 
     fn material(&self, id: KeyId, transcript: [u8; 32]) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        read_material(self.db.as_ref(), &self.slots, self.party, id, transcript)
+        let read = read_material(self.db.as_ref(), &self.slots, self.party, id, transcript);
+        read.inspect_err(|error| {
+            // Shares that were replaced at this moment are gone, as they should be.
+            if !matches!(error, StoreError::Corrupt(_)) || self.is_current(id, transcript) {
+                self.metrics.store_failures.inc();
+            }
+        })
     }
 
     fn admit(&self, job: LedgerEntry) -> Written<()> {
@@ -112,7 +139,7 @@ impl Store for RedbStore {
     }
 
     fn check_ledger(&self, job: &LedgerEntry) -> Result<bool, StoreError> {
-        check_ledger(&self.db.begin_read()?.open_table(JOBS)?, job)
+        self.read(|db| check_ledger(&db.begin_read()?.open_table(JOBS)?, job))
     }
 
     fn charge(
@@ -139,7 +166,7 @@ impl Store for RedbStore {
     }
 
     fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError> {
-        has_room(&self.db.begin_read()?.open_table(OWNED)?, owner, id, max_keys)
+        self.read(|db| has_room(&db.begin_read()?.open_table(OWNED)?, owner, id, max_keys))
     }
 
     fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()> {
@@ -192,7 +219,7 @@ impl Store for RedbStore {
         from: Bound<KeyId>,
         limit: u32,
     ) -> Result<(Vec<Registered>, bool), StoreError> {
-        registry::list(self.db.as_ref(), owner, from, limit as usize)
+        self.read(|db| registry::list(db, owner, from, limit as usize))
     }
 
     fn label(&self, job: LedgerEntry, key: KeyId, label: Option<String>, issued_at: u64) -> Written<()> {
@@ -204,7 +231,7 @@ impl Store for RedbStore {
     }
 
     fn job_state(&self, initiator: &InitiatorId, job: &JobId) -> Result<JobState, StoreError> {
-        cancel::state(&self.db.begin_read()?.open_table(JOBS)?, initiator, job)
+        self.read(|db| cancel::state(&db.begin_read()?.open_table(JOBS)?, initiator, job))
     }
 
     fn ask_recovery(
@@ -244,11 +271,11 @@ impl Store for RedbStore {
     }
 
     fn anchored(&self) -> Result<Option<Head>, StoreError> {
-        read_head(self.db.as_ref())
+        self.read(read_head)
     }
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        Snapshot::of(self.db.as_ref())
+        self.read(Snapshot::of)
     }
 
     fn copy_slots(&self, to: PathBuf) -> Written<()> {
@@ -259,7 +286,7 @@ impl Store for RedbStore {
     }
 
     fn undecided(&self, before: u64, limit: usize) -> Result<Vec<Attempt>, StoreError> {
-        undecided::list(self.db.as_ref(), before, limit)
+        self.read(|db| undecided::list(db, before, limit))
     }
 
     fn standing(&self, id: KeyId, transcript: [u8; 32], generated: bool) -> Written<Standing> {
@@ -271,11 +298,11 @@ impl Store for RedbStore {
     }
 
     fn doubt(&self, id: KeyId) -> Result<Option<Doubt>, StoreError> {
-        quarantine::of(self.db.as_ref(), id)
+        self.read(|db| quarantine::of(db, id))
     }
 
     fn doubts(&self) -> Result<(u64, u64), StoreError> {
-        quarantine::count(self.db.as_ref())
+        self.read(quarantine::count)
     }
 
     fn confirm(&self, said: EpochStatement, wipe: bool) -> Written<Verdict> {

@@ -82,6 +82,13 @@ pub struct AttemptRow {
     pub slot: u32,
 }
 
+impl AttemptRow {
+    /// Are these a key's shares, and still here?
+    pub const fn holds_key(&self) -> bool {
+        matches!(self.fate, Fate::Committed) && self.slot != 0
+    }
+}
+
 /// A job of the ledger.
 #[derive(Serialize, Deserialize)]
 pub struct JobRow {

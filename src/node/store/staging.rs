@@ -98,6 +98,7 @@ pub fn commit(batch: &mut Batch<'_>, id: KeyId, transcript: [u8; 32], party: Par
         Some((source, from)) => replace(batch, &row.attempt, source, from)?,
     }
     undecided::end(batch, &attempt_key(id, transcript))?;
+    batch.live.add(row.attempt.curve, 1);
     put_attempt(batch, &AttemptRow { fate: Fate::Committed, attempt: row.attempt.clone(), slot: row.slot })?;
     Ok(row.attempt)
 }

@@ -1,14 +1,17 @@
 //! One thread does all writes: it takes what is waiting, up to a bound, and under load what comes soon, applies it in one
 //! transaction, commits, and only then lets each caller go on.
 
+use super::live::LiveKeys;
 use super::slots::SlotFile;
 use super::{StoreError, Written, rows};
 use crate::node::audit::Head;
 use crate::node::gather::Underway;
+use crate::telemetry::metrics::NodeMetrics;
 use redb::{Database, WriteTransaction};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Writes of one commit.
@@ -22,6 +25,8 @@ pub struct Batch<'a> {
     pub slots: &'a mut SlotFile,
     /// Slots to overwrite once the batch is committed: earlier, a crash would leave records without their keys.
     pub wipe: Vec<u32>,
+    /// What it changes about the number of live keys.
+    pub live: LiveKeys,
 }
 
 type Finish = Box<dyn FnOnce(&Result<(), StoreError>) + Send>;
@@ -41,11 +46,12 @@ impl Writer {
         slots: SlotFile,
         head: Arc<Mutex<Option<Head>>>,
         underway: Underway,
+        metrics: Arc<NodeMetrics>,
     ) -> Result<Self, StoreError> {
         let (queue, waiting) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&db, slots, &head, &underway, &waiting))
+            .spawn(move || run(&db, slots, &head, &underway, &metrics, &waiting))
             .map_err(|error| StoreError::Failed(error.to_string()))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -86,14 +92,30 @@ impl Drop for Writer {
     }
 }
 
-fn run(db: &Database, mut slots: SlotFile, head: &Mutex<Option<Head>>, underway: &Underway, waiting: &Receiver<Apply>) {
+fn run(
+    db: &Database,
+    mut slots: SlotFile,
+    head: &Mutex<Option<Head>>,
+    underway: &Underway,
+    metrics: &NodeMetrics,
+    waiting: &Receiver<Apply>,
+) {
     while let Ok(first) = waiting.recv() {
         let batch = underway.gather(first, waiting, MAX_BATCH);
         let head = *head.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = Instant::now();
         let (finishes, outcome) = commit(db, &mut slots, head, batch);
-        if let Err(error) = &outcome {
-            tracing::error!(%error, "a batch of writes failed");
+        match &outcome {
+            Ok(live) => {
+                metrics.store_commit.observe(started.elapsed().as_secs_f64());
+                live.show(metrics);
+            }
+            Err(error) => {
+                metrics.store_failures.inc();
+                tracing::error!(%error, "a batch of writes failed");
+            }
         }
+        let outcome = outcome.map(|_| ());
         for finish in finishes {
             finish(&outcome);
         }
@@ -118,13 +140,13 @@ fn commit(
     slots: &mut SlotFile,
     head: Option<Head>,
     writes: Vec<Apply>,
-) -> (Vec<Finish>, Result<(), StoreError>) {
+) -> (Vec<Finish>, Result<LiveKeys, StoreError>) {
     // A write whose callback is dropped here answers "stopped", which is what happened to it.
     let tx = match db.begin_write() {
         Ok(tx) => tx,
         Err(error) => return (Vec::new(), Err(error.into())),
     };
-    let mut batch = Batch { tx: &tx, slots, wipe: Vec::new() };
+    let mut batch = Batch { tx: &tx, slots, wipe: Vec::new(), live: LiveKeys::default() };
     let mut finishes = Vec::with_capacity(writes.len());
     let mut broken = false;
     for write in writes {
@@ -132,7 +154,7 @@ fn commit(
         finishes.push(finish);
         broken |= failed;
     }
-    let wipe = batch.wipe;
+    let (wipe, live) = (batch.wipe, batch.live);
     let committed = if broken {
         Err(StoreError::Failed("another write of the same batch failed".into()))
     } else {
@@ -142,5 +164,5 @@ fn commit(
     // an error, and the next start wipes every slot that nothing refers to.
     let outcome =
         committed.and_then(|()| wipe.iter().try_for_each(|slot| slots.wipe(*slot))).and_then(|()| slots.sync());
-    (finishes, outcome)
+    (finishes, outcome.map(|()| live))
 }
