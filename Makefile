@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve compose-test test test-scripts test-rust interleavings faults bench bench-service lint fmt clippy deny advisories
+.PHONY: help demo serve compose-test metrics-test test test-scripts test-rust interleavings faults bench bench-service lint fmt clippy deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ serve: ## run the same service until Ctrl-C, to try things out
 
 compose-test: ## run docker-compose.yml on a container engine of its own: sign, scale, lose a node, see the alert (Linux, root)
 	@$(PYTHON) scripts/compose_test.py
+
+metrics-test: ## run every rule and dashboard query on a real Prometheus, kill each process, and see its alert alone
+	@$(PYTHON) scripts/metrics_test.py
 
 test: test-scripts test-rust ## run all tests
 

@@ -293,8 +293,9 @@ SECURITY = Dashboard(
                   [(zero("code", 'trefoil_jobs_total{code=~"WRONG_PASSWORD|TOO_MANY_ATTEMPTS|CORRUPT_.+|SHARE_MISMATCH|STALE_SHARE"}'), "{{code}}")]),
         ]),
         Row("Refusals", [
-            Panel("Strangers", "Jobs of initiators that the workers do not know, and bodies that are no signed job.", "ops",
-                  [(zero("code", "trefoil_jobs_refused_total"), "{{code}}")]),
+            Panel("Strangers", "Jobs of initiators that the workers do not know, and what got no result: no job, not signed, altered, an id used twice.", "ops",
+                  [(zero("code", 'trefoil_jobs_total{code="UNKNOWN_INITIATOR"}'), "{{code}}"),
+                   (zero("code", "trefoil_jobs_refused_total"), "{{code}}")]),
             Panel("Refusals by a node",
                   "By code. Nodes check everything themselves: NOT_PERMITTED and BAD_SIGNATURE here, and not at the workers, are "
                   "a worker that forwards what it should not.", "ops",
