@@ -9,6 +9,7 @@ use nkeys::{KeyPair, XKey};
 use support::NatsServer;
 use trefoil::auth::sign_job;
 use trefoil::jobs::bans::{Ban, Bans};
+use trefoil::jobs::owners::Owners;
 use trefoil::jobs::streams::{self, StreamSettings};
 use trefoil::wire::{Fixed, Job, KeyId, subject};
 use trefoil_protocol::Party;
@@ -64,6 +65,22 @@ async fn a_ban_counts_for_its_key_epoch_and_owner_and_is_stored_once() {
         assert!(!checker.is_banned(&jetstream, &job(&owner, KeyId([2; 16])), 1, T).await.unwrap(), "another key");
         assert!(!checker.is_banned(&jetstream, &job(&other, KEY), 1, T).await.unwrap(), "on somebody else's job");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_counts_for_all_keys_of_its_owner() {
+    let (_server, jetstream) = provisioned().await;
+    let (seed, old, new, other) = (XKey::new(), KeyPair::new_user(), KeyPair::new_user(), KeyPair::new_user());
+    bans(&[&seed]).record(&jetstream, &Ban::new(&job(&old, KEY), 1, T, "rvole_mu", Party::Node1)).await.unwrap();
+    let names = format!("{}={}", new.public_key(), old.public_key()).parse().unwrap();
+    let owners = Owners::new(vec![names, other.public_key().parse().unwrap()]).unwrap();
+    let checker = Bans::serving([seed.seed().unwrap().as_str()], owners.clone()).unwrap();
+    for (key, locked) in [(&old, true), (&new, true), (&other, false)] {
+        assert_eq!(checker.is_banned(&jetstream, &job(key, KEY), 1, T).await.unwrap(), locked);
+        assert!(owners.serves(&key.public_key().parse().unwrap()));
+    }
+    let twice = [&new, &new].map(|key| key.public_key().parse().unwrap());
+    assert_eq!(Owners::new(twice.into()).err().unwrap().to_string(), new.public_key());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,6 +127,7 @@ async fn node_1_begins_nothing_that_was_cancelled() {
                 contribution: [1; 32],
                 blinded_password: Some(cluster::blinded(key.id()).element()),
                 proof: None,
+                identities: None,
             },
         };
         assert_eq!(refused(cluster.ask1(request).await), ErrorCode::JobCancelled);

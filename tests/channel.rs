@@ -20,7 +20,7 @@ fn question(cluster: &Cluster) -> Call {
 }
 
 fn channel(cluster: &Cluster, node: Party, private: [u8; 32], remote: [u8; 32]) -> NodeChannel {
-    NodeChannel::new(cluster.client.clone(), node, Arc::new(Secret::new(private)), remote)
+    NodeChannel::new(cluster.client.clone(), node, Arc::new(Secret::new(private)), vec![remote])
 }
 
 fn private(key: &XKey) -> [u8; 32] {
@@ -151,7 +151,7 @@ async fn forged_hints_are_rate_limited() {
             }
         }
     });
-    let channel = NodeChannel::new(client, Party::Node1, Arc::new(Secret::new(private(&worker))), public(&node));
+    let channel = NodeChannel::new(client, Party::Node1, Arc::new(Secret::new(private(&worker))), vec![public(&node)]);
     let call = |deadline| {
         let request = NodeRequest::Discard { key_id: KeyId([1; 16]), transcript: [1; 32], evidence: None };
         Call { version: NODE_VERSION, deadline, request }
@@ -180,7 +180,7 @@ async fn deadlines_travel_in_the_nodes_time() {
     let mut handshakes = client.subscribe("mpc.node.node1.handshake").await.unwrap();
     let mut calls = client.subscribe("mpc.node.node1.i.late").await.unwrap();
     let channel =
-        NodeChannel::new(client.clone(), Party::Node1, Arc::new(Secret::new(private(&worker))), public(&node));
+        NodeChannel::new(client.clone(), Party::Node1, Arc::new(Secret::new(private(&worker))), vec![public(&node)]);
     let deadline = now_ms() + 60_000;
     let request = NodeRequest::Discard { key_id: KeyId([1; 16]), transcript: [1; 32], evidence: None };
     let calling = tokio::spawn(async move { channel.call(&Call { version: NODE_VERSION, deadline, request }).await });

@@ -153,7 +153,7 @@ fn a_worker_from_the_environment() {
     .map(|(key, value)| (key.to_owned(), value))
     .into();
     let config = WorkerConfig::read(Settings::from_env(env.clone())).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((config.sealing_keys.len(), config.initiators.len(), config.concurrency), (2, 1, 64));
+    assert_eq!((config.sealing_keys.len(), config.initiators.is_empty(), config.concurrency), (2, false, 64));
     // Half of the slots for bulk jobs, at least one; never more than there are.
     for (concurrency, bulk) in [("64", 32), ("2", 1), ("1", 1)] {
         env.insert("TREFOIL_CONCURRENCY".into(), concurrency.into());

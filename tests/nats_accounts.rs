@@ -6,6 +6,7 @@ mod deployment;
 mod support;
 
 use async_nats::{Client, ConnectOptions, Event, RequestErrorKind};
+use deployment::load::{self, Load};
 use deployment::{Deployment, PASSWORD, digest, material, message, password};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -29,7 +30,7 @@ impl Guarded {
     fn start() -> Self {
         let keys: HashMap<_, _> = WHO.iter().map(|who| (*who, KeyPair::new_user())).collect();
         let (initiator, limited) = (KeyPair::new_user(), KeyPair::new_user());
-        let mut service = Deployment::on(NatsServer::with_config(&accounts(&keys, &initiator, &limited)));
+        let mut service = Deployment::on(NatsServer::with_config(&accounts(&keys, &initiator, &limited, &[])));
         (service.initiator, service.limited) = (initiator, limited);
         for (who, key) in &keys {
             std::fs::write(service.path(&format!("{who}.seed")), key.seed().unwrap()).unwrap();
@@ -59,6 +60,12 @@ impl Guarded {
         self.service.backend_with(&settings).await
     }
 
+    /// Has the server take the accounts of these keys, and of more.
+    fn reload(&self, more: &[(&str, String)]) {
+        let Deployment { nats, initiator, limited, .. } = &self.service;
+        nats.reload(&accounts(&self.keys, initiator, limited, more));
+    }
+
     async fn connect(&self, who: &str) -> Identity {
         let (said, errors) = mpsc::unbounded_channel();
         let inbox =
@@ -75,7 +82,12 @@ impl Guarded {
 }
 
 /// What the command line writes for these keys.
-fn accounts(keys: &HashMap<&'static str, KeyPair>, initiator: &KeyPair, limited: &KeyPair) -> String {
+fn accounts(
+    keys: &HashMap<&'static str, KeyPair>,
+    initiator: &KeyPair,
+    limited: &KeyPair,
+    more: &[(&str, String)],
+) -> String {
     let public = |who: &str| keys[who].public_key();
     let mut trefoil = command("trefoil");
     trefoil.arg("nats-accounts");
@@ -84,6 +96,9 @@ fn accounts(keys: &HashMap<&'static str, KeyPair>, initiator: &KeyPair, limited:
     }
     trefoil.args(["--backend".to_owned(), format!("WALLET={},{}", public("wallet"), initiator.public_key())]);
     trefoil.args(["--backend".to_owned(), format!("OTHER={},{}", public("other"), limited.public_key())]);
+    for (who, key) in more {
+        trefoil.args([format!("--{who}"), key.clone()]);
+    }
     let done = trefoil.output().unwrap();
     assert!(done.status.success(), "{done:?}");
     String::from_utf8(done.stdout).unwrap()
@@ -289,6 +304,84 @@ async fn a_backend_reads_its_own_results_only() {
     assert!(refused["error"]["code"].is_u64(), "another filter than the subject's: {refused}");
     let made = backend.ask(&consumer(&own), config(&own)).await.unwrap();
     assert_eq!(made["name"], "mine", "{made}");
+}
+
+/// Each key beside its old one, then the process, then the key alone: no job is lost, none ends in an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_connections_are_replaced_under_load() {
+    let mut guarded = Guarded::start();
+    let keys = load::keys(&guarded.backend().await).await;
+    let load = Load::start(guarded.backend().await, keys);
+    load.more(5).await;
+    let next: HashMap<_, _> =
+        ["worker", "node1", "node2", "wallet"].into_iter().map(|who| (who, KeyPair::new_user())).collect();
+    let more = next.iter().map(|(who, key)| match *who {
+        "wallet" => ("backend", format!("WALLET={},{}", key.public_key(), guarded.service.initiator.public_key())),
+        who => (who, key.public_key()),
+    });
+    guarded.reload(&more.collect::<Vec<_>>());
+    load.more(5).await;
+    let mut old = Vec::new();
+    for (who, key) in next {
+        old.push(guarded.keys.insert(who, key).unwrap());
+        std::fs::write(guarded.service.path(&format!("{who}.seed")), guarded.seed(who)).unwrap();
+        let process = if who == "worker" { "worker1" } else { who };
+        match who {
+            "wallet" => load.move_to(guarded.backend().await).await,
+            _ => assert!(guarded.service.running.remove(process).unwrap().terminate().success()),
+        }
+        match who {
+            "wallet" => {}
+            "worker" => guarded.service.start_worker(process),
+            node => guarded.service.start_node(node),
+        }
+        load.more(5).await;
+    }
+    guarded.reload(&[]);
+    load.more(5).await;
+    let url = guarded.service.nats.url();
+    for key in old {
+        let late = ConnectOptions::with_nkey(key.seed().unwrap()).connect(&url).await;
+        assert!(late.is_err(), "an old key is let in");
+    }
+    load.stop().await;
+}
+
+/// A key is in one place, and what signs jobs does not connect.
+#[test]
+fn a_key_has_one_use() {
+    let keys: Vec<String> = (0..9).map(|_| KeyPair::new_user().public_key()).collect();
+    let run = |more: &[String]| {
+        let mut trefoil = command("trefoil");
+        trefoil.arg("nats-accounts");
+        for (who, key) in WHO[..6].iter().zip(&keys) {
+            trefoil.args([format!("--{who}"), key.clone()]);
+        }
+        trefoil.args(["--backend".to_owned(), format!("WALLET={},{}", keys[6], keys[7])]);
+        let done = trefoil.args(more).output().unwrap();
+        (done.status.code().unwrap(), String::from_utf8([done.stdout, done.stderr].concat()).unwrap())
+    };
+    let backend = |name: &str, connection: &str, initiator: &str| {
+        ["--backend".to_owned(), format!("{name}={connection},{initiator}")]
+    };
+    // Each key has all the permissions, and each signer its results.
+    let (exit, text) = run(&backend("WALLET", &keys[6], &keys[8]));
+    assert_eq!(exit, 0, "{text}");
+    for line in text.lines().filter(|line| line.contains(&keys[7])) {
+        assert!(text.contains(&line.replace(&keys[7], &keys[8])), "{line}");
+    }
+    let (exit, text) = run(&["--node1".to_owned(), keys[8].clone()]);
+    assert_eq!((exit, text.matches("mpc.node.node1.>\", \"$SRV.>").count()), (0, 2), "{text}");
+    for more in [
+        ["--worker".to_owned(), keys[1].clone()],
+        backend("OTHER", &keys[0], &keys[8]),
+        backend("OTHER", &keys[8], &keys[7]),
+        backend("OTHER", &keys[8], &keys[0]),
+        backend("OTHER", &keys[7], &keys[8]),
+    ] {
+        let (exit, text) = run(&more);
+        assert!(exit == 2 && text.contains("given twice"), "{more:?} {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

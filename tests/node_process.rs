@@ -138,7 +138,7 @@ async fn a_node_that_cannot_write_says_so_and_ends() {
     let question = NodeRequest::KeyInfo { job: cluster.key_info_job("i", cluster.key_id("none")) };
     let (job, contribution) = (cluster.generate_job("g1", Curve::Ed25519), [1; 32]);
     let blinded_password = Some(cluster::blinded(cluster.key_id("g1")).element());
-    let open = NodeRequest::GenerateOpen { job, contribution, blinded_password, proof: None };
+    let open = NodeRequest::GenerateOpen { job, contribution, blinded_password, proof: None, identities: None };
     for (limit, request, code, said) in [
         (1, question, ErrorCode::UnknownKey, "the audit log cannot be written"),
         // Not the job's fault: it is tried again.

@@ -13,7 +13,7 @@ use trefoil::clock::now_ms;
 use trefoil::node::{AUDIT_LOG, audit};
 use trefoil::policy::{Denial, Limited, Policy, Rates};
 use trefoil::wire::node::{NodeReply, NodeRequest};
-use trefoil::wire::{Curve, ErrorCode, Job, KeyId, Op, PublicKeyBody, SignInput};
+use trefoil::wire::{Curve, ErrorCode, InitiatorId, Job, KeyId, Op, PublicKeyBody, SignInput};
 use trefoil_protocol::Party;
 
 const KEY: &str = "UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L";
@@ -21,6 +21,55 @@ const FILE: &str = include_str!("fixtures/policy.toml");
 
 fn problems(text: &str) -> Vec<String> {
     Policy::parse(text).err().map(|error| error.0.iter().map(ToString::to_string).collect()).unwrap_or_default()
+}
+
+#[test]
+fn all_names_of_an_initiator_are_one() {
+    let keys: Vec<KeyPair> = (0..5).map(|_| KeyPair::new_user()).collect();
+    let [new, old, former, other, stranger] = [0, 1, 2, 3, 4].map(|index: usize| keys[index].public_key());
+    let grants = "operations = [\"public-key\"]\ncurves = []\njobs_per_minute = { public-key = 1 }";
+    let file = |keys: &str, former: &str| {
+        format!(
+            "version = 1\n[[initiators]]\nname = \"shop\"\n{keys}\nformer = [{former}]\n{grants}\n\
+             [[initiators]]\nname = \"other\"\nkey = \"{other}\"\n{grants}\n"
+        )
+    };
+    let both = format!("keys = [\"{new}\", \"{old}\"]");
+    let policy = Policy::parse(&file(&both, &format!("\"{former}\""))).unwrap();
+    let id = |key: &str| key.parse::<InitiatorId>().unwrap();
+    assert_eq!(policy.grants().len(), 2);
+    for key in [&new, &old] {
+        assert!([&new, &old, &former].iter().all(|owner| policy.owns(&id(key), &id(owner))));
+        assert!(![&other, &stranger].iter().any(|owner| policy.owns(&id(key), &id(owner))));
+        assert_eq!((policy.owners(&id(key)).len(), policy.owners(&id(key))[0].to_string()), (3, key.to_string()));
+    }
+    // A former name may do nothing, and is nobody else's.
+    assert!(policy.get(&id(&former)).is_none() && !policy.owns(&id(&former), &id(&new)));
+    assert!(policy.owns(&id(&other), &id(&other)) && !policy.owns(&id(&other), &id(&former)));
+    // One rate for all names.
+    let mut rates = Rates::default();
+    let job = |key: &KeyPair| {
+        let body = format!(
+            r#"{{"version":1,"op":"public-key","jobId":"j","keyId":"{}","initiator":"{}","issuedAt":1,"expiresAt":90000,"replyKey":"{}","payload":{{}}}}"#,
+            KeyId([1; 16]),
+            key.public_key(),
+            nkeys::XKey::new().public_key(),
+        );
+        trefoil::wire::Job::from_signed(&sign_job(key, body.into_bytes()).unwrap()).unwrap()
+    };
+    assert!(rates.take(&policy, &job(&keys[0]), 2).is_ok());
+    assert!(rates.take(&policy, &job(&keys[1]), 2).is_err(), "the other name has none of its own");
+    assert!(rates.take(&policy, &job(&keys[3]), 2).is_ok());
+    for (keys, former, problem) in [
+        (format!("key = \"{new}\"\n{both}"), String::new(), "line 5: initiator shop has both `key` and `keys`"),
+        ("keys = []".to_owned(), String::new(), "line 4: `keys` must name at least one"),
+        ("keys = [1]".to_owned(), String::new(), "line 4: `keys` must be public halves of user NKEYs (U…)"),
+        (both.clone(), "2".to_owned(), "line 5: `former` must be public halves of user NKEYs (U…)"),
+        (both.clone(), format!("\"{old}\""), &format!("line 2: {old} is listed twice")),
+        (both, format!("\"{other}\""), &format!("line 9: {other} is listed twice")),
+    ] {
+        assert_eq!(problems(&file(&keys, &former)), [problem]);
+    }
 }
 
 #[test]
@@ -308,7 +357,7 @@ async fn an_initiator_has_no_more_keys_than_it_may() {
     cluster.generate_by(second.clone(), "g2", Curve::Ed25519).await;
     let open = |job| {
         let blinded_password = Some(cluster::blinded(KeyId([0; 16])).element());
-        NodeRequest::GenerateOpen { job, contribution: [1; 32], blinded_password, proof: None }
+        NodeRequest::GenerateOpen { job, contribution: [1; 32], blinded_password, proof: None, identities: None }
     };
     let (code, message) = said(cluster.ask1(open(cluster.generate_job("g3", Curve::Ed25519))).await);
     assert_eq!((code, message.as_str()), (ErrorCode::NotPermitted, "this initiator may have 2 keys, and has them"));

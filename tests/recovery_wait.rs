@@ -79,6 +79,7 @@ async fn both_nodes_keep_a_request_over_a_restart_and_let_a_second_job_execute_i
         contribution: [1; 32],
         blinded_password: Some(cluster::blinded(key.id()).element()),
         proof: None,
+        identities: None,
     };
     assert_eq!(retry_at(cluster.ask1(opening).await), told[0]);
     let over = told.iter().max().unwrap();

@@ -66,7 +66,13 @@ fn validate(key: &Key, job: &SignedJob) -> NodeRequest {
 
 fn open(role: Party, job: &SignedJob) -> NodeRequest {
     let blinded_password = (role == Party::Node1).then(|| blinded(KeyId([1; 16])).element());
-    NodeRequest::GenerateOpen { job: job.clone(), contribution: [1; 32], blinded_password, proof: None }
+    NodeRequest::GenerateOpen {
+        job: job.clone(),
+        contribution: [1; 32],
+        blinded_password,
+        proof: None,
+        identities: None,
+    }
 }
 
 fn order(job: &SignedJob) -> NodeRequest {

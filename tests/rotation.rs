@@ -4,18 +4,15 @@
 mod deployment;
 mod support;
 
-use async_nats::jetstream;
-use deployment::{Deployment, Forge, PATIENCE, code, message, new_key, secrets};
+use deployment::load::{Load, job, keys, restart, results};
+use deployment::{Deployment, Forge, PATIENCE, code};
 use futures::StreamExt;
 use nkeys::XKey;
 use serde_json::Value;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
-use trefoil::client::{Backend, SignedRequest, SigningMaterial};
+use trefoil::client::Backend;
 use trefoil::clock::now_ms;
-use trefoil::wire::{Curve, ErrorCode, Event, EventOutcome, Lane, Method, Outcome, SealKey};
+use trefoil::wire::{ErrorCode, Event, EventOutcome, Lane, Outcome, SealKey};
 
 /// `trefoil worker sealing-keys …` on the service's file: the current key, and the older ones.
 fn sealing_keys(service: &Deployment, arguments: &[&str]) -> (String, Vec<String>) {
@@ -39,109 +36,12 @@ async fn sealing_to(service: &Deployment, key: &str) -> Backend {
     service.backend_with(&[("TREFOIL_WORKER_KEY", key.to_owned())]).await
 }
 
-fn job(backend: &Backend, key: &SigningMaterial, lifetime: Duration) -> SignedRequest {
-    let (jobs, reply) = (backend.jobs(), backend.reply_key().unwrap());
-    jobs.sign(key.key_id, Method::Default, &message("m"), &secrets(key), &reply, lifetime).unwrap()
-}
-
-/// Jobs without a pause until it is stopped.
-struct Load {
-    backend: watch::Sender<Arc<Backend>>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-    done: Arc<AtomicUsize>,
-    over: watch::Sender<bool>,
-}
-
-impl Load {
-    /// Four at a time for these keys. Each job is the present backend's.
-    fn start(backend: Backend, keys: Vec<SigningMaterial>) -> Self {
-        let ((backend, from), (over, end)) = (watch::channel(Arc::new(backend)), watch::channel(false));
-        let (keys, done) = (Arc::new(keys), Arc::new(AtomicUsize::new(0)));
-        let tasks = (0..4).map(|me| {
-            let (from, end, keys, done) = (from.clone(), end.clone(), keys.clone(), done.clone());
-            tokio::spawn(async move {
-                for number in me.. {
-                    if *end.borrow() {
-                        break;
-                    }
-                    let backend = from.borrow().clone();
-                    let request = job(&backend, &keys[number % keys.len()], PATIENCE);
-                    let result = backend.run(&request).await.unwrap();
-                    assert!(matches!(result.outcome, Outcome::Ok { signature: Some(_), .. }), "{result:?}");
-                    done.fetch_add(1, Ordering::SeqCst);
-                }
-            })
-        });
-        Self { backend, tasks: tasks.collect(), done: done.clone(), over }
-    }
-
-    async fn until(&self, what: &str, mut reached: impl FnMut() -> bool) {
-        let waiting = async {
-            while !reached() {
-                assert!(self.tasks.iter().all(|task| !task.is_finished()), "a job failed, before {what}");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(2 * PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}"));
-    }
-
-    /// Waits until so many more jobs are done.
-    async fn more(&self, count: usize) {
-        let target = self.done.load(Ordering::SeqCst) + count;
-        self.until("further jobs", || self.done.load(Ordering::SeqCst) >= target).await;
-    }
-
-    /// All further jobs are this backend's; returns when none of another runs.
-    async fn move_to(&self, backend: Backend) {
-        let before = self.backend.send_replace(Arc::new(backend));
-        self.until("the old backend's end", || Arc::strong_count(&before) == 1).await;
-    }
-
-    /// How many were done.
-    async fn stop(self) -> usize {
-        self.over.send(true).unwrap();
-        for task in self.tasks {
-            task.await.unwrap();
-        }
-        self.done.load(Ordering::SeqCst)
-    }
-}
-
-/// Ends a worker in good order and starts it again.
-fn restart(service: &mut Deployment, name: &str) {
-    assert!(service.running.remove(name).unwrap().terminate().success());
-    service.start_worker(name);
-}
-
 /// Has a worker load its sealing keys, and waits until it says so.
 fn hang_up(service: &mut Deployment, name: &str) {
     let worker = service.process(name);
     let before = worker.log().lines().count();
     worker.signal("HUP");
     worker.wait_for_after(before, "sealing keys loaded");
-}
-
-/// How many results there are; no job has two.
-async fn results(service: &Deployment) -> usize {
-    let jetstream = jetstream::new(service.nats.connect().await);
-    let stream = jetstream.get_stream("MPC_RESULTS").await.unwrap();
-    let mut subjects = stream.info_with_subjects("mpc.result.>").await.unwrap();
-    let mut count = 0;
-    while let Some(subject) = subjects.next().await {
-        let (subject, messages) = subject.unwrap();
-        assert_eq!(messages, 1, "{subject}");
-        assert!(!subject.ends_with(".refused"), "{subject}");
-        count += 1;
-    }
-    count
-}
-
-async fn keys(backend: &Backend) -> Vec<SigningMaterial> {
-    let mut keys = Vec::new();
-    for _ in 0..3 {
-        keys.push(new_key(backend, Curve::Ed25519).await);
-    }
-    keys
 }
 
 /// Rotates the key under load, with `renew` for each worker in turn, and says how many jobs there were.

@@ -94,7 +94,13 @@ async fn requests(cluster: &Cluster, keys: &Keys, op: Op, role: Party, job: &Sig
                 Some(blinded) => refresh_proof(&*link(&cluster.to1).await, &job, &contribution, &blinded).await,
                 None => None,
             };
-            let mut all = vec![NodeRequest::GenerateOpen { job: job.clone(), contribution, blinded_password, proof }];
+            let mut all = vec![NodeRequest::GenerateOpen {
+                job: job.clone(),
+                contribution,
+                blinded_password,
+                proof,
+                identities: None,
+            }];
             if op != Op::Generate {
                 all.push(NodeRequest::Source { job: job.clone() });
             }
@@ -316,6 +322,7 @@ async fn a_lie_while_shares_are_made_prepares_nothing() {
                 contribution: [7; 32],
                 blinded_password,
                 proof,
+                identities: None,
             };
             let before = stored();
             // The password is node 1's to harden, and its element an element.

@@ -36,7 +36,8 @@ struct Inner {
     client: async_nats::Client,
     node: Party,
     private: Arc<Secret<[u8; 32]>>,
-    remote: [u8; 32],
+    /// The node's keys: one, and while it changes it the other.
+    remotes: Vec<[u8; 32]>,
     current: RwLock<Option<Arc<Link>>>,
     /// Held during a handshake, so that there is one at a time.
     handshake: Mutex<LastFailure>,
@@ -77,11 +78,16 @@ impl ClockOffset {
 }
 
 impl NodeChannel {
-    /// A channel to `node`, whose X25519 key is `remote`, from the worker whose private key is `private`. Nothing is sent
+    /// A channel to `node`, whose X25519 key is one of `remotes`, from the worker whose private key is `private`. Nothing is sent
     /// before the first call.
     #[must_use]
-    pub fn new(client: async_nats::Client, node: Party, private: Arc<Secret<[u8; 32]>>, remote: [u8; 32]) -> Self {
-        Self::measured(client, node, private, remote, None)
+    pub fn new(
+        client: async_nats::Client,
+        node: Party,
+        private: Arc<Secret<[u8; 32]>>,
+        remotes: Vec<[u8; 32]>,
+    ) -> Self {
+        Self::measured(client, node, private, remotes, None)
     }
 
     /// The same, with its calls measured.
@@ -90,14 +96,14 @@ impl NodeChannel {
         client: async_nats::Client,
         node: Party,
         private: Arc<Secret<[u8; 32]>>,
-        remote: [u8; 32],
+        remotes: Vec<[u8; 32]>,
         calls: Option<Arc<Calls>>,
     ) -> Self {
         Self(Arc::new(Inner {
             client,
             node,
             private,
-            remote,
+            remotes,
             current: RwLock::new(None),
             handshake: Mutex::default(),
             renewing: AtomicBool::new(false),
@@ -205,7 +211,19 @@ impl NodeChannel {
         }
     }
 
+    /// With the first of the node's keys that it has. That it refused one is not authenticated, but all of them are pinned.
     async fn handshake(&self) -> Result<Link, ChannelError> {
+        let mut refused = ChannelError::HandshakeRefused;
+        for remote in &self.0.remotes {
+            match self.handshake_with(remote).await {
+                Err(error @ (ChannelError::HandshakeRefused | ChannelError::Tampered)) => refused = error,
+                done => return done,
+            }
+        }
+        Err(refused)
+    }
+
+    async fn handshake_with(&self, remote: &[u8; 32]) -> Result<Link, ChannelError> {
         let inner = &self.0;
         let prologue = prologue(inner.node);
         let mut noise = NOISE
@@ -213,7 +231,7 @@ impl NodeChannel {
             .map(snow::Builder::new)
             .and_then(|builder| builder.prologue(&prologue))
             .and_then(|builder| builder.local_private_key(inner.private.expose()))
-            .and_then(|builder| builder.remote_public_key(&inner.remote))
+            .and_then(|builder| builder.remote_public_key(remote))
             .and_then(snow::Builder::build_initiator)
             .map_err(|_| ChannelError::HandshakeRefused)?;
         let mut buffer = [0u8; 512];

@@ -74,6 +74,7 @@ pub async fn backup(config: Option<&Path>, output: &Output) -> Result<(), Failur
 
 pub fn restore(config: Option<&Path>, arguments: &Restore, output: &Output) -> Result<(), Failure> {
     let config = node_settings(config)?;
+    let identities = config.identities();
     let unreadable =
         |what: &dyn std::fmt::Display| Failure::usage(format!("{}: {what}", arguments.seed_file.display()));
     let text = Zeroizing::new(std::fs::read_to_string(&arguments.seed_file).map_err(|error| unreadable(&error))?);
@@ -84,8 +85,7 @@ pub fn restore(config: Option<&Path>, arguments: &Restore, output: &Output) -> R
         slots: arguments.slots.clone(),
         audit_log: arguments.audit_log.clone(),
     };
-    let identity = config.identity.verifying_key();
-    let restored = backup::restore(&paths, config.role, config.master_key, &identity, &recipient)?;
+    let restored = backup::restore(&paths, config.role, config.master_key, &identities, &recipient)?;
     let (header, Restored { keys, ended, prepared, dead, newer }, quarantine, log_goes_on) = restored;
     let head = quarantine.head.map(|head| head.to_string());
     let mut lines = vec![

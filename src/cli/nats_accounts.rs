@@ -4,35 +4,36 @@ use super::keyfile::{Existing, write};
 use super::output::{Failure, Output};
 use clap::Args;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 const ACCOUNTS: &str = include_str!("../../deploy/nats/accounts.conf.in");
 const BACKEND: &str = include_str!("../../deploy/nats/backend.conf.in");
 
-/// Each key is the public half (U...) of a connection's NKEY: `trefoil identity new --kind connection`.
+/// Each key is the public half (U...) of a connection's NKEY: `trefoil identity new --kind connection`. Give an option again while a
+/// key is rotated: both keys may do the same.
 #[derive(Args)]
 pub struct Accounts {
     /// The workers' connections
-    #[arg(long, value_name = "KEY", value_parser = user)]
-    pub worker: String,
+    #[arg(long, value_name = "KEY", value_parser = user, required = true)]
+    pub worker: Vec<String>,
     /// Node 1's connection
-    #[arg(long, value_name = "KEY", value_parser = user)]
-    pub node1: String,
+    #[arg(long, value_name = "KEY", value_parser = user, required = true)]
+    pub node1: Vec<String>,
     /// Node 2's connection
-    #[arg(long, value_name = "KEY", value_parser = user)]
-    pub node2: String,
+    #[arg(long, value_name = "KEY", value_parser = user, required = true)]
+    pub node2: Vec<String>,
     /// Who watches events and the state of the streams
-    #[arg(long, value_name = "KEY", value_parser = user)]
-    pub monitor: String,
+    #[arg(long, value_name = "KEY", value_parser = user, required = true)]
+    pub monitor: Vec<String>,
     /// Who may change the streams
-    #[arg(long, value_name = "KEY", value_parser = user)]
-    pub operator: String,
+    #[arg(long, value_name = "KEY", value_parser = user, required = true)]
+    pub operator: Vec<String>,
     /// Who sees the servers themselves (the system account)
-    #[arg(long, value_name = "KEY", value_parser = user)]
-    pub system: String,
-    /// A backend: a name of capitals, digits and underscores, its connection's key, and the key that signs its jobs; more than once
-    /// for several
+    #[arg(long, value_name = "KEY", value_parser = user, required = true)]
+    pub system: Vec<String>,
+    /// A backend: a name of capitals, digits and underscores, its connection's key, and the key that signs its jobs. More than once
+    /// for several; the same name again for another key of either kind
     #[arg(long, value_name = "NAME=KEY,INITIATOR", value_parser = backend, required = true)]
     pub backend: Vec<Backend>,
 }
@@ -81,34 +82,42 @@ impl Accounts {
     /// The part of the configuration.
     pub fn text(&self) -> Result<String, Failure> {
         let Self { worker, node1, node2, monitor, operator, system, backend } = self;
+        let roles = [
+            ("@WORKER@", worker),
+            ("@NODE1@", node1),
+            ("@NODE2@", node2),
+            ("@MONITOR@", monitor),
+            ("@OPERATOR@", operator),
+            ("@SYSTEM@", system),
+        ];
+        let backends = named(backend);
         let mut keys = BTreeSet::new();
-        let connections = [worker, node1, node2, monitor, operator, system].into_iter();
-        for key in connections.chain(backend.iter().map(|backend| &backend.connection)) {
+        let connections = roles.iter().flat_map(|(_, keys)| keys.iter().map(String::as_str));
+        for key in connections.chain(backends.values().flat_map(|backend| backend.connections.iter().copied())) {
             if !keys.insert(key) {
                 return Err(Failure::usage(format!("{key} is given twice: each connection needs a key of its own")));
             }
         }
-        let mut names = BTreeSet::new();
-        if let Some(backend) = backend.iter().find(|backend| !names.insert(&backend.name)) {
-            return Err(Failure::usage(format!("two backends are named {}", backend.name)));
+        let mut owners = BTreeSet::new();
+        for key in backends.values().flat_map(|backend| &backend.initiators) {
+            if !owners.insert(key) || keys.contains(key) {
+                return Err(Failure::usage(format!(
+                    "{key} is given twice: a key that signs jobs is one backend's, and no connection's"
+                )));
+            }
         }
-        let backends: String = backend
+        let backends: String = backends
             .iter()
-            .map(|backend| {
-                BACKEND
-                    .replace("@NAME@", &backend.name)
-                    .replace("@CONNECTION@", &backend.connection)
-                    .replace("@INITIATOR@", &backend.initiator)
+            .map(|(name, backend)| {
+                let connections: Vec<_> = backend.connections.iter().copied().collect();
+                let text = users(&BACKEND.replace("@NAME@", name), "@CONNECTION@", &connections);
+                lines(&text, "@INITIATOR@", &backend.initiators)
             })
             .collect();
-        Ok(ACCOUNTS
-            .replace("@WORKER@", worker)
-            .replace("@NODE1@", node1)
-            .replace("@NODE2@", node2)
-            .replace("@MONITOR@", monitor)
-            .replace("@OPERATOR@", operator)
-            .replace("@SYSTEM@", system)
-            .replace("@BACKENDS@\n", &backends))
+        let text = roles.iter().fold(ACCOUNTS.to_owned(), |text, (placeholder, keys)| {
+            users(&text, placeholder, &keys.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        Ok(text.replace("@BACKENDS@\n", &backends))
     }
 }
 
@@ -122,4 +131,49 @@ pub fn run(Arguments { accounts, out }: &Arguments, output: &Output) -> Result<(
         None => _ = output.entry(text.trim_end(), &json!({ "accounts": text })),
     }
     Ok(())
+}
+
+/// The keys of one backend, each once.
+#[derive(Default)]
+struct Keys<'a> {
+    connections: BTreeSet<&'a str>,
+    initiators: BTreeSet<&'a str>,
+}
+
+/// The backends by name: one that is given again has all the keys.
+fn named(backends: &[Backend]) -> BTreeMap<&str, Keys<'_>> {
+    let mut named: BTreeMap<&str, Keys<'_>> = BTreeMap::new();
+    for backend in backends {
+        let keys = named.entry(&backend.name).or_default();
+        keys.connections.insert(&backend.connection);
+        keys.initiators.insert(&backend.initiator);
+    }
+    named
+}
+
+/// The template with its user `{ nkey: @PLACEHOLDER@ ... }` once for each of these keys.
+fn users(template: &str, placeholder: &str, keys: &[&str]) -> String {
+    let Some(start) = template.find(&format!("{{ nkey: {placeholder}")) else { return template.to_owned() };
+    let (before, rest) = template.split_at(start);
+    let mut depth = 0_usize;
+    let end = rest.char_indices().find_map(|(at, c)| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => return None,
+        }
+        (depth == 0).then_some(at + 1)
+    });
+    let (user, after) = rest.split_at(end.unwrap_or(rest.len()));
+    let users: Vec<_> = keys.iter().map(|key| user.replace(placeholder, key)).collect();
+    format!("{before}{}{after}", users.join("\n      "))
+}
+
+/// The template with each line that has the placeholder once for each of these keys.
+fn lines(template: &str, placeholder: &str, keys: &BTreeSet<&str>) -> String {
+    let each = |line: &str| match line.contains(placeholder) {
+        true => keys.iter().map(|key| line.replace(placeholder, key)).collect(),
+        false => line.to_owned(),
+    };
+    template.split_inclusive('\n').map(each).collect()
 }

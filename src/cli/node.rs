@@ -88,7 +88,8 @@ pub(super) fn node_settings(file: Option<&Path>) -> Result<NodeConfig, Failure> 
 fn drill(config: Option<&Path>, data_dir: Option<&Path>, output: &Output) -> Result<(), Failure> {
     let config = node_settings(config)?;
     let directory = data_dir.unwrap_or(&config.data_dir);
-    let drilled = drill::drill(directory, config.role, config.master_key, &config.identity.verifying_key());
+    let identities = config.identities();
+    let drilled = drill::drill(directory, config.role, config.master_key, &identities);
     let Drilled { whole, ended, lost, broken } = drilled.map_err(|error| about(directory, &error))?;
     if !broken.is_empty() {
         return Err(Failure::Drill { whole, broken });
@@ -128,16 +129,20 @@ fn check_policy(file: &Path, output: &Output) -> Result<(), Failure> {
 
 fn shown(grant: &Grant) -> Vec<(&'static str, String)> {
     let rates = grant.jobs_per_minute.iter().map(|(op, rate)| format!("{op} {rate}"));
-    vec![
+    let mut lines = vec![
         ("", String::new()),
-        ("initiator", format!("{}  {}", grant.name, grant.key)),
+        ("initiator", format!("{}  {}", grant.name, listed(&grant.keys, ""))),
         ("  operations", listed(&grant.operations, "none")),
         ("  curves", listed(&grant.curves, "none")),
         ("  raw digests", if grant.raw_digests { "yes" } else { "no: nothing is signed on secp256k1" }.to_owned()),
         ("  a job lives for", format!("{} s at most", grant.max_lifetime.as_secs())),
         ("  keys", grant.max_keys.map_or_else(|| "any number".to_owned(), |keys| format!("{keys} at most"))),
         ("  jobs a minute", listed(rates, "not limited")),
-    ]
+    ];
+    if !grant.former.is_empty() {
+        lines.push(("  also owns what was made for", listed(&grant.former, "")));
+    }
+    lines
 }
 
 fn listed<T: Display>(names: impl IntoIterator<Item = T>, none: &str) -> String {
@@ -148,7 +153,8 @@ fn listed<T: Display>(names: impl IntoIterator<Item = T>, none: &str) -> String 
 fn object(grant: &Grant) -> Value {
     json!({
         "name": grant.name,
-        "key": grant.key,
+        "keys": grant.keys,
+        "former": grant.former,
         "operations": grant.operations,
         "curves": grant.curves,
         "rawDigests": grant.raw_digests,

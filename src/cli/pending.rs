@@ -118,7 +118,8 @@ async fn discard(config: Option<&Path>, directory: &Path, stored: &Stored, outpu
     let keys = NodeKeys {
         role: config.role,
         identity: config.identity,
-        peer: config.peer_identity,
+        former: config.former_identities,
+        peers: config.peer_identity,
         master: config.master_key,
         authorisers: config.authorisers,
     };

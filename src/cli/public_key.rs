@@ -1,7 +1,7 @@
 //! `trefoil public-key`.
 
 use super::generate::{lines, shown};
-use super::keyfile::{KeyFile, as_result};
+use super::keyfile::{Existing, KeyFile, as_result};
 use super::output::{Failure, Output, merged};
 use super::{Given, connect, settings};
 use crate::client::address::{self, Encoding};
@@ -22,6 +22,9 @@ pub struct Arguments {
     /// The key's id, 32 hex digits
     #[arg(long, value_name = "ID", group = "which")]
     key_id: Option<KeyId>,
+    /// Put into the key file what the nodes attest now: after an identity of a node was rotated, the old one is not needed for it any more
+    #[arg(long, requires = "key")]
+    update: bool,
     /// Show every encoding, and the addresses on Ethereum and Bitcoin, or Solana
     #[arg(long)]
     all: bool,
@@ -77,10 +80,17 @@ pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> R
     let backend = connect(config, output).await?;
     let key = output.patiently("asking both nodes", backend.public_key(key_id)).await?;
     let found = as_result(&key);
-    if let Some(file) = file
-        && file.key.public_key != found.public_key
-    {
-        return Err(Untrusted::OtherKey.into());
+    if let Some(mut file) = file {
+        if file.key.public_key != found.public_key {
+            return Err(Untrusted::OtherKey.into());
+        }
+        if let (true, Some(path)) = (arguments.update, &arguments.key) {
+            if file.key.transcript != found.transcript {
+                return Err(Failure::usage(format!("{}: the nodes hold other shares by now", path.display())));
+            }
+            (file.initiator, file.key) = (key.initiator.clone(), found.clone());
+            file.write(path, Existing::Replace)?;
+        }
     }
     let encoded = arguments.encoded(&key)?;
     let object: serde_json::Map<_, _> =
@@ -94,6 +104,6 @@ pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> R
         Some(_) => encoded.collect(),
         None => lines(&found).into_iter().chain(encoded).collect::<Vec<_>>(),
     };
-    output.answer(&lines, &merged(shown(backend.jobs().initiator(), &found), more));
+    output.answer(&lines, &merged(shown(&key.initiator, &found), more));
     Ok(())
 }

@@ -203,12 +203,12 @@ impl Deployment<'_> {
         self.key(Kind::Reply, "client", "reply.seed", "reply")?;
         let authoriser = self.key(Kind::Authoriser, "authoriser", "authoriser.seed", "authoriser")?;
         let accounts = Accounts {
-            worker: self.key(Kind::Connection, "worker", "nats.seed", "workerConnection")?,
-            node1: self.public("node1Connection"),
-            node2: self.public("node2Connection"),
-            monitor: self.key(Kind::Connection, "monitor", "nats.seed", "monitorConnection")?,
-            operator: self.key(Kind::Connection, "operator", "nats.seed", "operatorConnection")?,
-            system: self.key(Kind::Connection, "system", "nats.seed", "systemConnection")?,
+            worker: vec![self.key(Kind::Connection, "worker", "nats.seed", "workerConnection")?],
+            node1: vec![self.public("node1Connection")],
+            node2: vec![self.public("node2Connection")],
+            monitor: vec![self.key(Kind::Connection, "monitor", "nats.seed", "monitorConnection")?],
+            operator: vec![self.key(Kind::Connection, "operator", "nats.seed", "operatorConnection")?],
+            system: vec![self.key(Kind::Connection, "system", "nats.seed", "systemConnection")?],
             backend: vec![Backend {
                 name: "LOCAL".to_owned(),
                 connection: self.key(Kind::Connection, "client", "nats.seed", "clientConnection")?,

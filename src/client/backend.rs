@@ -9,8 +9,8 @@ use crate::jobs::once::Unavailable;
 use crate::seal::{self, Binding, Secrets};
 use crate::vault::{LockedShare, Password};
 use crate::wire::{
-    Batch, Failure, JobId, JobResult, KdfParams, KeyId, KeyState, Lane, Method, OrderedState, Outcome, SealKey,
-    SignInput, SignatureResult, StateResult, subject,
+    Batch, Failure, InitiatorId, JobId, JobResult, KdfParams, KeyId, KeyState, Lane, Method, OrderedState, Outcome,
+    SealKey, SignInput, SignatureResult, StateResult, subject,
 };
 use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
@@ -97,6 +97,8 @@ pub struct Backend {
     nats: async_nats::Client,
     jetstream: Context,
     pub(super) jobs: JobBuilder,
+    /// Other names under which its keys may be attested.
+    former: Vec<InitiatorId>,
     pub(super) nodes: NodeIdentities,
     pub(super) reply: XKey,
     pub(super) lifetime: Duration,
@@ -122,7 +124,16 @@ impl Backend {
         let jetstream = config.nats.jetstream(nats.clone());
         let results = Results::listen(jetstream.clone(), jobs.initiator().clone());
         let reply = config.reply.unwrap_or_default();
-        Ok(Self { nats, jetstream, jobs, nodes: config.nodes, reply, lifetime: config.lifetime, results })
+        Ok(Self {
+            nats,
+            jetstream,
+            jobs,
+            former: config.former_initiators,
+            nodes: config.nodes,
+            reply,
+            lifetime: config.lifetime,
+            results,
+        })
     }
 
     /// The lane of the jobs from now on; at first the one of the settings.
@@ -297,7 +308,10 @@ impl Backend {
         match result.outcome {
             // The nodes answer for committed keys only, so less than both commits is not their answer.
             Outcome::Ok { key: Some(key), .. } if key.state == KeyState::Active => {
-                Ok(verify::attested_key(&self.nodes, self.jobs.initiator(), key_id, request.digest, &key)?)
+                let attested = |owner| verify::attested_key(&self.nodes, owner, key_id, request.digest, &key);
+                let own = attested(self.jobs.initiator());
+                let former = || self.former.iter().find_map(|owner| attested(owner).ok());
+                Ok(own.or_else(|untrusted| former().ok_or(untrusted))?)
             }
             Outcome::Ok { .. } => Err(Untrusted::WrongShape.into()),
             Outcome::Error { error } => Err(ClientError::Job(error)),

@@ -2,7 +2,7 @@
 
 use crate::client::verify::NodeIdentities;
 use crate::config::{ConfigError, NatsConfig, Settings, keys};
-use crate::wire::{Lane, SealKey};
+use crate::wire::{InitiatorId, Lane, SealKey};
 use nkeys::{KeyPair, XKey};
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 /// |---|---|
 /// | `nats_*` | see [`NatsConfig`] |
 /// | `initiator_seed[_file]` | NKEY seed (`SU…`) that signs jobs; never the connection's |
-/// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, as their operators handed them over |
+/// | `former_initiators` (none) | public keys that this backend signed with before, or that other instances of it sign with: keys attested to them are its own, too |
+/// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, as their operators handed them over; lists, while they are rotated |
 /// | `worker_key` | the workers' current sealing key (`X…`) |
 /// | `reply_seed[_file]` | xkey seed (`SX…`) that opens secrets in results; without it each process makes one, and results are lost with the process that asked for them (`trefoil generate` keeps its own in the draft until the key file is written) |
 /// | `job_lifetime_seconds` (60) | after this long a job ends without a result |
@@ -24,6 +25,8 @@ pub struct ClientConfig {
     pub nats: NatsConfig,
     /// Signs jobs.
     pub initiator: KeyPair,
+    /// Other names of the same backend.
+    pub former_initiators: Vec<InitiatorId>,
     /// The nodes' pinned identities.
     pub nodes: NodeIdentities,
     /// Secrets are sealed to it.
@@ -47,9 +50,12 @@ impl ClientConfig {
         let s = &mut settings;
         let nats = NatsConfig::read(s);
         let initiator = s.secret("initiator_seed", "an NKEY seed of a user (SU…)", user_seed, true);
-        let node1 = s.required("node1_identity", keys::identity_public);
-        let node2 = s.required("node2_identity", keys::identity_public);
-        if node1.is_some() && node1 == node2 {
+        let former_initiators = s.list("former_initiators", str::parse::<InitiatorId>);
+        let node1 = s.some("node1_identity", keys::identity_public);
+        let node2 = s.some("node2_identity", keys::identity_public);
+        if let (Some(node1), Some(node2)) = (&node1, &node2)
+            && node1.iter().any(|identity| node2.contains(identity))
+        {
             s.problem("node2_identity", "is node 1's identity");
         }
         let worker_key = s.required("worker_key", str::parse::<SealKey>);
@@ -61,6 +67,7 @@ impl ClientConfig {
             Some(Self {
                 nats: nats?,
                 initiator: initiator?,
+                former_initiators: former_initiators?,
                 nodes: NodeIdentities { node1: node1?, node2: node2? },
                 worker_key: worker_key?,
                 reply,

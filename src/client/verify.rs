@@ -14,10 +14,10 @@ use trefoil_protocol::derive::{DerivationPath, derive_public};
 /// The nodes' Ed25519 identities, pinned: handed over by their operators, never taken from a message.
 #[derive(Debug, Clone)]
 pub struct NodeIdentities {
-    /// The co-signer.
-    pub node1: VerifyingKey,
-    /// The recovery node.
-    pub node2: VerifyingKey,
+    /// The co-signer's: one, and while it changes it the other.
+    pub node1: Vec<VerifyingKey>,
+    /// The recovery node's, the same.
+    pub node2: Vec<VerifyingKey>,
 }
 
 /// A result that must not be believed. Somebody between the nodes and this process altered it, or a pinned identity is wrong.
@@ -55,6 +55,8 @@ pub enum Untrusted {
 /// A public key that both nodes attested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttestedKey {
+    /// Whose it is, as the nodes attested.
+    pub initiator: InitiatorId,
     /// The key.
     pub key_id: KeyId,
     /// After a recovery: the key that it replaced.
@@ -117,7 +119,7 @@ pub fn attested_key(
     for (name, identity, signature) in
         [("node 1", &nodes.node1, &key.attestations.node1), ("node 2", &nodes.node2, &key.attestations.node2)]
     {
-        if !statement.verify(identity, &signature.0) {
+        if !statement.verify_any(identity, &signature.0) {
             return Err(Untrusted::NotAttested(name));
         }
     }
@@ -126,6 +128,7 @@ pub fn attested_key(
         KeyState::Active => Some(verified_commits(nodes, key)?),
     };
     Ok(AttestedKey {
+        initiator: initiator.clone(),
         key_id,
         source_key_id: key.source_key_id,
         curve: key.curve,
@@ -180,7 +183,7 @@ pub fn state(
     let statement = StateStatement { initiator: initiator.clone(), job_digest, key_id, state };
     let StateResult { state: said, attestations: Attestations { node1, node2 } } = result;
     for (name, identity, signature) in [("node 1", &nodes.node1, node1), ("node 2", &nodes.node2, node2)] {
-        if *said != state || !statement.verify(identity, &signature.0) {
+        if *said != state || !statement.verify_any(identity, &signature.0) {
             return Err(Untrusted::NotOrdered(name));
         }
     }
@@ -201,7 +204,7 @@ pub fn recovery_cancelled(
     let statement = CancelStatement { initiator: initiator.clone(), job_digest, key_id };
     let Attestations { node1, node2 } = &result.attestations;
     for (name, identity, signature) in [("node 1", &nodes.node1, node1), ("node 2", &nodes.node2, node2)] {
-        if !statement.verify(identity, &signature.0) {
+        if !statement.verify_any(identity, &signature.0) {
             return Err(Untrusted::NotOrdered(name));
         }
     }
@@ -216,7 +219,7 @@ fn verified_commits(nodes: &NodeIdentities, key: &KeyResult) -> Result<Attestati
     for (name, identity, signature) in
         [("node 1", &nodes.node1, &commits.node1), ("node 2", &nodes.node2, &commits.node2)]
     {
-        if !decision.verify(identity, &signature.0) {
+        if !decision.verify_any(identity, &signature.0) {
             return Err(Untrusted::NotCommitted(name));
         }
     }
@@ -360,7 +363,7 @@ mod tests {
             attestations: Attestations { node1: Fixed(statement.sign(&node1)), node2: Fixed(statement.sign(&node2)) },
             commits: None,
         };
-        let pinned = NodeIdentities { node1: node1.verifying_key(), node2: node2.verifying_key() };
+        let pinned = NodeIdentities { node1: vec![node1.verifying_key()], node2: vec![node2.verifying_key()] };
         (pinned, initiator, key)
     }
 

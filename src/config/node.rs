@@ -19,7 +19,8 @@ use trefoil_protocol::{Party, Secret};
 /// | `master_key[_file]` | 32 bytes, hex or base64: wraps every share's data key |
 /// | `identity_seed[_file]` | NKEY seed of the node's Ed25519 identity, which signs attestations |
 /// | `noise_key[_file]` | X25519 private key of the channel: xkey seed (`SX…`), hex or base64 |
-/// | `peer_identity` | the other node's Ed25519 identity, public |
+/// | `former_identities` (none) | list of the identities that this node had before, public: what it attested under them it attests again |
+/// | `peer_identity` | the other node's Ed25519 identity, public; a list, while it is rotated |
 /// | `workers` | list of the workers' X25519 public keys; nobody else gets a channel |
 /// | `policy_file` | who may ask for what; see docs/policy.md |
 /// | `authorisers` (none) | list of the recovery authorisers' public user NKEYs (`U…`); without one, what needs their consent is refused |
@@ -39,8 +40,10 @@ pub struct NodeConfig {
     pub identity: SigningKey,
     /// X25519 private key of the channel, 32 bytes.
     pub noise_key: Secret<[u8; 32]>,
-    /// The other node's identity.
-    pub peer_identity: VerifyingKey,
+    /// Those that it had before.
+    pub former_identities: Vec<VerifyingKey>,
+    /// The other node's identities: one, and while it changes it the other.
+    pub peer_identity: Vec<VerifyingKey>,
     /// X25519 public keys of the workers.
     pub workers: Vec<keys::NoisePublic>,
     /// Read again on SIGHUP.
@@ -102,6 +105,12 @@ pub struct NodeLimits {
 }
 
 impl NodeConfig {
+    /// The identities of this node, public, the present one first.
+    #[must_use]
+    pub fn identities(&self) -> Vec<VerifyingKey> {
+        std::iter::once(self.identity.verifying_key()).chain(self.former_identities.iter().copied()).collect()
+    }
+
     /// Reads the process environment and the file that `TREFOIL_CONFIG` names.
     ///
     /// # Errors
@@ -126,7 +135,8 @@ impl NodeConfig {
         let master_key = s.secret("master_key", "32 bytes as hex or base64", keys::secret32, true);
         let identity = s.secret("identity_seed", "an NKEY seed of an Ed25519 key", keys::identity_private, true);
         let noise_key = s.secret("noise_key", "an xkey seed (SX…), hex or base64", keys::noise_private, true);
-        let peer_identity = s.required("peer_identity", keys::identity_public);
+        let former_identities = s.list("former_identities", keys::identity_public);
+        let peer_identity = s.some("peer_identity", keys::identity_public);
         let workers = s.list("workers", keys::noise_public);
         if workers.as_ref().is_some_and(Vec::is_empty) {
             s.problem("workers", "must name at least one worker's X25519 public key");
@@ -137,7 +147,7 @@ impl NodeConfig {
         let limits = NodeLimits::read(s);
         let backup = BackupSettings::read(s);
         if let (Some(own), Some(peer)) = (&identity, &peer_identity)
-            && own.verifying_key() == *peer
+            && peer.contains(&own.verifying_key())
         {
             s.problem("peer_identity", "is this node's own identity");
         }
@@ -150,6 +160,7 @@ impl NodeConfig {
                 master_key: master_key?,
                 identity: identity?,
                 noise_key: noise_key?,
+                former_identities: former_identities?,
                 peer_identity: peer_identity?,
                 workers: workers?,
                 policy_file,

@@ -193,26 +193,56 @@ impl Settings {
     pub fn list<T, E: std::fmt::Display>(
         &mut self,
         key: &str,
-        mut parse: impl FnMut(&str) -> Result<T, E>,
+        parse: impl FnMut(&str) -> Result<T, E>,
     ) -> Option<Vec<T>> {
-        let texts: Vec<String> = match self.values.remove(key) {
-            None => Vec::new(),
+        let texts = self.texts(key)?;
+        self.parsed(&texts, parse, |index| format!("{key}[{index}]"))
+    }
+
+    fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+        match self.values.remove(key) {
+            None => Some(Vec::new()),
             Some(Value::Array(items)) => {
-                items.into_iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect()
+                let text = |item: Value| item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+                Some(items.into_iter().map(text).collect())
             }
             Some(Value::String(text)) => {
-                text.split([',', ' ', '\n']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+                Some(text.split([',', ' ', '\n']).filter(|part| !part.is_empty()).map(str::to_owned).collect())
             }
-            Some(_) => return self.refuse(key, "expected a list"),
-        };
+            Some(_) => self.refuse(key, "expected a list"),
+        }
+    }
+
+    fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        texts: &[String],
+        mut parse: impl FnMut(&str) -> Result<T, E>,
+        name: impl Fn(usize) -> String,
+    ) -> Option<Vec<T>> {
         let mut parsed = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
             match parse(text.trim()) {
                 Ok(value) => parsed.push(value),
-                Err(error) => self.problem(&format!("{key}[{index}]"), error),
+                Err(error) => self.problem(&name(index), error),
             }
         }
         (parsed.len() == texts.len()).then_some(parsed)
+    }
+
+    /// One or more, as a list is written; what is wrong with an only one is said without a number.
+    pub fn some<T, E: std::fmt::Display>(
+        &mut self,
+        key: &str,
+        parse: impl FnMut(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        if !self.values.contains_key(key) {
+            return self.refuse(key, format_args!("must be set ({})", variable(key)));
+        }
+        match self.texts(key)? {
+            texts if texts.is_empty() => self.refuse(key, "must name at least one"),
+            texts if texts.len() == 1 => self.parsed(&texts, parse, |_| key.to_owned()),
+            texts => self.parsed(&texts, parse, |index| format!("{key}[{index}]")),
+        }
     }
 
     /// The finished configuration, or every problem: those recorded, and each setting that nothing asked for.

@@ -2,11 +2,10 @@
 
 use super::{ConfigError, NatsConfig, Settings, keys, read_metrics_listen};
 use crate::jobs::lease::LONGEST;
+use crate::jobs::owners::{Names, Owners};
 use crate::jobs::streams::StreamSettings;
-use crate::wire::InitiatorId;
 use ed25519_dalek::VerifyingKey;
 use nkeys::XKey;
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use trefoil_protocol::Secret;
@@ -15,10 +14,10 @@ use trefoil_protocol::ecdsa::batch::MAX_SIDE_BY_SIDE;
 /// What a worker knows of one node.
 #[derive(Debug, Clone)]
 pub struct PeerConfig {
-    /// The node's Ed25519 identity: verifies its attestations and echoes.
-    pub identity: VerifyingKey,
-    /// The node's X25519 key: pins the channel.
-    pub noise: keys::NoisePublic,
+    /// The node's Ed25519 identities, which verify its attestations and echoes: one, and while it changes it the other.
+    pub identities: Vec<VerifyingKey>,
+    /// The node's X25519 keys, which pin the channel: the same.
+    pub noise: Vec<keys::NoisePublic>,
 }
 
 /// One worker. Settings, with the environment's prefix left out:
@@ -27,10 +26,10 @@ pub struct PeerConfig {
 /// |---|---|
 /// | `nats_*` | see [`NatsConfig`] |
 /// | `noise_key[_file]` | X25519 private key of the channel: xkey seed (`SX…`), hex or base64 |
-/// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, public |
-/// | `node1_noise`, `node2_noise` | the nodes' X25519 keys, public |
+/// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, public; lists, while they are rotated |
+/// | `node1_noise`, `node2_noise` | the nodes' X25519 keys, public; lists, while they are rotated |
 /// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line, the newest first; old ones stay until the longest job age has passed; loaded again on SIGHUP |
-/// | `initiators` | list of the `U…` keys whose jobs are worked on at all; what each of them may do is the nodes' decision |
+/// | `initiators` | list of the `U…` keys whose jobs are worked on at all, `U…=U…` where one backend has or had several; what each of them may do is the nodes' decision |
 /// | `concurrency` (64) | jobs worked on at once |
 /// | `bulk_concurrency` (half of `concurrency`, at least 1) | the most of them that may be bulk jobs |
 /// | `waiting` (256) | jobs in hand besides that wait for their key; the next one goes back to the queue for a while |
@@ -61,7 +60,7 @@ pub struct WorkerConfig {
     /// Keys that open sealed secrets, at least one.
     pub sealing_keys: Vec<XKey>,
     /// Whose jobs are worked on, at least one.
-    pub initiators: HashSet<InitiatorId>,
+    pub initiators: Owners,
     /// Jobs worked on at once.
     pub concurrency: usize,
     /// The most of them that may be bulk jobs, at least one.
@@ -115,8 +114,10 @@ impl WorkerConfig {
         let node1 = PeerConfig::read(s, "node1");
         let node2 = PeerConfig::read(s, "node2");
         let sealing_keys = s.secret("sealing_keys", "xkey seeds (SX…), one a line", seeds, true);
-        let initiators = s.list("initiators", str::parse::<InitiatorId>);
-        if initiators.as_ref().is_some_and(Vec::is_empty) {
+        let initiators = s.list("initiators", str::parse::<Names>).and_then(|backends| {
+            Owners::new(backends).map_err(|key| s.problem("initiators", format_args!("{key} is named twice"))).ok()
+        });
+        if initiators.as_ref().is_some_and(Owners::is_empty) {
             s.problem("initiators", "must name at least one initiator's public key (U…)");
         }
         let concurrency = s.number("concurrency", 64, 1..=4_096);
@@ -146,7 +147,7 @@ impl WorkerConfig {
                 node1: node1?,
                 node2: node2?,
                 sealing_keys: sealing_keys?,
-                initiators: initiators?.into_iter().collect(),
+                initiators: initiators?,
                 concurrency: concurrency? as usize,
                 bulk_concurrency: bulk_concurrency? as usize,
                 waiting: waiting? as usize,
@@ -175,9 +176,9 @@ impl WorkerConfig {
 
 impl PeerConfig {
     fn read(s: &mut Settings, node: &str) -> Option<Self> {
-        let identity = s.required(&format!("{node}_identity"), keys::identity_public);
-        let noise = s.required(&format!("{node}_noise"), keys::noise_public);
-        Some(Self { identity: identity?, noise: noise? })
+        let identities = s.some(&format!("{node}_identity"), keys::identity_public);
+        let noise = s.some(&format!("{node}_noise"), keys::noise_public);
+        Some(Self { identities: identities?, noise: noise? })
     }
 }
 

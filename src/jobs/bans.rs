@@ -5,6 +5,7 @@
 //! put on the subject is reported, and ignored wherever it stands, before or after a record that counts.
 
 use super::once::{self, Unavailable};
+use super::owners::Owners;
 use crate::clock::now_ms;
 use crate::wire::subject::{self, ALL_BANS, BANS_STREAM};
 use crate::wire::{Base64, Fixed, InitiatorId, Job, KeyId, SignedJob, VERSION};
@@ -84,9 +85,9 @@ impl Ban {
     }
 
     /// What it locks, if it carries a job that is signed and of this key.
-    fn locked(&self) -> Option<Locked> {
+    fn locked(&self, owners: &Owners) -> Option<Locked> {
         let Self { key_id, epoch, transcript, .. } = *self;
-        Some(Locked { key_id, epoch, transcript: transcript.0, initiator: self.initiator()? })
+        Some(Locked { key_id, epoch, transcript: transcript.0, owner: owners.of(self.initiator()?) })
     }
 }
 
@@ -96,7 +97,8 @@ struct Locked {
     key_id: KeyId,
     epoch: u32,
     transcript: [u8; 32],
-    initiator: InitiatorId,
+    /// The name of the backend that owns the key.
+    owner: InitiatorId,
 }
 
 /// The bans: makes and checks the stored ones, and remembers what it has seen. Cheap to clone.
@@ -113,6 +115,7 @@ fn decode<'a>(seeds: impl IntoIterator<Item = &'a str>) -> Option<Seeds> {
 }
 
 struct Inner {
+    owners: Owners,
     seeds: RwLock<Seeds>,
     /// How often they were replaced.
     replaced: AtomicU64,
@@ -145,8 +148,15 @@ impl Bans {
     /// With the workers' sealing seeds `SX…`, the newest first. `None` if there are none or one is invalid.
     #[must_use]
     pub fn new<'a>(seeds: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        Self::serving(seeds, Owners::default())
+    }
+
+    /// The same for a worker that serves these initiators: a lock that was made on a job of one key of a backend counts for all of them.
+    #[must_use]
+    pub fn serving<'a>(seeds: impl IntoIterator<Item = &'a str>, owners: Owners) -> Option<Self> {
         Some(Self(Arc::new(Inner {
             seeds: RwLock::new(decode(seeds)?),
+            owners,
             replaced: AtomicU64::new(0),
             known: Mutex::default(),
             asked: AtomicU64::new(0),
@@ -195,7 +205,8 @@ impl Bans {
     /// Whether that was found before: what there is to know without asking.
     #[must_use]
     pub fn knows(&self, job: &Job, epoch: u32, transcript: [u8; 32]) -> bool {
-        let locked = Locked { key_id: job.key_id, epoch, transcript, initiator: job.initiator.clone() };
+        let owner = self.0.owners.of(job.initiator.clone());
+        let locked = Locked { key_id: job.key_id, epoch, transcript, owner };
         self.known().contains(&locked)
     }
 
@@ -271,7 +282,7 @@ impl Bans {
     /// [`Unavailable`]; banning again is safe.
     pub async fn record(&self, jetstream: &Context, ban: &Ban) -> Result<(), Unavailable> {
         let unavailable = |reason: String| Unavailable { stream: BANS_STREAM, reason };
-        let locked = ban.locked().ok_or_else(|| unavailable("a ban without a job of its key".into()))?;
+        let locked = ban.locked(&self.0.owners).ok_or_else(|| unavailable("a ban without a job of its key".into()))?;
         self.known().insert(locked.clone());
         let stored = self.stored(jetstream, &locked).await?;
         // Under every seed: while they are rotated, some workers lack the newest, and others soon the oldest.
@@ -335,7 +346,7 @@ impl Bans {
             .seeds()
             .iter()
             .position(|seed| code(seed, &ban).is_some_and(|expected| bool::from(expected.ct_eq(&mac.0))))?;
-        let locked = ban.locked()?;
+        let locked = ban.locked(&self.0.owners)?;
         Some((ban, locked, seed))
     }
 

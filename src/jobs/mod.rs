@@ -7,6 +7,7 @@ pub mod gauges;
 pub mod keyed_mutex;
 pub mod lease;
 pub mod once;
+pub mod owners;
 pub mod place;
 pub mod queue;
 pub mod results;

@@ -48,7 +48,7 @@ impl Node {
         let Some(Quarantine { nonce, .. }) = self.store.quarantine() else {
             return Err(Refusal::new(ErrorCode::NotPermitted, "this node was not restored from a backup"));
         };
-        if statement.nonce != nonce || !statement.verify(&self.peer, &signature) {
+        if statement.nonce != nonce || !statement.verify_any(&self.peers, &signature) {
             let message = "not the other node's word for this restore";
             return Err(Refusal::new(ErrorCode::NotPermitted, message));
         }

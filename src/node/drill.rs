@@ -30,7 +30,7 @@ pub fn drill(
     directory: &Path,
     role: Party,
     master: Secret<[u8; 32]>,
-    identity: &VerifyingKey,
+    identities: &[VerifyingKey],
 ) -> Result<Drilled, StoreError> {
     let store = StoppedStore::open(directory)?;
     let shares = store.shares(role, master)?;
@@ -39,7 +39,7 @@ pub fn drill(
     store.for_each(|stored| {
         let gone = || Err("its data key was destroyed".to_owned());
         let checked = match (stored.held, stored.state) {
-            (true, _) => check(&shares, &stored.attempt, role, identity),
+            (true, _) => check(&shares, &stored.attempt, role, identities),
             (false, Some(state)) if state.is_end() => {
                 drilled.ended += 1;
                 return;
@@ -60,9 +60,9 @@ pub fn drill(
     Ok(drilled)
 }
 
-fn check(shares: &Shares<'_>, attempt: &Attempt, role: Party, identity: &VerifyingKey) -> Result<(), String> {
+fn check(shares: &Shares<'_>, attempt: &Attempt, role: Party, identities: &[VerifyingKey]) -> Result<(), String> {
     let holds = |holds: bool, otherwise: &str| if holds { Ok(()) } else { Err(otherwise.to_owned()) };
-    let signed = attestation(attempt).verify(identity, &attempt.signature.0);
+    let signed = attestation(attempt).verify_any(identities, &attempt.signature.0);
     holds(signed, "this node's identity did not attest it")?;
     let bytes = shares.read(attempt).map_err(|error| error.to_string())?;
     // Reading a share compares it with its verifying share.

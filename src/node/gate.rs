@@ -86,13 +86,14 @@ fn check(policy: &Policy, job: &Job, ops: &[Op], now: u64) -> Result<(), Refusal
     })
 }
 
-/// The key that a job names, if the job's initiator owns it.
+/// The key that a job names, if the job's initiator owns it: that is a key which was made for it, or for another of its names in this
+/// node's policy.
 ///
 /// # Errors
 /// `UNKNOWN_KEY`, `NOT_PERMITTED`.
-pub fn find_key(store: &dyn Store, job: &Job) -> Result<Found, Refusal> {
+pub fn find_key(store: &dyn Store, policy: &Policy, job: &Job) -> Result<Found, Refusal> {
     let owned = |attempt: &Attempt| {
-        if attempt.initiator == job.initiator {
+        if policy.owns(&job.initiator, &attempt.initiator) {
             Ok(())
         } else {
             Err(Refusal::new(ErrorCode::NotPermitted, "the key belongs to another initiator"))
@@ -120,8 +121,8 @@ pub fn find_key(store: &dyn Store, job: &Job) -> Result<Found, Refusal> {
 ///
 /// # Errors
 /// As [`find_key`].
-pub fn find_share(store: &dyn Store, job: &Job, transcript: [u8; 32]) -> Result<Found, Refusal> {
-    let found = find_key(store, job)?;
+pub fn find_share(store: &dyn Store, policy: &Policy, job: &Job, transcript: [u8; 32]) -> Result<Found, Refusal> {
+    let found = find_key(store, policy, job)?;
     if matches!(&found, Found::Committed(key) if key.attempt.transcript != transcript) {
         let prepared = store.prepared(job.key_id)?;
         if let Some(attempt) = prepared.iter().find(|attempt| attempt.transcript == transcript) {

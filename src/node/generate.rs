@@ -8,7 +8,7 @@ use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, curve_id, 
 use crate::clock::now_ms;
 use crate::fault;
 use crate::vault::{OprfKey, refresh_statement};
-use crate::wire::node::{KeyStatement, NodeReply, SessionId};
+use crate::wire::node::{Identities, KeyStatement, NodeReply, SessionId};
 use crate::wire::{
     Attestation, Curve, ErrorCode, FIRST_EPOCH, Fixed, InitiatorId, Job, JobId, KeyId, Op, Payload, SignedJob,
 };
@@ -96,11 +96,14 @@ impl Node {
         &self,
         caller: Caller,
         signed: &SignedJob,
-        contribution: [u8; 32],
-        blinded_password: Option<[u8; 32]>,
-        proof: Option<Fixed<64>>,
+        (contribution, blinded_password, proof): ([u8; 32], Option<[u8; 32]>, Option<Fixed<64>>),
+        identities: Option<Identities>,
     ) -> Answer {
         let job = self.admit(signed, OPERATIONS)?;
+        let own = self.identity.verifying_key();
+        let Some(peer) = self.peer(identities)? else {
+            return Ok(NodeReply::ActsAs { identity: own.to_bytes() });
+        };
         let Some((curve, key_id)) = job.curve().zip(job.made_key()) else { return Err(ErrorCode::MalformedJob.into()) };
         if blinded_password.is_some() != (self.role == Party::Node1) {
             return Err(Refusal::new(ErrorCode::ProtocolAbort, "node 1, and only it, takes a blinded password"));
@@ -143,8 +146,7 @@ impl Node {
         let busy = self.sessions.begin(session_id(), about, claim)?;
         let admitted = self.store.admit(gate::ledger_entry(&job)).await;
         admitted.map_err(|error| self.refuse(&job, error.into()))?;
-        let own = self.identity.verifying_key();
-        let (node1, node2) = if self.role == Party::Node1 { (own, self.peer) } else { (self.peer, own) };
+        let (node1, node2) = if self.role == Party::Node1 { (own, peer) } else { (peer, own) };
         let epoch = source.map_or(Some(FIRST_EPOCH), |source| source.epoch.checked_add(1));
         let epoch = epoch.ok_or_else(|| Refusal::internal("the key has no epoch left"))?;
         let context = Context { curve: curve_id(curve), key_id: key_id.0, epoch, job_digest: job.digest, node1, node2 };
@@ -207,7 +209,7 @@ impl Node {
         // A key that takes the place of another one does not add to their number.
         if source.is_none()
             && let Some(max_keys) = self.max_keys(&job.initiator)
-            && !self.store.has_room(&job.initiator, key_id, max_keys)?
+            && !self.store.has_room(&job.initiator, key_id, self.room(&job.initiator, max_keys)?)?
         {
             let message = format!("this initiator may have {max_keys} keys, and has them");
             return Err(Refusal::new(ErrorCode::NotPermitted, message));
@@ -277,9 +279,10 @@ impl Node {
                 let share = keygen.finish().map_err(aborted)?;
                 let about = Arc::clone(busy.about());
                 let attempt = self.attest(&stage.order, about.job_digest, &share);
-                let statement = statement(&attempt);
+                let statement = self.statement(&attempt);
                 let keys = stage.oprf.take().zip(prover).map(|(oprf, prover)| PasswordKeys { oprf, prover });
-                let max_keys = self.max_keys(&stage.order.initiator);
+                let initiator = &stage.order.initiator;
+                let max_keys = self.max_keys(initiator).map(|max_keys| self.room(initiator, max_keys)).transpose()?;
                 let material = Material { share: Arc::new(share), password: keys };
                 self.preparations.remember(&attempt, caller.channel);
                 let (op, key_id) = (stage.order.op.as_str(), attempt.key_id);
@@ -313,6 +316,43 @@ impl Node {
     /// How many keys an initiator may have: none once the policy no longer names it.
     fn max_keys(&self, initiator: &InitiatorId) -> Option<u64> {
         self.gate.policy().get(initiator).map_or(Some(0), |grant| grant.max_keys)
+    }
+
+    /// How many of its keys an initiator may have under this name: those under its other names count, too.
+    fn room(&self, initiator: &InitiatorId, max_keys: u64) -> Result<u64, Refusal> {
+        let mut room = max_keys;
+        for other in self.gate.policy().owners(initiator).iter().filter(|other| *other != initiator) {
+            room = room.saturating_sub(self.store.owned(other, room)?);
+        }
+        Ok(room)
+    }
+
+    /// The other node's identity in a run for which the worker has these in mind; `None` if it has another one of this node in mind.
+    ///
+    /// # Errors
+    /// `NODE_UNAVAILABLE`: this node does not know the other one by that, yet or any more.
+    fn peer(&self, identities: Option<Identities>) -> Result<Option<VerifyingKey>, Refusal> {
+        let unknown =
+            || Refusal::new(ErrorCode::NodeUnavailable, "the other node acts under an identity not listed here");
+        let Some(Identities { node1, node2 }) = identities else {
+            return self.peers.first().copied().ok_or_else(unknown).map(Some);
+        };
+        let (own, other) = if self.role == Party::Node1 { (node1, node2) } else { (node2, node1) };
+        if own != self.identity.verifying_key().to_bytes() {
+            return Ok(None);
+        }
+        self.peers.iter().find(|peer| *peer.as_bytes() == other).copied().ok_or_else(unknown).map(Some)
+    }
+
+    /// An attempt as it is told to a worker. What this node attested under an identity that it had before, it attests anew; what none of its
+    /// own attested is told as it was stored, and nobody believes it.
+    pub(super) fn statement(&self, attempt: &Attempt) -> KeyStatement {
+        let attested = attestation(attempt);
+        let signature = match attested.verify_any(&self.former, &attempt.signature.0) {
+            true => Fixed(attested.sign(&self.identity)),
+            false => attempt.signature,
+        };
+        KeyStatement { signature, ..statement(attempt) }
     }
 
     /// The attempt's public side with this node's attestation.
@@ -353,8 +393,8 @@ pub fn attestation(attempt: &Attempt) -> Attestation {
     }
 }
 
-/// An attempt as it is told to a worker.
-pub fn statement(attempt: &Attempt) -> KeyStatement {
+/// An attempt as it is stored.
+fn statement(attempt: &Attempt) -> KeyStatement {
     KeyStatement {
         job_digest: attempt.job_digest,
         key_id: attempt.key_id,

@@ -5,7 +5,7 @@
 //! attempt takes more than its name, which is in a stored result: node 1 does it only for the worker that prepared it.
 
 use super::gate::{self, Found};
-use super::generate::{attestation, statement};
+use super::generate::attestation;
 use super::store::Attempt;
 use super::{Answer, Caller, Node, Refusal, Stage};
 use crate::fault;
@@ -61,8 +61,8 @@ impl Node {
         let attempt = self.store.attempt(key_id, transcript)?.ok_or(ErrorCode::UnknownKey)?;
         let decision = Decision { kind: DecisionKind::Committed, key_id, epoch: attempt.epoch, transcript };
         let proven = match self.role {
-            Party::Node1 => attestation(&attempt).verify(&self.peer, &evidence),
-            _ => decision.verify(&self.peer, &evidence),
+            Party::Node1 => attestation(&attempt).verify_any(&self.peers, &evidence),
+            _ => decision.verify_any(&self.peers, &evidence),
         };
         if !proven {
             return Err(no_evidence(if self.role == Party::Node1 {
@@ -111,7 +111,7 @@ impl Node {
         let decision = Decision { kind: DecisionKind::Aborted, key_id, epoch, transcript };
         let proven = match self.role {
             Party::Node1 => prepared.is_some(),
-            _ => evidence.is_some_and(|evidence| decision.verify(&self.peer, &evidence)),
+            _ => evidence.is_some_and(|evidence| decision.verify_any(&self.peers, &evidence)),
         };
         if !proven {
             return Err(if self.role == Party::Node1 {
@@ -130,7 +130,9 @@ impl Node {
         let job = self.admit(signed, &[Op::PublicKey])?;
         // A question changes nothing, so its job is not entered into the ledger, only compared with it.
         self.store.check_ledger(&gate::ledger_entry(&job))?;
-        match gate::find_key(self.store.as_ref(), &job).map_err(|refusal| self.refuse(&job, refusal))? {
+        match gate::find_key(self.store.as_ref(), &self.gate.policy(), &job)
+            .map_err(|refusal| self.refuse(&job, refusal))?
+        {
             Found::Committed(key) => {
                 // Nobody should pay to a key that does not sign.
                 key.usable().map_err(|error| self.refuse(&job, error.into()))?;
@@ -138,7 +140,7 @@ impl Node {
                 let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
                 let committed = Fixed(decision.sign(&self.identity));
                 let prepared = self.prepared_to_replace(key_id)?;
-                Ok(NodeReply::KeyInfo { statement: statement(&key.attempt), committed, prepared })
+                Ok(NodeReply::KeyInfo { statement: self.statement(&key.attempt), committed, prepared })
             }
             Found::First(answer) => Ok(*answer),
         }

@@ -33,15 +33,23 @@ impl Node {
 
     fn list_keys(&self, job: &Job, after: Option<KeyId>, limit: u32) -> Answer {
         self.store.check_ledger(&gate::ledger_entry(job))?;
-        let (keys, more) =
-            self.store.registered(&job.initiator, after.map_or(Bound::Unbounded, Bound::Excluded), limit)?;
+        let (mut keys, mut more) = (Vec::new(), false);
+        for owner in self.gate.policy().owners(&job.initiator) {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let (found, rest) = self.store.registered(&owner, from, limit)?;
+            keys.extend(found);
+            more |= rest;
+        }
+        keys.sort_by_key(|key| key.record.attempt.key_id);
+        more |= keys.len() > limit as usize;
+        keys.truncate(limit as usize);
         let next = keys.last().filter(|_| more).map(|last| last.record.attempt.key_id);
         Ok(NodeReply::Listed { keys: keys.into_iter().map(listed).collect(), next })
     }
 
     /// Checks what the owner believes about a key, and labels it.
     async fn register(&self, job: &Job, curve: Curve, public_key: &[u8], label: Option<String>) -> Answer {
-        let key = match gate::find_key(self.store.as_ref(), job)? {
+        let key = match gate::find_key(self.store.as_ref(), &self.gate.policy(), job)? {
             Found::Committed(key) => key,
             Found::First(answer) => return Ok(*answer),
         };
@@ -53,7 +61,7 @@ impl Node {
         }
         self.store.label(gate::ledger_entry(job), job.key_id, label, job.issued_at).await?;
         self.audit.append(self.about("register-key", &about_job(job, [0; 32]), "registered", None)).await?;
-        let (keys, _) = self.store.registered(&job.initiator, Bound::Included(job.key_id), 1)?;
+        let (keys, _) = self.store.registered(&key.attempt.initiator, Bound::Included(job.key_id), 1)?;
         Ok(NodeReply::Listed { keys: keys.into_iter().map(listed).collect(), next: None })
     }
 
@@ -69,7 +77,7 @@ impl Node {
     }
 
     async fn cancel_recovery(&self, job: &Job) -> Answer {
-        if let Found::First(answer) = gate::find_key(self.store.as_ref(), job)? {
+        if let Found::First(answer) = gate::find_key(self.store.as_ref(), &self.gate.policy(), job)? {
             return Ok(*answer);
         }
         let waited = self.store.cancel_recovery(gate::ledger_entry(job), job.key_id, job.issued_at).await?;

@@ -153,7 +153,10 @@ enum Stage {
 pub struct Node {
     role: Party,
     identity: SigningKey,
-    peer: VerifyingKey,
+    /// Under which this node acted before.
+    former: Vec<VerifyingKey>,
+    /// The other node's: one, and while it changes it the other.
+    peers: Vec<VerifyingKey>,
     authorisers: Vec<InitiatorId>,
     gate: gate::Gate,
     limits: NodeLimits,
@@ -179,8 +182,10 @@ pub struct NodeKeys {
     pub role: Party,
     /// Signs attestations and decisions.
     pub identity: SigningKey,
-    /// The other node's identity.
-    pub peer: VerifyingKey,
+    /// The identities that it had before; what it attested under them it attests again under the present one.
+    pub former: Vec<VerifyingKey>,
+    /// The other node's identities, at least one.
+    pub peers: Vec<VerifyingKey>,
     /// Wraps the data keys.
     pub master: Secret<[u8; 32]>,
     /// Recovery authorisers, whose consent some jobs need.
@@ -193,7 +198,7 @@ impl Node {
     /// # Errors
     /// Files that do not belong together, a broken audit log, an unreadable disk: each in one sentence.
     pub fn open(directory: &Path, keys: NodeKeys, policy: Policy, limits: NodeLimits) -> anyhow::Result<Arc<Self>> {
-        let NodeKeys { role, identity, peer, master, authorisers } = keys;
+        let NodeKeys { role, identity, former, peers, master, authorisers } = keys;
         let (underway, metrics) = (Underway::default(), Arc::new(NodeMetrics::new()?));
         let store = RedbStore::open_for(directory, role, master, underway.clone(), Arc::clone(&metrics))?;
         let store: Arc<dyn Store> = Arc::new(store);
@@ -205,7 +210,8 @@ impl Node {
         Ok(Arc::new(Self {
             role,
             identity,
-            peer,
+            former,
+            peers,
             authorisers,
             gate: gate::Gate::new(policy, store.quarantine().map(|restored| restored.restored_at)),
             pool: Compute::new(limits.crypto_threads, limits.crypto_queue),
@@ -263,8 +269,8 @@ impl Node {
             NodeRequest::PasswordOpen(open) => self.password_open(caller, open).await,
             NodeRequest::PasswordClose { session, outcome } => self.password_close(caller, session, outcome).await,
             NodeRequest::Source { job } => self.source(&job).await,
-            NodeRequest::GenerateOpen { job, contribution, blinded_password, proof } => {
-                self.generate_open(caller, &job, contribution, blinded_password, proof).await
+            NodeRequest::GenerateOpen { job, contribution, blinded_password, proof, identities } => {
+                self.generate_open(caller, &job, (contribution, blinded_password, proof), identities).await
             }
             NodeRequest::GenerateRound { session, round, payload } => {
                 self.generate_round(caller, session, round, payload).await

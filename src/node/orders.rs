@@ -21,7 +21,7 @@ impl Node {
         if state == OrderedState::Destroyed && !auth::is_authorised(&job, &self.authorisers) {
             return Err(refused(ErrorCode::NotAuthorised.into()));
         }
-        if let Found::First(answer) = gate::find_key(self.store.as_ref(), &job).map_err(refused)? {
+        if let Found::First(answer) = gate::find_key(self.store.as_ref(), &self.gate.policy(), &job).map_err(refused)? {
             return Ok(*answer);
         }
         let to = match state {

@@ -31,10 +31,11 @@ impl Node {
         let job = self.admit(&open.job, OPERATIONS)?;
         let refused = |refusal: Refusal| self.refuse(&job, refusal);
         self.store.check_ledger(&gate::ledger_entry(&job)).map_err(|error| refused(error.into()))?;
-        let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {
-            Found::Committed(key) => key,
-            Found::First(answer) => return Ok(*answer),
-        };
+        let key =
+            match gate::find_share(self.store.as_ref(), &self.gate.policy(), &job, open.transcript).map_err(refused)? {
+                Found::Committed(key) => key,
+                Found::First(answer) => return Ok(*answer),
+            };
         // Whoever wants new shares proves the old password first, and a locked key waits for new shares.
         let usable = if job.op() == Op::Refresh { key.replaceable() } else { key.usable() };
         usable.map_err(|error| refused(error.into()))?;

@@ -3,7 +3,6 @@
 //! A recovery can take over a key, so its owner's word is not enough: each node asks for an authoriser's consent, too.
 
 use super::gate::{self, Found};
-use super::generate::statement;
 use super::store::Attempt;
 use super::{Answer, Node, Refusal};
 use crate::auth;
@@ -20,7 +19,7 @@ impl Node {
         if job.op() == Op::Recover && !auth::is_authorised(job, &self.authorisers) {
             return Err(ErrorCode::NotAuthorised.into());
         }
-        let found = gate::find_key(self.store.as_ref(), job)?;
+        let found = gate::find_key(self.store.as_ref(), &self.gate.policy(), job)?;
         if let Found::Committed(key) = &found {
             key.replaceable()?;
             if job.curve() != Some(key.attempt.curve) {
@@ -54,7 +53,7 @@ impl Node {
         let material = self.pool.run(move || Self::material(store.as_ref(), key_id, transcript)).await??;
         let decision = Decision { kind: DecisionKind::Committed, key_id, epoch, transcript };
         Ok(NodeReply::Source {
-            statement: statement(&attempt),
+            statement: self.statement(&attempt),
             verifying_shares: material.share.source().verifying_shares.map(Base64),
             committed: Fixed(decision.sign(&self.identity)),
             prepared,

@@ -91,6 +91,7 @@ impl NodeServer {
             master_key,
             identity,
             noise_key,
+            former_identities,
             peer_identity,
             workers,
             policy_file,
@@ -101,7 +102,14 @@ impl NodeServer {
             metrics_listen,
         } = config;
         let (max_channels, drain) = (limits.max_channels, limits.drain);
-        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
+        let keys = NodeKeys {
+            role,
+            identity,
+            former: former_identities,
+            peers: peer_identity,
+            master: master_key,
+            authorisers,
+        };
         let node = Node::open(&data_dir, keys, policy, limits)?;
 
         let name = role.to_string();

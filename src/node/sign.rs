@@ -71,10 +71,11 @@ impl Node {
         if known && !open.looked {
             return Ok(Entry::First(Box::new(NodeReply::Known)));
         }
-        let key = match gate::find_share(self.store.as_ref(), &job, open.transcript).map_err(refused)? {
-            Found::Committed(key) => key,
-            Found::First(answer) => return Ok(Entry::First(answer)),
-        };
+        let key =
+            match gate::find_share(self.store.as_ref(), &self.gate.policy(), &job, open.transcript).map_err(refused)? {
+                Found::Committed(key) => key,
+                Found::First(answer) => return Ok(Entry::First(answer)),
+            };
         key.usable().map_err(|error| refused(error.into()))?;
         let attempt = key.attempt;
         if Some(attempt.curve) != job.curve() || attempt.curve != curve {

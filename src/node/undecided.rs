@@ -2,7 +2,6 @@
 //! start and every minute; node 1's signed word is what node 2 obeys.
 
 use super::audit::Event;
-use super::generate::statement;
 use super::store::{Attempt, Standing, StoreError};
 use super::{Answer, Node, Refusal};
 use crate::clock::now_ms;
@@ -72,7 +71,10 @@ impl Node {
         let listed = self.store.undecided(before, LISTED)?;
         let attempts = listed
             .iter()
-            .map(|attempt| UndecidedAttempt { initiator: attempt.initiator.clone(), statement: statement(attempt) })
+            .map(|attempt| UndecidedAttempt {
+                initiator: attempt.initiator.clone(),
+                statement: self.statement(attempt),
+            })
             .collect();
         Ok(NodeReply::Undecided { attempts })
     }
@@ -84,7 +86,7 @@ impl Node {
             return Err(Refusal::new(ErrorCode::UnsupportedOperation, "node 1 decides"));
         }
         let attested = attestation(&asked);
-        if !attested.verify(&self.peer, &asked.statement.signature.0) {
+        if !attested.verify_any(&self.peers, &asked.statement.signature.0) {
             return Err(Refusal::new(ErrorCode::NotPermitted, "node 2 did not attest this attempt"));
         }
         let Attestation { key_id, epoch, transcript, .. } = attested;

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -93,7 +94,7 @@ impl<'t> Reader<'t> {
         self.problems.push(Problem { line: 1 + before.matches('\n').count(), message: message.into() });
     }
 
-    fn policy(&mut self, tree: &Spanned<DeTable<'t>>) -> HashMap<InitiatorId, Grant> {
+    fn policy(&mut self, tree: &Spanned<DeTable<'t>>) -> HashMap<InitiatorId, Arc<Grant>> {
         let mut fields = Fields::new(tree.get_ref(), 0..0, "the policy");
         if let Some((span, value)) = fields.required("version", self)
             && number(value) != Some(1)
@@ -101,7 +102,7 @@ impl<'t> Reader<'t> {
             self.problem(&span, "`version` must be 1");
         }
         let mut grants = HashMap::new();
-        let mut names = HashSet::new();
+        let (mut names, mut known) = (HashSet::new(), HashSet::new());
         if let Some((span, value)) = fields.required("initiators", self) {
             let entries = value.get_ref().as_array().filter(|entries| !entries.is_empty());
             if entries.is_none() {
@@ -116,9 +117,11 @@ impl<'t> Reader<'t> {
                 if !names.insert(grant.name.clone()) {
                     self.problem(&entry.span(), format!("the name {} is used twice", grant.name));
                 }
-                if let Some(other) = grants.insert(grant.key.clone(), grant) {
-                    self.problem(&entry.span(), format!("{} is listed twice", other.key));
+                for key in grant.owners().filter(|key| !known.insert((*key).clone())) {
+                    self.problem(&entry.span(), format!("{key} is listed twice"));
                 }
+                let grant = Arc::new(grant);
+                grants.extend(grant.keys.iter().map(|key| (key.clone(), grant.clone())));
             }
         }
         fields.finish(self);
@@ -135,10 +138,24 @@ impl<'t> Reader<'t> {
         if let Some(name) = &name {
             fields.what = format!("initiator {name}");
         }
-        let key = fields.required("key", self).and_then(|(span, value)| {
-            let key = value.get_ref().as_str().and_then(|text| text.parse::<InitiatorId>().ok());
-            key.or_else(|| self.refuse(&span, "`key` must be the public half of a user NKEY (U…)"))
-        });
+        let keys = match (fields.optional("keys"), fields.optional("key")) {
+            (Some((span, _)), Some(_)) => self.refuse(&span, format!("{} has both `key` and `keys`", fields.what)),
+            (Some((span, value)), None) => match self.keys("keys", value) {
+                Some(keys) if keys.is_empty() => self.refuse(&span, "`keys` must name at least one"),
+                keys => keys,
+            },
+            (None, Some((span, value))) => {
+                let key = value.get_ref().as_str().and_then(|text| text.parse::<InitiatorId>().ok());
+                let key = key.or_else(|| self.refuse(&span, "`key` must be the public half of a user NKEY (U…)"));
+                key.map(|key| vec![key])
+            }
+            (None, None) => {
+                let message = format!("{} lacks `key`", fields.what);
+                self.refuse(&fields.span.clone(), message)
+            }
+        };
+        let former =
+            fields.optional("former").map_or_else(|| Some(Vec::new()), |(_, value)| self.keys("former", value));
         let operations = fields.required("operations", self).map(|(_, value)| self.names("operations", value));
         let curves = fields.required("curves", self).map(|(_, value)| self.names("curves", value));
         let raw_digests = fields.optional("raw_digests").map_or(Some(false), |(span, value)| {
@@ -153,7 +170,8 @@ impl<'t> Reader<'t> {
         fields.finish(self);
         Some(Grant {
             name: name?,
-            key: key?,
+            keys: keys?,
+            former: former?,
             operations: operations?,
             curves: curves?,
             raw_digests: raw_digests?,
@@ -189,6 +207,24 @@ impl<'t> Reader<'t> {
             }
         }
         rates
+    }
+
+    /// A list of keys.
+    fn keys(&mut self, name: &str, value: &Value<'t>) -> Option<Vec<InitiatorId>> {
+        let Some(items) = value.get_ref().as_array() else {
+            return self.refuse(&value.span(), format!("`{name}` must be a list"));
+        };
+        let mut keys = Vec::new();
+        for item in items {
+            match item.get_ref().as_str().and_then(|text| text.parse().ok()) {
+                Some(key) => keys.push(key),
+                None => {
+                    let message = format!("`{name}` must be public halves of user NKEYs (U…)");
+                    return self.refuse(&item.span(), message);
+                }
+            }
+        }
+        Some(keys)
     }
 
     /// A list of names, each known and there once.

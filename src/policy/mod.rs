@@ -10,6 +10,7 @@ pub use rate::{Limited, Rates};
 
 use crate::wire::{Curve, ErrorCode, InitiatorId, Job, Op};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest file, bytes.
@@ -24,8 +25,10 @@ pub const HIGHEST_RATE: u64 = 60_000;
 pub struct Grant {
     /// For people and logs.
     pub name: String,
-    /// Its job-signing NKEY, `U…`.
-    pub key: InitiatorId,
+    /// Its job-signing NKEYs, `U…`: one, and while it changes it the other.
+    pub keys: Vec<InitiatorId>,
+    /// Keys that it signed with before. They sign nothing any more; what they owned is its own.
+    pub former: Vec<InitiatorId>,
     /// What it may ask for.
     pub operations: BTreeSet<Op>,
     /// On which curves, for the operations that name one.
@@ -40,6 +43,13 @@ pub struct Grant {
     pub jobs_per_minute: BTreeMap<Op, u64>,
 }
 
+impl Grant {
+    /// Every key under which keys of this initiator may have been made.
+    pub fn owners(&self) -> impl Iterator<Item = &InitiatorId> {
+        self.keys.iter().chain(&self.former)
+    }
+}
+
 /// A why-not, for people too. Repeats nothing that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
@@ -52,7 +62,8 @@ pub struct Denial {
 /// All initiators that a node serves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    grants: HashMap<InitiatorId, Grant>,
+    /// By each key that may sign.
+    grants: HashMap<InitiatorId, Arc<Grant>>,
     digest: [u8; 32],
 }
 
@@ -60,14 +71,28 @@ impl Policy {
     /// The grant of an initiator.
     #[must_use]
     pub fn get(&self, initiator: &InitiatorId) -> Option<&Grant> {
-        self.grants.get(initiator)
+        self.grants.get(initiator).map(Arc::as_ref)
+    }
+
+    /// Whether a key that was made for `owner` is this initiator's: its own, or made under another of its names.
+    #[must_use]
+    pub fn owns(&self, initiator: &InitiatorId, owner: &InitiatorId) -> bool {
+        initiator == owner || self.get(initiator).is_some_and(|grant| grant.owners().any(|key| key == owner))
+    }
+
+    /// All names under which keys of this initiator may have been made, its own first.
+    #[must_use]
+    pub fn owners(&self, initiator: &InitiatorId) -> Vec<InitiatorId> {
+        let others = self.get(initiator).into_iter().flat_map(Grant::owners).filter(|key| *key != initiator);
+        std::iter::once(initiator).chain(others).cloned().collect()
     }
 
     /// All grants, by name.
     #[must_use]
     pub fn grants(&self) -> Vec<&Grant> {
-        let mut grants: Vec<_> = self.grants.values().collect();
+        let mut grants: Vec<_> = self.grants.values().map(Arc::as_ref).collect();
         grants.sort_by(|a, b| a.name.cmp(&b.name));
+        grants.dedup_by(|a, b| a.name == b.name);
         grants
     }
 

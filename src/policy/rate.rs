@@ -4,7 +4,7 @@
 //! however often it is tried or replayed: so whoever copies signed jobs cannot use up a rate. After a restart of the node all buckets are full.
 
 use super::Policy;
-use crate::wire::{InitiatorId, Job, Op};
+use crate::wire::{Job, Op};
 use std::collections::{BTreeSet, HashMap};
 
 /// What a job takes. A rate of n a minute then puts n back each millisecond.
@@ -31,9 +31,9 @@ struct Bucket {
     counted: BTreeSet<(u64, [u8; 32])>,
 }
 
-/// The buckets of a node.
+/// The buckets of a node, by the initiator's name in the policy: all its keys have one rate.
 #[derive(Debug, Default)]
-pub struct Rates(HashMap<(InitiatorId, Op), Bucket>);
+pub struct Rates(HashMap<(String, Op), Bucket>);
 
 impl Rates {
     /// Counts an authentic job that has not expired, where the policy limits its operation.
@@ -42,11 +42,11 @@ impl Rates {
     /// [`Limited`]: the rate is used up.
     pub fn take(&mut self, policy: &Policy, job: &Job, now: u64) -> Result<(), Limited> {
         let op = job.op();
-        let rate = policy.get(&job.initiator).and_then(|grant| grant.jobs_per_minute.get(&op)).copied();
-        let Some(rate) = rate else { return Ok(()) };
+        let Some(grant) = policy.get(&job.initiator) else { return Ok(()) };
+        let Some(&rate) = grant.jobs_per_minute.get(&op) else { return Ok(()) };
         let full = rate.saturating_mul(JOB);
         let fresh = || Bucket { level: full, at: now, refusing: false, counted: BTreeSet::new() };
-        let bucket = self.0.entry((job.initiator.clone(), op)).or_insert_with(fresh);
+        let bucket = self.0.entry((grant.name.clone(), op)).or_insert_with(fresh);
         // A clock that was set back puts nothing into the bucket, and takes nothing out.
         let earned = now.saturating_sub(bucket.at).saturating_mul(rate);
         bucket.level = bucket.level.saturating_add(earned).min(full);
@@ -75,8 +75,9 @@ impl Rates {
 
     /// Forgets the buckets that this policy has no rate for.
     pub fn retain(&mut self, policy: &Policy) {
-        self.0.retain(|(initiator, op), _| {
-            policy.get(initiator).is_some_and(|grant| grant.jobs_per_minute.contains_key(op))
+        let grants: HashMap<_, _> = policy.grants().into_iter().map(|grant| (grant.name.as_str(), grant)).collect();
+        self.0.retain(|(name, op), _| {
+            grants.get(name.as_str()).is_some_and(|grant| grant.jobs_per_minute.contains_key(op))
         });
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 mod name;
 
 /// First byte of every call and reply.
-pub const NODE_VERSION: u8 = 2;
+pub const NODE_VERSION: u8 = 3;
 
 /// `Vec<u8>` as bytes with a length, not as a sequence of numbers.
 pub mod blob {
@@ -126,6 +126,15 @@ pub enum PasswordOutcome {
     },
 }
 
+/// The identities under which both nodes act in a run that makes shares: each binds its own and the other's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identities {
+    /// Node 1's, Ed25519.
+    pub node1: [u8; 32],
+    /// Node 2's.
+    pub node2: [u8; 32],
+}
+
 /// What a worker asks of a node.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum NodeRequest {
@@ -192,7 +201,7 @@ pub enum NodeRequest {
         /// The job, a recovery with the authoriser's consent.
         job: SignedJob,
     },
-    /// Start a key generation, recovery or refresh. Answer: `GenerateOpened`.
+    /// Start a key generation, recovery or refresh. Answer: `GenerateOpened`, or `ActsAs`.
     GenerateOpen {
         /// The job.
         job: SignedJob,
@@ -202,6 +211,8 @@ pub enum NodeRequest {
         blinded_password: Option<[u8; 32]>,
         /// refresh at node 1 only: the old data key's prover's signature over `vault::refresh_statement`.
         proof: Option<Fixed<64>>,
+        /// Those that the worker has in mind. None: the node's own, and the first that it knows the other by.
+        identities: Option<Identities>,
     },
     /// Rounds 1 to 5 of docs/protocol.md, section 6. Answer: `GenerateRound`.
     GenerateRound {
@@ -448,6 +459,11 @@ pub enum NodeReply {
         contribution: [u8; 32],
         /// Node 1 only: OPRF evaluation.
         evaluation: Option<[u8; 32]>,
+    },
+    /// To `GenerateOpen` with another identity of this node: the one under which it acts. Nothing was begun.
+    ActsAs {
+        /// Ed25519.
+        identity: [u8; 32],
     },
     /// To `GenerateRound`.
     GenerateRound {

@@ -31,6 +31,12 @@ macro_rules! signed_by_nodes {
             pub fn verify(&self, identity: &VerifyingKey, signature: &[u8; 64]) -> bool {
                 identity.verify_strict(&self.signing_bytes(), &Signature::from_bytes(signature)).is_ok()
             }
+
+            /// Whether a node signed exactly this that has one of these identities.
+            #[must_use]
+            pub fn verify_any(&self, identities: &[VerifyingKey], signature: &[u8; 64]) -> bool {
+                identities.iter().any(|identity| self.verify(identity, signature))
+            }
         }
     )*};
 }

@@ -12,13 +12,13 @@ use super::{Shared, commit};
 use crate::fault;
 use crate::seal::{self, Binding, Secrets};
 use crate::vault::{Begun, DataKey, KeyBinding, refresh_statement};
-use crate::wire::node::{KeyStatement, NodeReply, NodeRequest, SessionId};
+use crate::wire::node::{Identities, KeyStatement, NodeReply, NodeRequest, SessionId};
 use crate::wire::{
     Attestation, Attestations, Curve, ErrorCode, FIRST_EPOCH, Fixed, Job, KdfParams, KeyId, KeyResult, KeyState, Op,
     Sealed,
 };
 use data_encoding::HEXLOWER;
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use rand_core::OsRng;
 use trefoil_protocol::keygen::{ClientKeygen, Context, Next};
 use trefoil_protocol::reshare::Source;
@@ -125,13 +125,14 @@ impl Run<'_> {
                 }
             }
         };
+        let [node1, node2] = self.shared.acting.now();
         let context = Context {
             curve: CurveId::from(self.curve),
             key_id: self.key_id.0,
             epoch: epoch.ok_or_else(|| Failed::new(ErrorCode::Internal, "the key has had all its epochs"))?,
             job_digest: self.job.digest,
-            node1: self.shared.nodes.node1,
-            node2: self.shared.nodes.node2,
+            node1,
+            node2,
         };
         let ran = self.run(&context, &origin, schedule, rng).await;
         // Another job's shares came first. What that means for this one, the next attempt hears from the nodes.
@@ -159,8 +160,8 @@ impl Run<'_> {
             Origin::Refresh(share) => ClientKeygen::refresh(context, share, rng)?,
         };
         let (opened1, opened2) = futures::try_join!(
-            self.open(&node1, Party::Node1, contribution, schedule.call_deadline()),
-            self.open(&node2, Party::Node2, contribution, schedule.call_deadline())
+            self.open(&node1, Party::Node1, context, contribution, schedule.call_deadline()),
+            self.open(&node2, Party::Node2, context, contribution, schedule.call_deadline())
         )?;
         self.reach("session");
         let evaluation = opened1.evaluation.ok_or_else(|| Failed::unexpected(Party::Node1))?;
@@ -201,6 +202,7 @@ impl Run<'_> {
         &self,
         node: &Session,
         party: Party,
+        context: &Context,
         contribution: [u8; 32],
         deadline: u64,
     ) -> Result<Opened, Failed> {
@@ -208,14 +210,22 @@ impl Run<'_> {
             Party::Node1 => (Some(self.blinded), self.prove(node, &contribution)),
             _ => (None, None),
         };
-        let request = NodeRequest::GenerateOpen { job: self.job.signed.clone(), contribution, blinded_password, proof };
-        node.call(deadline, request, |reply| match reply {
+        let identities = Identities { node1: context.node1.to_bytes(), node2: context.node2.to_bytes() };
+        let job = self.job.signed.clone();
+        let request =
+            NodeRequest::GenerateOpen { job, contribution, blinded_password, proof, identities: Some(identities) };
+        let opened = node.call(deadline, request, |reply| match reply {
             NodeReply::GenerateOpened { session, contribution, evaluation } => {
-                Ok(Opened { session, contribution, evaluation })
+                Ok(Ok(Opened { session, contribution, evaluation }))
             }
+            NodeReply::ActsAs { identity } => Ok(Err(identity)),
             other => Err(other),
+        });
+        opened.await?.map_err(|identity| {
+            let known = self.shared.acting.heard(party, &identity, self.pinned(party));
+            let how = if known { "now" } else { "that this worker does not know" };
+            Failed::new(ErrorCode::NodeUnavailable, format!("{party} acts under another identity {how}"))
         })
-        .await
     }
 
     /// refresh: that the old share was opened, for this run.
@@ -258,12 +268,16 @@ impl Run<'_> {
             chain_code: share.chain_code(),
             transcript: share.transcript(),
         };
-        let identity = if party == Party::Node1 { &self.shared.nodes.node1 } else { &self.shared.nodes.node2 };
-        if statement.verify(identity, &said.signature.0) {
+        if statement.verify_any(self.pinned(party), &said.signature.0) {
             Ok(said.signature)
         } else {
             Err(Failed::new(ErrorCode::ProtocolAbort, format!("{party} attested another key than was made")))
         }
+    }
+
+    /// The identities that this worker knows a node by.
+    fn pinned(&self, party: Party) -> &[VerifyingKey] {
+        if party == Party::Node1 { &self.shared.nodes.node1 } else { &self.shared.nodes.node2 }
     }
 
     /// recover: the key that is replaced.

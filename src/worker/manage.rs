@@ -100,7 +100,7 @@ async fn cancel_recovery(shared: &Shared, job: &Job, schedule: &Schedule) -> Res
             let identity = if node == Party::Node1 { &shared.nodes.node1 } else { &shared.nodes.node2 };
             let wrong =
                 || Failed::new(ErrorCode::ProtocolAbort, format!("{node} signed something else than was asked"));
-            statement.verify(identity, &signature.0).then_some(signature).ok_or_else(wrong)
+            statement.verify_any(identity, &signature.0).then_some(signature).ok_or_else(wrong)
         }
         said => Err(said.unexpected(node)),
     };

@@ -8,6 +8,7 @@
 
 #![allow(clippy::result_large_err, reason = "an answer of another kind is moved once, and never when all is well")]
 
+mod acting;
 mod api;
 mod batch;
 mod commit;
@@ -41,16 +42,17 @@ use crate::client::verify::NodeIdentities;
 use crate::compute::Compute;
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::Leases;
+use crate::jobs::owners::Owners;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::vault::{UnlockCache, Vault};
-use crate::wire::{ErrorCode, InitiatorId, Job, KdfParams, KeyId, Lane};
+use crate::wire::{ErrorCode, Job, KdfParams, KeyId, Lane};
+use acting::Acting;
 use async_nats::jetstream::Context;
 use company::Companies;
 use failure::Failed;
 use hold::Luggage;
 use retry::{Schedule, Stop};
 use sealing::Sealing;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +64,8 @@ struct Shared {
     node2: NodeChannel,
     /// The nodes' pinned identities.
     nodes: NodeIdentities,
+    /// Which of them the nodes use now.
+    acting: Acting,
     sealing: Sealing,
     vault: Vault,
     /// Data keys of earlier jobs, where they are kept.
@@ -74,7 +78,7 @@ struct Shared {
     batch_items: usize,
     times: TimePolicy,
     /// Whose jobs are worked on.
-    initiators: HashSet<InitiatorId>,
+    initiators: Owners,
     /// How long results are kept.
     results_kept: Duration,
     /// Names this process in events and logs.
@@ -89,7 +93,7 @@ impl Shared {
     /// `UNKNOWN_INITIATOR`, or that the job is not valid now.
     fn admit(&self, job: &Job, now: u64) -> Result<(), Failed> {
         self.times.check(job, now).map_err(|code| Failed::new(code, "by this worker's clock"))?;
-        if self.initiators.contains(&job.initiator) {
+        if self.initiators.serves(&job.initiator) {
             Ok(())
         } else {
             Err(Failed::new(ErrorCode::UnknownInitiator, "the workers do not know this initiator"))

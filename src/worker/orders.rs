@@ -64,7 +64,7 @@ async fn attempt(shared: &Shared, job: &Job, state: OrderedState, schedule: &Sch
                 };
                 let signed = [(Party::Node1, &shared.nodes.node1, &node1), (Party::Node2, &shared.nodes.node2, &node2)];
                 for (node, identity, signature) in signed {
-                    if !statement.verify(identity, &signature.0) {
+                    if !statement.verify_any(identity, &signature.0) {
                         let message = format!("{node} signed something else than was ordered");
                         return Err(Failed::new(ErrorCode::ProtocolAbort, message));
                     }

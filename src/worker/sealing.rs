@@ -6,6 +6,7 @@ use super::failure::Failed;
 use super::retry::{Schedule, Stop};
 use crate::config::WorkerConfig;
 use crate::jobs::bans::Bans;
+use crate::jobs::owners::Owners;
 use crate::seal::{SealError, Secrets, WorkerKeys};
 use crate::wire::{InitiatorId, Job, SealKey};
 use async_nats::jetstream::Context;
@@ -29,10 +30,10 @@ struct Keys {
 }
 
 impl Sealing {
-    /// With these keys, the newest first. `None` if there are none.
-    pub fn new(keys: &[XKey]) -> Option<Self> {
+    /// With these keys, the newest first, for jobs of these initiators. `None` if there are no keys.
+    pub fn new(keys: &[XKey], owners: Owners) -> Option<Self> {
         let seeds = seeds(keys)?;
-        Some(Self { keys: RwLock::new(Arc::new(Keys::new(&seeds)?)), bans: Bans::new(texts(&seeds))? })
+        Some(Self { keys: RwLock::new(Arc::new(Keys::new(&seeds)?)), bans: Bans::serving(texts(&seeds), owners)? })
     }
 
     /// The key that new jobs should be sealed to.

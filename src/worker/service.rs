@@ -1,5 +1,6 @@
 //! A worker process: connect, provision, serve until told to stop, drain.
 
+use super::acting::Acting;
 use super::company::Companies;
 use super::sealing::{self, Sealing};
 use super::snapshots::Snapshots;
@@ -89,9 +90,12 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     }
     provisioned.store(true, Ordering::Release);
     let noise_key = Arc::new(config.noise_key);
-    let sealing = Sealing::new(&config.sealing_keys).context("sealing_keys: not xkey seeds")?;
+    let sealing =
+        Sealing::new(&config.sealing_keys, config.initiators.clone()).context("sealing_keys: not xkey seeds")?;
     let unlocked = (!config.unlock_cache.is_zero()).then(|| UnlockCache::new(config.unlock_cache)).transpose();
     let unlocked = unlocked.context("unlock_cache_seconds: 64 KiB of memory cannot be locked (see ulimit -l)")?;
+    let acting = Acting::new(&config.node1.identities, &config.node2.identities);
+    let acting = acting.context("node1_identity, node2_identity: none")?;
     let channel = |node, remote| {
         let calls = Arc::new(Calls::new(metrics.clone(), node));
         NodeChannel::measured(client.clone(), node, noise_key.clone(), remote, Some(calls))
@@ -103,7 +107,8 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
         node2: channel(Party::Node2, config.node2.noise),
         nats: client.clone(),
         jetstream: jetstream.clone(),
-        nodes: NodeIdentities { node1: config.node1.identity, node2: config.node2.identity },
+        acting,
+        nodes: NodeIdentities { node1: config.node1.identities, node2: config.node2.identities },
         sealing,
         unlocked,
         vault: Vault::new(KdfPool::new(config.kdf_memory_kib, config.crypto_threads))

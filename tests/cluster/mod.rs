@@ -163,7 +163,7 @@ impl Cluster {
         let worker = XKey::new();
         let private = Arc::new(Secret::new(nkeys::decode_seed(&worker.seed().unwrap()).unwrap().1));
         let to = |node: &NodeIdentity| {
-            NodeChannel::new(client.clone(), node.role, Arc::clone(&private), node.noise_public())
+            NodeChannel::new(client.clone(), node.role, Arc::clone(&private), vec![node.noise_public()])
         };
         let (to1, to2) = (to(&node1), to(&node2));
         let settings = settings.iter().map(|(key, value)| (format!("TREFOIL_{key}"), (*value).to_owned())).collect();
@@ -332,7 +332,8 @@ impl Cluster {
                 Some(blinded) => refresh_proof(link, &job, &contribution, &blinded).await,
                 None => None,
             };
-            let request = NodeRequest::GenerateOpen { job: job.clone(), contribution, blinded_password, proof };
+            let request =
+                NodeRequest::GenerateOpen { job: job.clone(), contribution, blinded_password, proof, identities: None };
             match link.call(&call(request)).await.unwrap() {
                 NodeReply::GenerateOpened { session, contribution, evaluation } => {
                     assert_eq!(evaluation.is_some(), index == 0);

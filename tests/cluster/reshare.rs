@@ -128,7 +128,13 @@ pub async fn successor(cluster: &Cluster, key: &Key) -> Option<KeyId> {
 pub const CONTRIBUTION: [u8; 32] = [1; 32];
 
 pub fn open_request(job: &SignedJob, blinded_password: Option<[u8; 32]>, proof: Option<Fixed<64>>) -> NodeRequest {
-    NodeRequest::GenerateOpen { job: job.clone(), contribution: CONTRIBUTION, blinded_password, proof }
+    NodeRequest::GenerateOpen {
+        job: job.clone(),
+        contribution: CONTRIBUTION,
+        blinded_password,
+        proof,
+        identities: None,
+    }
 }
 
 /// The first step of a recover or refresh job at a node.

@@ -30,6 +30,7 @@ impl Cheat {
             master_key,
             identity,
             noise_key,
+            former_identities,
             peer_identity,
             workers,
             policy,
@@ -37,7 +38,14 @@ impl Cheat {
             limits,
             ..
         } = NodeConfig::read(Settings::from_env(service.node_env("node1"))).unwrap();
-        let keys = NodeKeys { role, identity, peer: peer_identity, master: master_key, authorisers };
+        let keys = NodeKeys {
+            role,
+            identity,
+            former: former_identities,
+            peers: peer_identity,
+            master: master_key,
+            authorisers,
+        };
         let node = Node::open(&data_dir, keys, policy, limits).unwrap();
         let client = nats.connect("cheat").await.unwrap();
         let responder = Arc::new(Responder::new(role, noise_key, &workers, "cheat".to_owned(), 16));

@@ -4,6 +4,7 @@
 
 pub mod cheat;
 pub mod events;
+pub mod load;
 pub mod metrics;
 pub mod sessions;
 
@@ -31,14 +32,29 @@ pub const WORKER_READY: &str = "ready";
 pub const PASSWORD: &[u8] = b"correct horse battery staple";
 
 /// The secrets of one node.
-struct NodeSeeds {
-    identity: KeyPair,
-    noise: XKey,
+pub struct NodeSeeds {
+    pub identity: KeyPair,
+    pub noise: XKey,
+    /// Other identities and channel keys by which the others know it, public.
+    pub other_identities: Vec<String>,
+    pub other_noise: Vec<String>,
+    /// Identities that it had before, public.
+    pub former: Vec<String>,
 }
 
 impl NodeSeeds {
     fn new() -> Self {
-        Self { identity: KeyPair::new_server(), noise: XKey::new() }
+        let (identity, noise) = (KeyPair::new_server(), XKey::new());
+        Self { identity, noise, other_identities: Vec::new(), other_noise: Vec::new(), former: Vec::new() }
+    }
+
+    /// The identities by which the others know it, the present one first.
+    pub fn identities(&self) -> String {
+        [&[self.identity.public_key()], self.other_identities.as_slice()].concat().join(",")
+    }
+
+    fn noises(&self) -> String {
+        [&[self.noise.public_key()], self.other_noise.as_slice()].concat().join(",")
     }
 }
 
@@ -53,8 +69,13 @@ pub struct Deployment {
     pub authoriser: KeyPair,
     pub sealing: XKey,
     pub reply: XKey,
-    nodes: [NodeSeeds; 2],
-    worker_noise: XKey,
+    pub nodes: [NodeSeeds; 2],
+    pub worker_noise: XKey,
+    /// Other channel keys of workers that the nodes know, public.
+    pub other_workers: Vec<String>,
+    /// Other keys with which the backend signs, and keys with which it did.
+    pub other_initiators: Vec<String>,
+    pub former_initiators: Vec<String>,
     pub running: HashMap<String, Process>,
     /// Whether the processes are told where to fail: by files in `faults/<node1, node2 or worker>`.
     pub faults: bool,
@@ -87,6 +108,9 @@ impl Deployment {
             reply: XKey::new(),
             nodes: [NodeSeeds::new(), NodeSeeds::new()],
             worker_noise: XKey::new(),
+            other_workers: Vec::new(),
+            other_initiators: Vec::new(),
+            former_initiators: Vec::new(),
             running: HashMap::new(),
             faults: false,
             routes: HashMap::new(),
@@ -133,10 +157,12 @@ impl Deployment {
         let operations = serde_json::to_string(Op::ALL).unwrap();
         let text = format!(
             "version = 1\n\
-             [[initiators]]\nname = \"backend\"\nkey = \"{}\"\noperations = {operations}\n\
+             [[initiators]]\nname = \"backend\"\nkeys = {}\nformer = {}\noperations = {operations}\n\
              curves = [\"secp256k1\", \"ed25519\"]\nraw_digests = true\n\
              [[initiators]]\nname = \"limited\"\nkey = \"{}\"\noperations = [\"sign\"]\ncurves = [\"ed25519\"]\n",
-            self.initiator.public_key(),
+            serde_json::to_string(&[&[self.initiator.public_key()], self.other_initiators.as_slice()].concat())
+                .unwrap(),
+            serde_json::to_string(&self.former_initiators).unwrap(),
             self.limited.public_key(),
         );
         std::fs::write(&policy, text).unwrap();
@@ -147,8 +173,9 @@ impl Deployment {
             ("TREFOIL_MASTER_KEY", format!("{:02x}", index + 7).repeat(32)),
             ("TREFOIL_IDENTITY_SEED", own.identity.seed().unwrap()),
             ("TREFOIL_NOISE_KEY", own.noise.seed().unwrap()),
-            ("TREFOIL_PEER_IDENTITY", peer.identity.public_key()),
-            ("TREFOIL_WORKERS", self.worker_noise.public_key()),
+            ("TREFOIL_PEER_IDENTITY", peer.identities()),
+            ("TREFOIL_FORMER_IDENTITIES", own.former.join(",")),
+            ("TREFOIL_WORKERS", [&[self.worker_noise.public_key()], self.other_workers.as_slice()].concat().join(",")),
             ("TREFOIL_AUTHORISERS", self.authoriser.public_key()),
             ("TREFOIL_POLICY_FILE", policy.to_str().unwrap().to_owned()),
         ]
@@ -180,18 +207,23 @@ impl Deployment {
         [
             ("TREFOIL_NATS_URL", self.route(name)),
             ("TREFOIL_NOISE_KEY", self.worker_noise.seed().unwrap()),
-            ("TREFOIL_NODE1_IDENTITY", node1.identity.public_key()),
-            ("TREFOIL_NODE2_IDENTITY", node2.identity.public_key()),
-            ("TREFOIL_NODE1_NOISE", node1.noise.public_key()),
-            ("TREFOIL_NODE2_NOISE", node2.noise.public_key()),
+            ("TREFOIL_NODE1_IDENTITY", node1.identities()),
+            ("TREFOIL_NODE2_IDENTITY", node2.identities()),
+            ("TREFOIL_NODE1_NOISE", node1.noises()),
+            ("TREFOIL_NODE2_NOISE", node2.noises()),
             ("TREFOIL_SEALING_KEYS_FILE", self.sealing_keys().display().to_string()),
-            ("TREFOIL_INITIATORS", format!("{},{}", self.initiator.public_key(), self.limited.public_key())),
+            ("TREFOIL_INITIATORS", format!("{},{}", self.initiator_names().join("="), self.limited.public_key())),
             ("TREFOIL_ACK_WAIT_SECONDS", "1".to_owned()),
         ]
         .into_iter()
         .chain(self.worker_settings.iter().map(|(key, value)| (*key, value.clone())))
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
+    }
+
+    /// All keys of the backend, the present one first.
+    fn initiator_names(&self) -> Vec<String> {
+        [&[self.initiator.public_key()], self.other_initiators.as_slice(), &self.former_initiators].concat()
     }
 
     /// Starts a worker and waits until it takes jobs.
@@ -225,7 +257,7 @@ impl Deployment {
             let (_, public) = nkeys::from_public_key(&node.identity.public_key()).unwrap();
             ed25519_dalek::VerifyingKey::from_bytes(&public).unwrap()
         };
-        NodeIdentities { node1: identity(&self.nodes[0]), node2: identity(&self.nodes[1]) }
+        NodeIdentities { node1: vec![identity(&self.nodes[0])], node2: vec![identity(&self.nodes[1])] }
     }
 
     pub fn kill(&mut self, name: &str) {
@@ -241,8 +273,9 @@ impl Deployment {
         [
             ("TREFOIL_NATS_URL", self.nats.url()),
             ("TREFOIL_INITIATOR_SEED", self.initiator.seed().unwrap()),
-            ("TREFOIL_NODE1_IDENTITY", self.nodes[0].identity.public_key()),
-            ("TREFOIL_NODE2_IDENTITY", self.nodes[1].identity.public_key()),
+            ("TREFOIL_FORMER_INITIATORS", self.initiator_names().split_off(1).join(",")),
+            ("TREFOIL_NODE1_IDENTITY", self.nodes[0].identities()),
+            ("TREFOIL_NODE2_IDENTITY", self.nodes[1].identities()),
             ("TREFOIL_WORKER_KEY", self.sealing.public_key()),
             ("TREFOIL_REPLY_SEED", self.reply.seed().unwrap()),
         ]

@@ -74,6 +74,14 @@ impl NatsServer {
         self.process = launch(self.folder.path(), &self.port.to_string(), self.starts).0;
     }
 
+    /// Gives the running server another configuration, and waits until it has it.
+    pub fn reload(&self, text: &str) {
+        std::fs::write(self.folder.path().join("nats.conf"), text).unwrap();
+        let before = self.process.log().lines().count();
+        self.process.signal("HUP");
+        self.process.wait_for_after(before, "Reloaded server configuration");
+    }
+
     /// Sends the server a signal by its name.
     pub fn signal(&self, name: &str) {
         self.process.signal(name);

@@ -123,7 +123,7 @@ fn write<W: Write>(
 fn read<R: Read, T>(
     input: R,
     recipient: &XKey,
-    identity: &VerifyingKey,
+    identities: &[VerifyingKey],
     rows: impl FnOnce(&Header, &mut dyn Read) -> Result<T, StoreError>,
 ) -> Result<(Header, T), BackupError> {
     let (header, opener) = Opener::begin(input, recipient)?;
@@ -141,8 +141,10 @@ fn read<R: Read, T>(
         return Err(BackupError::Altered);
     }
     let statement = statement(&bound, &hash.finalize().into());
-    identity
-        .verify_strict(&statement, &Signature::from_bytes(&signature))
-        .map(|()| (header, done))
-        .map_err(|_| BackupError::NotSigned)
+    let signature = Signature::from_bytes(&signature);
+    if identities.iter().any(|identity| identity.verify_strict(&statement, &signature).is_ok()) {
+        Ok((header, done))
+    } else {
+        Err(BackupError::NotSigned)
+    }
 }

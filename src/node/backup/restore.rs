@@ -40,7 +40,7 @@ pub fn restore(
     paths: &Paths,
     role: Party,
     master: Secret<[u8; 32]>,
-    identity: &VerifyingKey,
+    identities: &[VerifyingKey],
     recipient: &XKey,
 ) -> Result<(Header, Restored, Quarantine, bool), BackupError> {
     let database = paths.data_dir.join(DATABASE);
@@ -55,14 +55,14 @@ pub fn restore(
     })?;
     let log = source(&paths.data_dir.join(AUDIT_LOG), paths.audit_log.as_deref())?;
     let mut backup = BufReader::new(File::open(&paths.backup).map_err(named(&paths.backup))?);
-    let (header, ()) = read(&mut backup, recipient, identity, |_, rows| skim(rows))?;
+    let (header, ()) = read(&mut backup, recipient, identities, |_, rows| skim(rows))?;
     if header.party != role.to_string() {
         return Err(BackupError::InTheWay(format!("this is a backup of {}, not of {role}", header.party)));
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&paths.data_dir).map_err(named(&paths.data_dir))?;
     backup.seek(SeekFrom::Start(0)).map_err(named(&paths.backup))?;
     let draft = Drafts::new(&paths.data_dir, DATABASE)?;
-    let (_, loaded) = read(&mut backup, recipient, identity, |_, rows| Ok(Draft::load(&draft.path, rows)))?;
+    let (_, loaded) = read(&mut backup, recipient, identities, |_, rows| Ok(Draft::load(&draft.path, rows)))?;
     let loaded = loaded?;
     let head = loaded.anchored()?;
     check_log(log.as_deref(), head)?;

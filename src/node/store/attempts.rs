@@ -82,18 +82,19 @@ pub fn put_material(
 
 /// Whether the owner may have this key: has it already, or has fewer than so many.
 pub fn has_room(
-    owned: &impl ReadableTable<&'static [u8], ()>,
+    table: &impl ReadableTable<&'static [u8], ()>,
     owner: &InitiatorId,
     id: KeyId,
     max_keys: u64,
 ) -> Result<bool, StoreError> {
-    if owned.get(rows::owned_key(owner, id).as_slice())?.is_some() {
-        return Ok(true);
-    }
+    Ok(table.get(rows::owned_key(owner, id).as_slice())?.is_some() || owned(table, owner, max_keys)? < max_keys)
+}
+
+/// How many keys an owner has, up to `most`.
+pub fn owned(table: &impl ReadableTable<&'static [u8], ()>, owner: &InitiatorId, most: u64) -> Result<u64, StoreError> {
     let (first, last) = (rows::owned_key(owner, KeyId([0; 16])), rows::owned_key(owner, KeyId([0xFF; 16])));
-    let count =
-        owned.range::<&[u8]>(first.as_slice()..=last.as_slice())?.take(max_keys.min(u64::from(u32::MAX)) as usize);
-    Ok((count.count() as u64) < max_keys)
+    let keys = table.range::<&[u8]>(first.as_slice()..=last.as_slice())?;
+    Ok(keys.take(most.min(u64::from(u32::MAX)) as usize).count() as u64)
 }
 
 pub fn put_owned(batch: &Batch<'_>, owner: &InitiatorId, id: KeyId) -> Result<(), StoreError> {

@@ -132,6 +132,12 @@ pub trait Store: Send + Sync + 'static {
     /// `Failed`.
     fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError>;
 
+    /// How many keys an owner has, as [`Store::has_room`] counts them, up to `most`.
+    ///
+    /// # Errors
+    /// Storage failed.
+    fn owned(&self, owner: &InitiatorId, most: u64) -> Result<u64, StoreError>;
+
     /// Stages an attempt with its secret bytes: a new key, if its owner then has no more than `max_keys`, or new shares for a key
     /// that is committed with the shares that the attempt was made from.
     ///

@@ -1,6 +1,6 @@
 //! [`Store`] on `redb`: exactly one process per data directory.
 
-use super::attempts::{attempts_of, has_room, read_material, replacements_of};
+use super::attempts::{attempts_of, has_room, owned, read_material, replacements_of};
 use super::dump::Snapshot;
 use super::ledger::{self, check_ledger};
 use super::open::{HeadCell, read_head};
@@ -167,6 +167,10 @@ impl Store for RedbStore {
 
     fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError> {
         self.read(|db| has_room(&db.begin_read()?.open_table(OWNED)?, owner, id, max_keys))
+    }
+
+    fn owned(&self, owner: &InitiatorId, most: u64) -> Result<u64, StoreError> {
+        owned(&self.db.begin_read()?.open_table(OWNED)?, owner, most)
     }
 
     fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()> {

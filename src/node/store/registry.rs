@@ -1,6 +1,6 @@
 //! The registry: every key that was committed, by owner, with what its owner calls it.
 
-use super::attempts::key_row;
+use super::attempts::{attempt_row, key_row};
 use super::ledger::{self, check_ledger};
 use super::rows::{self, ATTEMPTS, AttemptRow, JOBS, KEYS, KeyRow, attempt_key, owned_key};
 use super::writer::Batch;
@@ -22,18 +22,22 @@ struct RegistryRow {
     labelled_at: u64,
 }
 
-/// Registers a key that was just committed. A key that takes another one's place keeps its label, one that is registered already
-/// keeps everything.
-pub fn enter(batch: &Batch<'_>, new: &Attempt, now: u64) -> Result<(), StoreError> {
+/// Registers a key that was just committed, which `before` owned if it was there. A key that takes another one's place keeps its label, one
+/// that is registered already keeps everything, also where its owner has another name now.
+pub fn enter(batch: &Batch<'_>, new: &Attempt, before: &InitiatorId, now: u64) -> Result<(), StoreError> {
     let mut registry = batch.tx.open_table(REGISTRY)?;
     let name = owned_key(&new.initiator, new.key_id);
     if registry.get(name.as_slice())?.is_some() {
         return Ok(());
     }
+    let renamed = registry.remove(owned_key(before, new.key_id).as_slice())?.map(|row| row.value().to_vec());
+    if let Some(row) = renamed {
+        registry.insert(name.as_slice(), row.as_slice())?;
+        return Ok(());
+    }
     let label = match new.source_key_id {
         Some(source) => {
-            let source: Option<RegistryRow> =
-                rows::get::<&[u8], _>(&registry, owned_key(&new.initiator, source).as_slice())?;
+            let source: Option<RegistryRow> = rows::get::<&[u8], _>(&registry, owned_key(before, source).as_slice())?;
             source.and_then(|row| row.label)
         }
         None => new.label.clone(),
@@ -55,11 +59,13 @@ pub fn label(
         return Ok(());
     }
     if let Some(label) = label {
+        let unknown = StoreError::Refused(ErrorCode::UnknownKey);
+        let known = key_row(batch, key)?.ok_or(unknown.clone())?;
+        let attempt = attempt_row(batch, &attempt_key(key, known.transcript))?.ok_or(unknown.clone())?.attempt;
         let mut registry = batch.tx.open_table(REGISTRY)?;
-        let name = owned_key(&job.initiator, key);
+        let name = owned_key(&attempt.initiator, key);
         let row: Option<RegistryRow> = rows::get::<&[u8], _>(&registry, name.as_slice())?;
-        let row = row.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?;
-        let known = key_row(batch, key)?.ok_or(StoreError::Refused(ErrorCode::UnknownKey))?;
+        let row = row.ok_or(unknown)?;
         if known.state.is_end() {
             return known.state.usable().map_err(|code| known.refusal(code));
         }

@@ -114,7 +114,7 @@ fn begin(batch: &mut Batch<'_>, new: &Attempt) -> Result<(), StoreError> {
     for other in others.into_iter().filter(|other| other.attempt.transcript != transcript) {
         destroy(batch, other, None)?;
     }
-    registry::enter(batch, new, now_ms())
+    registry::enter(batch, new, &new.initiator, now_ms())
 }
 
 /// New shares take the place of those of `source`.
@@ -131,6 +131,7 @@ fn replace(batch: &mut Batch<'_>, new: &Attempt, source: KeyId, from: [u8; 32]) 
     let state = if frozen { KeyState::Frozen } else { KeyState::Active };
     unlink(batch, new)?;
     supersede(batch, source)?;
+    let owner = replaced.attempt.initiator.clone();
     destroy(batch, replaced, Some(Fate::Committed))?;
     put_key(batch, new.key_id, &KeyRow { state, transcript: new.transcript, frozen: false, successor: None })?;
     if new.key_id == source {
@@ -140,10 +141,11 @@ fn replace(batch: &mut Batch<'_>, new: &Attempt, source: KeyId, from: [u8; 32]) 
     } else {
         recoveries::forget(batch, source)?;
         put_key(batch, source, &KeyRow { state: KeyState::Retired, successor: Some(new.key_id), ..old })?;
-        remove_owned(batch, &new.initiator, source)?;
-        put_owned(batch, &new.initiator, new.key_id)?;
     }
-    registry::enter(batch, new, now_ms())
+    // Its owner may have another name by now.
+    remove_owned(batch, &owner, source)?;
+    put_owned(batch, &new.initiator, new.key_id)?;
+    registry::enter(batch, new, &owner, now_ms())
 }
 
 /// Destroys what is prepared to take the place of a key's shares. It is remembered: its worker asks for its commit, perhaps.
