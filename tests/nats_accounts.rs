@@ -176,6 +176,14 @@ async fn the_service_runs_within_its_permissions() {
     guarded.service.start_worker("worker1");
     let new = backend.generate(Curve::Ed25519, KdfParams::Hkdf, password_32()).await.unwrap();
     backend.committed(&new.key, support::PATIENCE).await.unwrap();
+    // Whoever watches sees what the worker tells of itself.
+    let mut top = command("trefoil");
+    top.args(["top", "--once", "--json"]).current_dir(guarded.service.folder.path());
+    top.env("TREFOIL_NATS_URL", guarded.service.nats.url()).env("TREFOIL_NATS_NKEY_SEED", guarded.seed("monitor"));
+    let seen = top.env("TREFOIL_NATS_INBOX_PREFIX", "_INBOX_monitor").output().unwrap();
+    let said: Value = serde_json::from_slice(seen.stdout.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    assert_eq!(said["workerId"], guarded.service.worker_id("worker1"), "{seen:?}");
+    assert!(said["jobs"].as_array().is_some_and(|jobs| !jobs.is_empty()), "{said}");
     let log = guarded.service.nats.log();
     let violations: Vec<&str> = log.lines().filter(|line| line.contains("Violation")).collect();
     assert!(violations.is_empty(), "{violations:#?}");

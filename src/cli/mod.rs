@@ -7,6 +7,7 @@
 mod audit;
 mod backup;
 mod batch;
+mod board;
 mod change_password;
 mod draft;
 mod finish;
@@ -29,6 +30,7 @@ mod recover;
 mod refresh;
 mod setup;
 mod sign;
+mod top;
 mod validate;
 mod verify;
 mod worker;
@@ -119,6 +121,9 @@ enum Command {
     /// For a node's operator
     #[command(subcommand)]
     Node(node::Command),
+    /// Show what the workers do, live
+    #[command(after_help = top::HELP)]
+    Top(top::Arguments),
     /// Ask whether a worker or node on this machine is ready
     Healthcheck(healthcheck::Arguments),
     /// Write the accounts and permissions of the NATS servers, from public keys
@@ -165,6 +170,7 @@ async fn run(config: Given<'_>, command: Command, output: &Output) -> Result<(),
         Command::Audit(command) => audit::run(&command, output),
         Command::Worker(command) => worker::run(&command, output),
         Command::Node(command) => node::run(config.file, &command, output).await,
+        Command::Top(arguments) => top::run(config, &arguments, output).await,
         Command::Healthcheck(arguments) => healthcheck::run(config.file, &arguments, output),
         Command::NatsAccounts(arguments) => nats_accounts::run(&arguments, output),
         Command::Setup(arguments) => setup::run(&arguments, output),
@@ -172,7 +178,12 @@ async fn run(config: Given<'_>, command: Command, output: &Output) -> Result<(),
 }
 
 /// The client's settings: command line, environment, and the file given or found.
-fn settings(Given { file, lane }: Given<'_>) -> Result<ClientConfig, Failure> {
+fn settings(given: Given<'_>) -> Result<ClientConfig, Failure> {
+    ClientConfig::read(Settings::from_env(environment(given))).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// This process's environment, with what the command line says put into it.
+fn environment(Given { file, lane }: Given<'_>) -> std::collections::HashMap<String, String> {
     const DEFAULT: &str = "trefoil.toml";
     let mut env: std::collections::HashMap<String, String> = std::env::vars().collect();
     let named = file.map(|path| path.to_string_lossy().into_owned());
@@ -183,7 +194,7 @@ fn settings(Given { file, lane }: Given<'_>) -> Result<ClientConfig, Failure> {
     if let Some(lane) = lane {
         env.insert("TREFOIL_LANE".to_owned(), lane.to_string());
     }
-    ClientConfig::read(Settings::from_env(env)).map_err(|error| Failure::usage(error.to_string()))
+    env
 }
 
 async fn connect(config: ClientConfig, output: &Output) -> Result<Backend, ClientError> {

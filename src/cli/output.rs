@@ -110,6 +110,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether answers are JSON.
+    pub const fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// The command's answer: labelled lines for people, or one JSON object.
     pub fn answer(&self, lines: &[(&str, String)], object: &Value) {
         // A closed pipe is the reader's decision, not our failure.

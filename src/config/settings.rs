@@ -87,6 +87,11 @@ impl Settings {
         }
     }
 
+    /// Forgets all settings but those whose names begin so: for who needs only a part of what another process is configured with.
+    pub fn keep(&mut self, prefix: &str) {
+        self.values.retain(|key, _| key.starts_with(prefix));
+    }
+
     /// Records a problem with `key`.
     pub fn problem(&mut self, key: &str, what: impl std::fmt::Display) {
         self.problems.push(format!("{key}: {what}"));
