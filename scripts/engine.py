@@ -33,12 +33,17 @@ def installed(*commands: str) -> None:
     if not shutil.which("apt-get"):
         raise Unavailable(f"{', '.join(missing)} is not installed, and there is no apt-get")
     # At this run level no service is started by its package.
-    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     packages = sorted({PACKAGES[command] for command in missing})
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", "-qq", *command], env=environ, capture_output=True, text=True, timeout=600)
-        if done.returncode != 0:
-            raise Unavailable(f"apt-get {' '.join(command)} failed: {last_line(done.stderr)}")
+    apt_get(["update"])
+    apt_get(["install", "--yes", "--no-install-recommends", *packages], RUNLEVEL="1")
+
+
+def apt_get(arguments: list[str], folder: pathlib.Path | None = None, **environ: str) -> None:
+    """Runs apt-get."""
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", **environ}
+    done = subprocess.run(["apt-get", "-qq", *arguments], cwd=folder, env=environ, capture_output=True, text=True, timeout=600)
+    if done.returncode != 0:
+        raise Unavailable(f"apt-get {' '.join(arguments)} failed: {last_line(done.stderr)}")
 
 
 def last_line(text: str) -> str:
@@ -50,11 +55,16 @@ def debian_file(package: str, path: str, folder: pathlib.Path) -> pathlib.Path:
     """One file of a Debian package, which is not installed."""
     place = folder / package
     if not (place / path).exists():
+        shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        for command in (["apt-get", "-qq", "download", package], ["sh", "-c", "exec dpkg-deb --extract ./*.deb ."]):
-            done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=600)
-            if done.returncode != 0:
-                raise Failed(f"{' '.join(command)} failed:\n{done.stderr}")
+        try:
+            apt_get(["download", package], place)
+        except Unavailable:
+            # On a new machine the lists of packages are empty.
+            apt_get(["update"])
+            apt_get(["download", package], place)
+        [archive] = place.glob("*.deb")
+        subprocess.run(["dpkg-deb", "--extract", archive, place], check=True, timeout=120)
     return place / path
 
 
