@@ -98,8 +98,9 @@ def chart(run: dict, one: dict, left: float, top: float) -> list[str]:
 
     drawn = [text(left, top + 12, f"{one['title']}, {one['unit']}", 13, weight="bold"), *outage_bands(run, x, y0, y1)]
     for part in (0, 0.5, 1):
-        drawn.append(f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{y(part * highest):.1f}" y2="{y(part * highest):.1f}" stroke="#ccc" stroke-width="0.6"/>')
-        drawn.append(text(x0 - 5, y(part * highest) + 4, f"{part * highest:g}", 10, "end"))
+        at = y(part * highest)
+        drawn.append(f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ccc" stroke-width="0.6"/>')
+        drawn.append(text(x0 - 5, at + 4, f"{part * highest:g}", 10, "end"))
     for at in range(0, int(run["seconds"]) + 1, 30):
         drawn.append(text(x(at), y1 + 13, f"{at} s", 9, "middle", "#777"))
     place = x0
@@ -126,7 +127,8 @@ def chart(run: dict, one: dict, left: float, top: float) -> list[str]:
 def page(title: str, width: float, height: float, drawn: list[str]) -> str:
     """The whole picture."""
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+        ' font-family="sans-serif">'
         f'<rect width="100%" height="100%" fill="#fff"/>'
     )
     lines = [head, text(16, 24, title, 15, weight="bold"), text(width - 16, 24, LABEL, 11, "end", "#a33"), *drawn, "</svg>"]

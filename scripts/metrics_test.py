@@ -3,7 +3,8 @@
 and bad jobs. Every query of every dashboard must give something; then each process is killed, and exactly its alert must fire.
 
 The rules are the shipped ones on a clock that goes FACTOR times as fast: scraped and evaluated each second and not every 15, every
-`for`, range and offset divided by FACTOR; expressions and thresholds are as they are. Writes target/metrics/summary.json, and what docs/img is drawn from.
+`for`, range and offset divided by FACTOR; expressions and thresholds are as they are. Writes target/metrics/summary.json, and what
+docs/img is drawn from.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def faster(rules: str, factor: int) -> str:
         return f"{match['before']}{1000 * seconds // factor}ms{match['after']}"
 
     length = r"(?P<count>\d+)(?P<unit>[smhd])"
-    for pattern in (rf"(?P<before>\bfor: ){length}(?P<after>\s)", rf"(?P<before>\[){length}(?P<after>\])", rf"(?P<before>\boffset ){length}(?P<after>\b)"):
-        rules = re.sub(pattern, divided, rules)
+    for before, after in ((r"\bfor: ", r"\s"), (r"\[", r"\]"), (r"\boffset ", r"\b")):
+        rules = re.sub(rf"(?P<before>{before}){length}(?P<after>{after})", divided, rules)
     return rules
 
 
