@@ -14,26 +14,21 @@ import fcntl
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import alert_tests
 import charts
 import dashboards
 import demo
 from demo import CURVES, NODES, ROOT, WORKERS, Steps, require
+from metrics_service import FACTOR, FOLDER, Deployment, until
 from nats_wire import Connection
-from prometheus import Api, faster, filled_in, find, has_values
-from services import PATIENCE, Failed, Service
+from prometheus import filled_in, find, has_values
+from services import PATIENCE, Failed
 
-FOLDER = ROOT / "target" / "metrics"
-FACTOR = 20
-INTERVAL = 1  # seconds between two scrapes
 RATE = "15s"  # what Grafana's $__rate_interval is taken for
 OUTAGE = 10  # seconds for which each outage lasts after its alert fires: what follows from it has time to show
 QUIET = 8  # seconds after each outage in which nothing may fire: longer than any critical alert's `for`
@@ -46,30 +41,12 @@ NOT_ASSURED = {
 }
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def until(what: str, holds, patience: float = PATIENCE) -> float:
-    """Waits until something holds; how long it took, seconds."""
-    start = time.monotonic()
-    while not holds():
-        if time.monotonic() - start > patience:
-            raise Failed(f"not within {patience:.0f} s: {what}")
-        time.sleep(0.1)
-    return time.monotonic() - start
-
-
 class Load:
     """Jobs in the background, one after another in each of a few threads, until told to stop."""
 
-    def __init__(self, run: Run, tasks: list):
+    def __init__(self, tasks: list):
         self.stopped = threading.Event()
         self.threads = [threading.Thread(target=self.repeat, args=(task,), daemon=True) for task in tasks]
-        self.run = run
         for thread in self.threads:
             thread.start()
 
@@ -85,107 +62,20 @@ class Load:
             thread.join(PATIENCE)
 
 
-class Run(demo.Demo):
+class Run(Deployment):
     """One run of the test."""
 
     def __init__(self, steps: Steps):
-        super().__init__(steps)
-        self.ports = {name: free_port() for name in ("nats-server", "prometheus", *NODES, *WORKERS)}
-        self.processes: dict[str, Service] = {}
-        self.results: dict[tuple[str, str], int] = {}  # of the jobs so far, by operation and code
-        self.lock = threading.Lock()
+        prometheus, self.promtool = find()
+        super().__init__(steps, prometheus)
         self.outages: list[dict] = []
         self.summary: dict = {}
         self.cases: subprocess.Popen | None = None
-
-    # --- what runs
-
-    def make_identities(self) -> None:
-        """Those of the demo, a stranger, and a recipient of backups."""
-        super().make_identities()
-        for kind, name in (("initiator", "stranger"), ("sealing", "backup")):
-            self.public[name] = self.trefoil("identity", "new", "--kind", kind, "--out", FOLDER / f"{name}.seed")["publicKey"]
-
-    def launch(self, name: str) -> None:
-        """Starts one process, again after it was killed; the log of its last life is kept beside the new one."""
-        if (log := FOLDER / f"{name}.log").exists():
-            log.rename(FOLDER / f"{name}.killed-{time.time():.0f}.log")
-        listen = {"TREFOIL_CONFIG": FOLDER / f"{name}.toml", "TREFOIL_METRICS_LISTEN": f"127.0.0.1:{self.ports[name]}"}
-        if name == "nats-server":
-            port = self.ports[name]
-            command = [self.nats_server, "--addr", "127.0.0.1", "--port", port, "--jetstream", "--store_dir", FOLDER / "nats"]
-            self.processes[name] = self.start(name, command)
-        elif name in NODES:
-            backup = FOLDER / f"backup-{name}"
-            backup.mkdir(exist_ok=True)
-            more = {"TREFOIL_BACKUP_DIR": backup, "TREFOIL_BACKUP_RECIPIENTS": self.public["backup"], "TREFOIL_BACKUP_EVERY_MINUTES": 60}
-            self.processes[name] = self.start(name, [self.binaries["trefoil-node"]], **listen, **more)
-        else:
-            self.processes[name] = self.start(name, [self.binaries["trefoil-worker"]], TREFOIL_METRICS_SECONDS=INTERVAL, **listen)
-
-    def await_start(self, name: str) -> None:
-        """Waits for a process's own word that it does its work."""
-        said = {"nats-server": "Server is ready", "node1": "serving", "node2": "serving"}.get(name, " ready")
-        self.processes[name].wait_for(said)
-
-    def kill(self, name: str) -> None:
-        """Ends one process at once."""
-        service = self.processes.pop(name)
-        service.process.kill()
-        service.process.wait()
-        self.services.remove(service)
-
-    def is_ready(self, name: str) -> bool:
-        """What the process says of itself."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=PATIENCE) as answer:
-                return answer.status == 200
-        except urllib.error.URLError:
-            return False
-
-    def start_services(self) -> None:
-        """Everything, Prometheus last: it sees every counter from its beginning."""
-        with self.step("start NATS, both nodes, two workers"):
-            self.launch("nats-server")
-            self.await_start("nats-server")
-            self.url = f"nats://127.0.0.1:{self.ports['nats-server']}"
-            self.write_all_settings(self.url)
-            for name in (*NODES, *WORKERS):
-                self.launch(name)
-                self.await_start(name)
-            for name in (*NODES, *WORKERS):
-                until(f"{name} is ready", lambda name=name: self.is_ready(name))
-        with self.step("start Prometheus") as notes:
-            (FOLDER / "trefoil.yml").write_text(faster(dashboards.RULES.read_text(), FACTOR))
-            nodes = "".join(f"\n      - targets: [127.0.0.1:{self.ports[node]}]\n        labels: {{node: {node}}}" for node in NODES)
-            workers = ", ".join(f"127.0.0.1:{self.ports[worker]}" for worker in WORKERS)
-            (FOLDER / "prometheus.yml").write_text(
-                f"global: {{scrape_interval: {INTERVAL}s, scrape_timeout: {INTERVAL}s, evaluation_interval: {INTERVAL}s}}\n"
-                "rule_files: [trefoil.yml]\nscrape_configs:\n"
-                f"  - job_name: trefoil-worker\n    static_configs:\n      - targets: [{workers}]\n"
-                f"  - job_name: trefoil-node\n    static_configs:{nodes}\n"
-            )
-            port = self.ports["prometheus"]
-            command = [self.prometheus, f"--config.file={FOLDER}/prometheus.yml", f"--storage.tsdb.path={FOLDER}/prometheus"]
-            self.start("prometheus", [*command, f"--web.listen-address=127.0.0.1:{port}"]).wait_for("Server is ready")
-            self.api = Api(f"http://127.0.0.1:{port}")
-            notes.append(self.api.url)
-        with self.step("all targets are up"):
-            until("Prometheus scrapes everything", lambda: self.api.number("sum(up)") == len(NODES) + len(WORKERS))
-            until("every process is connected", lambda: self.api.number("sum(trefoil_nats_connected)") == len(NODES) + len(WORKERS))
-
-    def stop_services(self) -> None:
-        """NATS last, whenever it was started."""
-        self.services.sort(key=lambda service: service.name != "nats-server")
-        super().stop_services()
 
     # --- the rules by themselves
 
     def check_rules(self) -> None:
         """promtool's word about the shipped files."""
-        with self.step("find Prometheus") as notes:
-            self.prometheus, self.promtool = find()
-            notes.append(str(self.prometheus))
         shipped = ROOT / "deploy" / "prometheus"
         for name, arguments in (
             ("promtool check rules", ["check", "rules", shipped / "rules" / "trefoil.yml"]),
@@ -207,32 +97,6 @@ class Run(demo.Demo):
             notes.append(f"{len(alert_tests.cases())} cases")
 
     # --- the load
-
-    def job(self, op: str, *arguments: object, lifetime: int = 60, **environ: object) -> str:
-        """Sends one job with the command line, and counts its result: ok, a code, or what it is if there is no result."""
-        command = [self.binaries["trefoil"], "--config", FOLDER / "client.toml", "--json", *arguments]
-        environ = demo.clean_environment(TREFOIL_JOB_LIFETIME_SECONDS=lifetime, **environ)
-        done = subprocess.run([str(part) for part in command], env=environ, capture_output=True, text=True, timeout=4 * PATIENCE)
-        outcome = {0: "ok", 1: "error"}.get(done.returncode, "no result")
-        if outcome == "error":
-            outcome = json.loads(done.stdout)["error"]["code"]
-        with self.lock:
-            self.results[op, outcome] = self.results.get((op, outcome), 0) + 1
-        return outcome
-
-    def make(self, name: str, curve: str, kdf: str, **more: object) -> str:
-        """A new key under this name."""
-        file = FOLDER / f"{name}.key"
-        password = FOLDER / f"password-{'ed25519' if kdf == 'hkdf' else 'secp256k1'}.seed"
-        return self.job("generate", "generate", "--curve", curve, "--kdf", kdf, "--out", file, "--password-file", password, **more)
-
-    def sign_with(self, name: str, *arguments: object, password: str = "", **more: object) -> str:
-        """A signature by the key of this name, which begins with its curve."""
-        file = FOLDER / f"{name}.key"
-        kind = "ed25519" if "hkdf" in name else "secp256k1"
-        what = ["--digest", "ab" * 32] if name.startswith("secp256k1") else ["--message", "a message"]
-        what = list(arguments) or what
-        return self.job("sign", "sign", "--key", file, *what, "--password-file", FOLDER / f"password-{password or kind}.seed", **more)
 
     def all_kinds_of_jobs(self) -> None:
         """Each kind of job, good and bad, some at once."""
@@ -273,6 +137,13 @@ class Run(demo.Demo):
             ])
         with self.step("a job that was carried out, published once more"):
             self.replay()
+        with self.step("what is no job, and what is no request"):
+            connection = Connection(self.url)
+            connection.publish(f"mpc.job.sign.{'0' * 32}", b"", b"{}")
+            connection.publish("mpc.node.node1.handshake", b"", b"nothing that was agreed on", "_INBOX.test")
+            for name in ("trefoil_jobs_refused_total", "trefoil_node_rejects_total"):
+                until(f"{name} moves", lambda name=name: self.api.number(f"sum({name})") > 0)
+            connection.close()
 
     def replay(self) -> None:
         """A generation, seen on its way into the queue; its result taken away, and the same bytes published again."""
@@ -399,7 +270,7 @@ class Run(demo.Demo):
         sign = [lambda name=name: self.sign_with(name, lifetime=LIFETIME) for name in ("secp256k1-hkdf", "secp256k1-argon2id")]
         numbers = iter(range(1_000_000))
         make = [lambda: self.make(f"more-{next(numbers)}", "ed25519", "hkdf", lifetime=LIFETIME)] * 2
-        load = Load(self, [*sign, *make])
+        load = Load([*sign, *make])
         try:
             self.outage("kill node 1", ["node1"], "TrefoilNodeDown")
             self.outage("kill node 2", ["node2"], "TrefoilNodeDown")
@@ -459,7 +330,11 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, demo.interrupted)
     steps, code = Steps(), 1
-    run = Run(steps)
+    try:
+        run = Run(steps)
+    except Failed as failure:
+        print(failure, file=sys.stderr)
+        return 1
     start = time.monotonic()
     try:
         run.run()
