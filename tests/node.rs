@@ -387,7 +387,8 @@ async fn a_draining_node_finishes_what_it_began() {
         // New sessions are refused as soon as the drain has begun, and the open one goes on.
         for open in opens {
             match refused(to1.call(&call(NodeRequest::SignOpen(open))).await.unwrap()) {
-                ErrorCode::NodeUnavailable => return midway.finish().await,
+                // It waits for the signature, and not for the worker's word that it has it.
+                ErrorCode::NodeUnavailable => return midway.signed().await.unwrap(),
                 ErrorCode::KeyBusy => tokio::task::yield_now().await,
                 other => panic!("{other}"),
             }

@@ -82,16 +82,21 @@ impl Midway {
 
     /// The same, where node 1 may refuse.
     pub async fn finished(self) -> Result<[u8; 64], ErrorCode> {
-        let m3 = match self.send(self.m2.clone()).await {
-            NodeReply::SignRound3 { m3 } => m3,
-            NodeReply::Refused { code, .. } => return Err(code),
+        let (link, session) = (Arc::clone(&self.link), self.session);
+        let signature = self.signed().await?;
+        let outcome = SignOutcome::Signature(Fixed(signature));
+        let close = NodeRequest::SignClose { session, outcome };
+        assert!(matches!(link.call(&call(close)).await.unwrap(), NodeReply::Closed));
+        Ok(signature)
+    }
+
+    /// Up to the signature; node 1 is not told of it.
+    pub async fn signed(self) -> Result<[u8; 64], ErrorCode> {
+        match self.send(self.m2.clone()).await {
+            NodeReply::SignRound3 { m3 } => Ok(self.client.finish(&m3).unwrap().bytes),
+            NodeReply::Refused { code, .. } => Err(code),
             other => panic!("{other:?}"),
-        };
-        let signature = self.client.finish(&m3).unwrap();
-        let outcome = SignOutcome::Signature(Fixed(signature.bytes));
-        let close = NodeRequest::SignClose { session: self.session, outcome };
-        assert!(matches!(self.link.call(&call(close)).await.unwrap(), NodeReply::Closed));
-        Ok(signature.bytes)
+        }
     }
 }
 
