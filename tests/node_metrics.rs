@@ -279,7 +279,7 @@ async fn a_node_that_cannot_write_is_heard_before_it_ends() {
     let (job, contribution) = (cluster.generate_job("g1", Curve::Ed25519), [1; 32]);
     let blinded_password = Some(cluster::blinded(cluster.key_id("g1")).element());
     let question = NodeRequest::KeyInfo { job: cluster.key_info_job("i", cluster.key_id("none")) };
-    let open = NodeRequest::GenerateOpen { job, contribution, blinded_password, proof: None };
+    let open = NodeRequest::GenerateOpen { job, contribution, blinded_password, proof: None, identities: None };
     let mut node = Measured::of(cluster).await;
     for (limit, request, why, metric) in [
         (1, question, "the audit log cannot be written", "trefoil_audit_failures_total"),
