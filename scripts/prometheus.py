@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import shutil
-import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
 
+from engine import Unavailable, debian_file
 from services import PATIENCE, Failed
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -21,25 +20,14 @@ UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 def find() -> tuple[pathlib.Path, pathlib.Path]:
     """prometheus and promtool: those of PATH, else those of Debian's package, unpacked under target/tools; nothing is installed."""
-    unpacked = TOOLS / "prometheus"
-    path = os.pathsep.join([os.environ.get("PATH", ""), str(unpacked / "usr" / "bin")])
-
-    def look() -> list[str]:
-        return [found for name in ("prometheus", "promtool") if (found := shutil.which(name, path=path))]
-
-    if len(look()) < 2 and shutil.which("apt-get") and shutil.which("dpkg-deb"):
-        unpacked.mkdir(parents=True, exist_ok=True)
-        fetch = ["apt-get", "download", "prometheus"]
-        if subprocess.run(fetch, cwd=TOOLS, capture_output=True).returncode != 0 and os.geteuid() == 0:
-            subprocess.run(["apt-get", "update"], capture_output=True)
-            subprocess.run(fetch, cwd=TOOLS, capture_output=True)
-        for package in sorted(TOOLS.glob("prometheus_*.deb"))[-1:]:
-            subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
-            package.unlink()
-    found = look()
-    if len(found) < 2:
-        raise Failed("prometheus and promtool are needed: install Prometheus 2.42 or newer, on Debian the package `prometheus`")
-    return pathlib.Path(found[0]), pathlib.Path(found[1])
+    found = [shutil.which(name) for name in ("prometheus", "promtool")]
+    if all(found):
+        return pathlib.Path(found[0]), pathlib.Path(found[1])
+    try:
+        server = debian_file("prometheus", "usr/bin/prometheus", TOOLS)
+    except Unavailable as reason:
+        raise Failed(f"prometheus and promtool are needed: install Prometheus 2.42 or newer ({reason})") from reason
+    return server, server.with_name("promtool")
 
 
 def faster(rules: str, factor: int) -> str:
