@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 /// Items of a batch that one step computes, at most: a few milliseconds, for which others wait.
 const ITEMS_A_STEP: usize = 4;
@@ -65,7 +66,7 @@ impl Compute {
                 let _ = done.send(catch_unwind(AssertUnwindSafe(step)));
             }
         }))?;
-        match result.await {
+        match result.instrument(tracing::debug_span!("compute")).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) | Err(_) => Err(Undone::Panicked),
         }

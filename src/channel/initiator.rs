@@ -4,14 +4,17 @@ use super::record::Plain;
 use super::{ChannelError, ChannelId, NOISE, STATUS_OK, STATUS_UNKNOWN, VERSION, prologue, record};
 use crate::clock::now_ms;
 use crate::telemetry::calls::Calls;
+use crate::telemetry::{self, trace};
 use crate::wire::node::{Call, NODE_VERSION, NodeReply};
 use crate::wire::subject;
+use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
 use snow::StatelessTransportState;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
+use tracing::Instrument as _;
 use trefoil_protocol::{Party, Secret};
 use zeroize::Zeroizing;
 
@@ -52,6 +55,7 @@ struct LastFailure(Option<(Instant, ChannelError)>);
 /// [`Link::hash`] is part of its id.
 pub struct Link {
     client: async_nats::Client,
+    node: Party,
     subject: String,
     id: ChannelId,
     hash: [u8; 32],
@@ -262,6 +266,7 @@ impl NodeChannel {
         let state = noise.into_stateless_transport_mode().map_err(|_| ChannelError::Tampered)?;
         Ok(Link {
             client: inner.client.clone(),
+            node: inner.node,
             subject,
             id,
             hash,
@@ -289,7 +294,8 @@ impl Link {
     /// `TooLarge`; `Tampered`.
     pub async fn call(&self, call: &Call) -> Result<NodeReply, ChannelError> {
         let began = Instant::now();
-        let answer = self.ask(call).await;
+        let span = tracing::debug_span!("node", node = telemetry::party(self.node), round = call.request.name());
+        let answer = self.ask(call).instrument(span).await;
         if let Some(calls) = &self.calls {
             calls.ended(call.request.name(), began.elapsed(), answer.as_ref().err().copied());
         }
@@ -335,7 +341,13 @@ async fn exchange(
     message: Vec<u8>,
     timeout: Duration,
 ) -> Result<bytes::Bytes, ChannelError> {
-    let request = async_nats::Request::new().payload(message.into()).timeout(Some(timeout));
+    let mut request = async_nats::Request::new().payload(message.into()).timeout(Some(timeout));
+    if let Some(trace) = trace::current() {
+        // For the node's log only, so it may stand outside of what is encrypted.
+        let mut headers = HeaderMap::new();
+        trace.write(&mut headers);
+        request = request.headers(headers);
+    }
     match client.send_request(subject, request).await {
         Ok(answer) => Ok(answer.payload),
         Err(error) => Err(match error.kind() {

@@ -7,6 +7,7 @@ use super::verify::{self, AttestedKey, NodeIdentities, Untrusted};
 use crate::clock::now_ms;
 use crate::jobs::once::Unavailable;
 use crate::seal::{self, Binding, Secrets};
+use crate::telemetry::trace::TraceContext;
 use crate::vault::{LockedShare, Password};
 use crate::wire::{
     Batch, Failure, InitiatorId, JobId, JobResult, KdfParams, KeyId, KeyState, Lane, Method, OrderedState, Outcome,
@@ -121,6 +122,7 @@ impl Backend {
         let mut jobs = JobBuilder::new(config.initiator, config.worker_key)
             .ok_or_else(|| unavailable("the initiator's key is not a user NKEY".to_owned()))?;
         jobs.set_lane(config.lane);
+        jobs.set_trace(TraceContext::from_env());
         let jetstream = config.nats.jetstream(nats.clone());
         let results = Results::listen(jetstream.clone(), jobs.initiator().clone());
         let reply = config.reply.unwrap_or_default();
@@ -139,6 +141,11 @@ impl Backend {
     /// The lane of the jobs from now on; at first the one of the settings.
     pub const fn set_lane(&mut self, lane: Lane) {
         self.jobs.set_lane(lane);
+    }
+
+    /// What the jobs are part of from now on; at first what the environment's `TRACEPARENT` says.
+    pub const fn set_trace(&mut self, parent: Option<TraceContext>) {
+        self.jobs.set_trace(parent);
     }
 
     /// How long a job lives, by the settings.

@@ -3,6 +3,7 @@
 use crate::auth::{self, sign_job};
 use crate::clock::now_ms;
 use crate::seal::{Binding, SealError, Secrets, seal};
+use crate::telemetry::trace::TraceContext;
 use crate::wire::{
     Address, Batch, ChangePasswordBody, Curve, Envelope, GenerateBody, InitiatorId, Job, JobError, JobHeaders, JobId,
     KdfParams, KeyId, Lane, MAX_BODY_BYTES, Method, Op, OrderBody, OrderedState, PublicKeyBody, ReshareBody, SealKey,
@@ -20,7 +21,7 @@ use std::time::Duration;
 pub struct SignedRequest {
     /// `mpc.job.<op>.<keyId>`, or `mpc.bulk.<op>.<keyId>`.
     pub subject: String,
-    /// Version and signature.
+    /// Version, signature and trace.
     pub headers: HeaderMap,
     /// The signed bytes.
     pub body: Vec<u8>,
@@ -77,6 +78,8 @@ pub struct JobBuilder {
     initiator: InitiatorId,
     worker_key: SealKey,
     lane: Lane,
+    /// What the jobs are part of.
+    parent: Option<TraceContext>,
 }
 
 impl JobBuilder {
@@ -84,12 +87,17 @@ impl JobBuilder {
     #[must_use]
     pub fn new(key: KeyPair, worker_key: SealKey) -> Option<Self> {
         let initiator = key.public_key().parse().ok()?;
-        Some(Self { key, initiator, worker_key, lane: Lane::default() })
+        Some(Self { key, initiator, worker_key, lane: Lane::default(), parent: None })
     }
 
     /// The lane of the jobs that are built from now on; `interactive` unless it is set.
     pub const fn set_lane(&mut self, lane: Lane) {
         self.lane = lane;
+    }
+
+    /// What the jobs that are built from now on are part of: each is a span of this trace, or without one a trace of its own.
+    pub const fn set_trace(&mut self, parent: Option<TraceContext>) {
+        self.parent = parent;
     }
 
     /// The initiator's public name.
@@ -281,6 +289,10 @@ impl JobBuilder {
         let mut headers = HeaderMap::new();
         headers.insert(JobHeaders::VERSION, "1");
         headers.insert(JobHeaders::SIGNATURE, data_encoding::BASE64.encode(&signed.signature.0));
+        // Beside the job, not in it: nobody has to believe it. A job without one is as good.
+        if let Ok(trace) = self.parent.map_or_else(TraceContext::random, TraceContext::child) {
+            trace.write(&mut headers);
+        }
         let digest = Sha256::digest(&signed.body).into();
         let subject = subject::job(self.lane, op, &key_id);
         Ok(SignedRequest { subject, headers, body: signed.body, digest, op, job_id, key_id, expires_at })

@@ -33,6 +33,7 @@ pub enum Put {
 ///
 /// # Errors
 /// [`Unavailable`].
+#[tracing::instrument(level = "debug", name = "put", skip_all)]
 pub async fn put(
     jetstream: &Context,
     stream: &'static str,

@@ -1,6 +1,7 @@
 //! The result of a job: stored once, by compare-and-set, whoever worked on it and how often.
 
 use super::once::{self, Put, Unavailable};
+use crate::telemetry::trace;
 use crate::wire::subject::{self, RESULTS_STREAM};
 use crate::wire::{InitiatorId, JobHeaders, JobId, JobResult};
 use async_nats::HeaderMap;
@@ -86,6 +87,9 @@ pub async fn refuse(jetstream: &Context, result: &JobResult) -> Result<(), Unava
 fn headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(JobHeaders::VERSION, "1");
+    if let Some(trace) = trace::current() {
+        trace.write(&mut headers);
+    }
     headers
 }
 

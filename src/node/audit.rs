@@ -18,6 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 use trefoil_protocol::transcript::{Tag, hash};
 
 /// Entries of one write.
@@ -326,7 +327,8 @@ impl AuditLog {
     pub async fn append(&self, event: Event) -> Result<(), AuditError> {
         let (sender, receiver) = oneshot::channel();
         self.send((event, Some(sender)))?;
-        receiver.await.unwrap_or_else(|_| Err(AuditError::Io("the log has stopped".into())))
+        let written = receiver.instrument(tracing::debug_span!("audit")).await;
+        written.unwrap_or_else(|_| Err(AuditError::Io("the log has stopped".into())))
     }
 
     /// Whether an entry could not be written: then none can any more.

@@ -234,7 +234,9 @@ impl Node {
         let _call = self.underway.begin();
         let (round, started) = (call.request.name(), Instant::now());
         let answer = self.dispatch(caller, call).await;
-        self.metrics.answered(round, answer.as_ref().err().map(|refusal| refusal.code), started.elapsed());
+        let refused = answer.as_ref().err().map(|refusal| refusal.code);
+        self.metrics.answered(round, refused, started.elapsed());
+        tracing::debug!(refused = refused.map(ErrorCode::as_str), "answered");
         answer.unwrap_or_else(NodeReply::from)
     }
 
@@ -425,10 +427,11 @@ impl Node {
 
     /// The job, if it passes the gate for one of these operations; the audit log notes its refusal.
     fn admit(&self, signed: &SignedJob, ops: &[Op]) -> Result<Job, Refusal> {
-        self.gate.admit(signed, ops, now_ms()).map_err(|(job, refusal)| match job {
+        let admitted = self.gate.admit(signed, ops, now_ms()).map_err(|(job, refusal)| match job {
             Some(job) => self.refuse(&job, refusal),
             None => refusal,
-        })
+        });
+        admitted.inspect(|job| traced(&job.job_id, job.key_id))
     }
 
     /// Notes the refusal of an authentic job, and hands it on.
@@ -456,6 +459,12 @@ fn is_current(store: &dyn Store, key_id: KeyId, transcript: [u8; 32]) -> bool {
     store
         .key(key_id)
         .is_ok_and(|key| key.is_some_and(|key| key.attempt.transcript == transcript && !key.state.is_end()))
+}
+
+/// Names a job and its key in the span of the present call.
+fn traced(job: &dyn std::fmt::Display, key: KeyId) {
+    let span = tracing::Span::current();
+    span.record("job", tracing::field::display(job)).record("key", tracing::field::display(key));
 }
 
 fn about_job(job: &Job, channel: [u8; 32]) -> About {

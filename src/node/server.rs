@@ -9,6 +9,7 @@ use crate::config::NodeConfig;
 use crate::policy::Policy;
 use crate::telemetry::certificates;
 use crate::telemetry::metrics::NodeMetrics;
+use crate::telemetry::trace::{self, TraceContext};
 use crate::wire::ErrorCode;
 use crate::wire::node::{Call, NODE_VERSION};
 use crate::wire::subject;
@@ -23,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::field::Empty;
 
 /// Requests worked on at once: beyond it they wait in the subscription.
 const MAX_REQUESTS: usize = 4_096;
@@ -225,7 +227,8 @@ async fn serve_calls(mut endpoint: Endpoint, responder: Arc<Responder>, node: Ar
         tokio::spawn(async move {
             match responder.open(&request.message.payload) {
                 Ok(incoming) => {
-                    if let Some(answer) = serve_call(&node, incoming).await {
+                    let trace = TraceContext::from_headers(request.message.headers.as_ref());
+                    if let Some(answer) = serve_call(&node, incoming, trace).await {
                         respond(&request, answer).await;
                     }
                 }
@@ -247,10 +250,17 @@ async fn serve_calls(mut endpoint: Endpoint, responder: Arc<Responder>, node: Ar
     }
 }
 
-async fn serve_call(node: &Node, incoming: Incoming) -> Option<Vec<u8>> {
+async fn serve_call(node: &Node, incoming: Incoming, trace: Option<TraceContext>) -> Option<Vec<u8>> {
     let Incoming { channel_hash, payload, reply: sealer, .. } = incoming;
     let reply = match postcard::from_bytes::<Call>(&payload) {
-        Ok(call) => node.handle(Caller { channel: channel_hash }, call).await,
+        Ok(call) => {
+            let round = call.request.name();
+            let traced = trace::begin(trace, |trace| {
+                let trace = trace.map(tracing::field::display);
+                tracing::info_span!("call", round, job = Empty, key = Empty, session = Empty, trace)
+            });
+            traced.run(node.handle(Caller { channel: channel_hash }, call)).await
+        }
         Err(_) => {
             node.metrics.rejected(Reject::Malformed);
             Refusal::new(ErrorCode::ProtocolAbort, "not a call").into()

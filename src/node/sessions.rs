@@ -7,6 +7,7 @@ use super::Refusal;
 use super::measure::{Ending, Progress};
 use crate::fault;
 use crate::telemetry::metrics::NodeMetrics;
+use crate::telemetry::trace::Hex;
 use crate::wire::node::SessionId;
 use crate::wire::{Curve, ErrorCode, KeyId, Op};
 use data_encoding::HEXLOWER;
@@ -129,6 +130,11 @@ pub fn seen(what: &str, id: &SessionId) {
     fault::seen(format_args!("{what} {}", HEXLOWER.encode(id)));
 }
 
+/// Names a session in the span of the present call.
+fn traced(id: &SessionId) {
+    tracing::Span::current().record("session", tracing::field::display(Hex(id)));
+}
+
 /// What a worker hears whose session is not there: a new attempt may succeed.
 fn gone() -> Refusal {
     Refusal::new(ErrorCode::NodeUnavailable, "the session does not exist, or not on this channel, or has ended")
@@ -207,6 +213,8 @@ impl<S> Sessions<S> {
         let about = Arc::new(about);
         let entry = Entry { about: Arc::clone(&about), state: None, until: Instant::now() + self.ttl };
         tables.sessions.insert(id, entry);
+        drop(tables);
+        traced(&id);
         Ok(Busy { tables: Arc::clone(&self.tables), ttl: self.ttl, id, about, preempted, parked: false })
     }
 
@@ -228,6 +236,9 @@ impl<S> Sessions<S> {
         wanted(entry.state.as_ref().ok_or_else(gone)?)?;
         let state = entry.state.take().ok_or_else(gone)?;
         let about = Arc::clone(&entry.about);
+        drop(tables);
+        traced(&id);
+        super::traced(&about.job_id, about.key_id);
         Ok((Busy { tables: Arc::clone(&self.tables), ttl: self.ttl, id, about, preempted: None, parked: false }, state))
     }
 

@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod metrics;
 pub mod server;
 pub mod snapshot;
+pub mod trace;
 pub mod worker;
 
 use trefoil_protocol::Party;

@@ -88,6 +88,7 @@ impl KdfPool {
     ///
     /// # Errors
     /// As [`stretch`].
+    #[tracing::instrument(level = "debug", name = "kdf", skip_all)]
     pub async fn stretch(
         &self,
         password: Password,

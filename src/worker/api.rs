@@ -8,6 +8,7 @@ use super::password::PasswordJob;
 use super::public_key::public_key;
 use super::retry::{Schedule, Stop};
 use crate::clock::now_ms;
+use crate::telemetry::trace::{self, TraceContext};
 use crate::wire::{ErrorCode, Fixed, Job, JobError, JobHeaders, JobResult, Op, Outcome, Payload, VERSION, subject};
 use async_nats::service::{Request, Service, ServiceExt, error::Error as ServiceError};
 use futures::StreamExt;
@@ -73,7 +74,11 @@ async fn answer(shared: &Shared, request: &Request) -> Result<JobResult, JobErro
     let job = Job::from_request(JobHeaders::from_nats(request.message.headers.as_ref()), body)?;
     // What runs alone is alone with its worker, questions included.
     let _company = shared.company(false).await;
-    let outcome = match look_up(shared, &job).await {
+    let traced = trace::begin(TraceContext::from_headers(request.message.headers.as_ref()), |trace| {
+        let trace = trace.map(tracing::field::display);
+        tracing::info_span!("question", op = job.op().as_str(), job = %job.job_id, key = %job.key_id, trace)
+    });
+    let outcome = match Box::pin(traced.run(look_up(shared, &job))).await {
         Ok(outcome) => outcome,
         Err(failed) => failed.outcome(),
     };

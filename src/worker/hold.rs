@@ -67,6 +67,7 @@ impl Shared {
     ///
     /// # Errors
     /// The job goes away if too many wait already; `KEY_BUSY` if the turn does not come in time.
+    #[tracing::instrument(level = "debug", name = "key", skip_all)]
     pub(super) async fn hold(&self, job: &Job, schedule: &mut Schedule) -> Result<Held, Stop> {
         let asked = Instant::now();
         let held = self.hold_now(job, schedule).await;

@@ -24,6 +24,7 @@ use crate::jobs::attempts::{Attempt, POISON};
 use crate::jobs::consumer::Delivery;
 use crate::jobs::once::Unavailable;
 use crate::jobs::results::{self, Stored};
+use crate::telemetry::trace::{self, TraceContext};
 use crate::wire::{
     Address, ErrorCode, Fixed, Job, JobError, JobHeaders, JobResult, Op, Outcome, Payload, VERSION, subject,
 };
@@ -118,7 +119,12 @@ async fn delivered(shared: &Shared, delivery: &Delivery, taken: Instant) -> Resu
             let first =
                 delivery.times_delivered <= 1 && job.op() == Op::Sign && now_ms() < job.issued_at.saturating_add(YOUNG);
             let schedule = Schedule::of_delivery(job.issued_at, job.expires_at, delivery.place.clone(), alone, !first);
-            Box::pin(known(shared, &job, Teller { taken, crashes: attempt.crashes() }, schedule)).await
+            let teller = Teller { taken, crashes: attempt.crashes() };
+            let traced = trace::begin(TraceContext::from_headers(Some(&delivery.headers)), |trace| {
+                let trace = trace.map(tracing::field::display);
+                tracing::info_span!("job", op = job.op().as_str(), job = %job.job_id, key = %job.key_id, trace)
+            });
+            Box::pin(traced.run(known(shared, &job, teller, schedule))).await
         }
         Err(error) => refused(shared, &delivery.body, error).await,
     };

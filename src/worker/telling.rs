@@ -23,7 +23,10 @@ impl Teller {
     /// This worker has just stored the job's result.
     pub async fn ended(self, shared: &Shared, job: &Job, result: &JobResult) {
         match &result.outcome {
-            Outcome::Ok { .. } => self.tell(shared, job, EventOutcome::Completed, None).await,
+            Outcome::Ok { .. } => {
+                tracing::debug!("job done");
+                self.tell(shared, job, EventOutcome::Completed, None).await;
+            }
             Outcome::Error { error } => {
                 tracing::info!(job = %job.job_id, code = %error.code, message = %error.message, "job failed");
                 self.tell(shared, job, EventOutcome::Failed, Some(error.code)).await;

@@ -22,6 +22,7 @@ use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tracing::Instrument as _;
 use trefoil_protocol::Party;
 use zeroize::Zeroizing;
 
@@ -50,7 +51,7 @@ impl Watched {
     ) -> Written<T> {
         let (written, failed) = (self.writer.submit(write), Arc::clone(&self.failed));
         Box::pin(async move {
-            let outcome = written.await;
+            let outcome = written.instrument(tracing::debug_span!("store")).await;
             if matches!(outcome, Err(StoreError::Failed(_))) {
                 failed.store(true, Ordering::Release);
             }
