@@ -126,6 +126,8 @@ class ComposeTest:
             self.until_healthy({**{service: 1 for service in SERVICES}, "worker": 3})
             self.until("Prometheus finds them", HEALTHY, lambda: self.targets() == {"trefoil-node": 2, "trefoil-worker": 3})
             notes.append("Prometheus finds all three")
+        with self.step("trefoil top hears them"):
+            self.until("all workers", HEALTHY, lambda: self.heard() == 3)
         self.sign("secp256k1")
         with self.step("stop node 1: TrefoilNodeDown fires") as notes:
             # On a slow machine there may have been some while all of it was starting.
@@ -284,6 +286,11 @@ class ComposeTest:
         """Runs the command line as the README says, with --json."""
         options = ["--rm", "-T", "-e", f"TREFOIL_PASSWORD={PASSWORD}"]
         return json.loads(self.compose("run", *options, "cli", "--json", *arguments))
+
+    def heard(self) -> int:
+        """How many workers tell of themselves over NATS."""
+        lines = self.compose("run", "--rm", "-T", "top", "top", "--json", "--once").splitlines()
+        return len({json.loads(line)["workerId"] for line in lines})
 
     def generate(self, curve: str) -> None:
         """Makes a key; both nodes' attestations of it are verified."""
