@@ -13,8 +13,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use support::NatsServer;
 use trefoil::client::{SignedRequest, SigningMaterial};
-use trefoil::jobs::lease::{Attempt, Claim, Lease, Leases};
+use trefoil::jobs::lease::{Attempt, Claim, Counters, Lease, Leases};
 use trefoil::jobs::streams::{self, StreamSettings};
+use trefoil::telemetry::metrics::WorkerMetrics;
 use trefoil::wire::subject::{self, LEASES_STREAM};
 use trefoil::wire::{Curve, Event, EventOutcome, JobResult, KeyId, Method, Outcome};
 
@@ -32,6 +33,14 @@ async fn provisioned() -> (NatsServer, Context) {
 async fn leases(server: &NatsServer, worker: &str, ttl: Duration) -> Leases {
     let nats = server.connect().await;
     Leases::new(nats.clone(), jetstream::new(nats), worker, ttl)
+}
+
+/// Leases taken over, and lost, from now on.
+fn counted(leases: &Leases) -> impl Fn() -> (u64, u64) {
+    let metrics = WorkerMetrics::new().unwrap();
+    let (takeovers, lost) = (metrics.lease_takeovers.clone(), metrics.lease_lost.clone());
+    leases.count(Counters { takeovers: takeovers.clone(), lost: lost.clone() });
+    move || (takeovers.get(), lost.get())
 }
 
 async fn taken(mut claim: Claim) -> Lease {
@@ -121,6 +130,7 @@ async fn tokens_grow_and_whatever_is_written_has_a_ttl() {
 async fn another_job_waits_and_the_same_job_does_not() {
     let (server, _) = provisioned().await;
     let (a, b) = (leases(&server, "a", TTL).await, leases(&server, "b", TTL).await);
+    let [of_a, of_b] = [&a, &b].map(counted);
     let first = taken(a.claim(KEY, &[1; 32])).await;
     assert!(is_busy(b.claim(KEY, &[2; 32])).await);
     // Another key is another lease.
@@ -141,6 +151,7 @@ async fn another_job_waits_and_the_same_job_does_not() {
         assert!(started.elapsed() < PATIENCE, "not told");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert_eq!((of_a(), of_b()), ((1, 0), (0, 1)), "taken over, and lost");
     // What was lost is not ended: whoever has it keeps it.
     drop(second);
     b.ended().await;
@@ -178,8 +189,10 @@ async fn a_lease_that_never_ends_does_not_shut_a_key_out() {
     let record = format!(r#"{{"worker":"x","job":"{}"}}"#, "00".repeat(32));
     jetstream.publish(subject::lease(&KEY), record.into()).await.unwrap().await.unwrap();
     let leases = leases(&server, "a", Duration::from_secs(1)).await;
+    let of_a = counted(&leases);
     assert!(is_busy(leases.claim(KEY, &[1; 32])).await);
     let lease = tokio::time::timeout(PATIENCE, leases.claim(KEY, &[1; 32]).wait()).await.unwrap().unwrap();
+    assert_eq!(of_a(), (1, 0));
     assert_eq!((stored(&jetstream).await.sequence, ttl_of(&stored(&jetstream).await)), (lease.token(), 1));
 }
 

@@ -272,10 +272,16 @@ async fn queues_nodes_and_readiness_follow_what_comes_and_goes() {
     until_ready(&service.running["worker1"], (200, "ok\n"));
     worker(&service, &|scrape| scrape.series("trefoil_queue_jobs", &[]).count() == 2);
 
-    // Told to end with a job in hand that a silent node 1 keeps there.
+    // Told to end with a job in hand that a silent node 1 keeps there, and another one that waits for the key.
     service.process("node1").signal("STOP");
     backend.publish(&forge.sign(&key, &message("held"), &secrets(&key))).await.unwrap();
     worker(&service, &|scrape| scrape.sum("trefoil_jobs_in_flight", &[("op", "sign")]) == 1.0);
+    backend.publish(&forge.sign(&key, &message("next"), &secrets(&key))).await.unwrap();
+    worker(&service, &|scrape| {
+        scrape.sum("trefoil_jobs_waiting", &[]) == 1.0
+            && scrape.sum("trefoil_jobs_in_flight", &[]) == 1.0
+            && scrape.sum("trefoil_mutex_contended_total", &[]) >= 1.0
+    });
     let nats = service.nats.connect().await;
     let mut snapshots = nats.subscribe("mpc.metrics.*").await.unwrap();
     nats.flush().await.unwrap();

@@ -330,10 +330,10 @@ async fn keep(inner: Arc<Inner>, key: KeyId, mut jobs: watch::Receiver<String>, 
             Ok(Some(sequence)) => state.sequence.store(sequence, Ordering::Release),
             Ok(None) => {
                 tracing::info!(%key, "a lease went to another worker");
-                state.lost.store(true, Ordering::Release);
                 if let Some(counters) = inner.counters.get() {
                     counters.lost.inc();
                 }
+                state.lost.store(true, Ordering::Release);
             }
             Err(error) => tracing::warn!(%key, %error, "a lease was not renewed"),
         }
