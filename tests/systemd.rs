@@ -6,6 +6,7 @@ mod support;
 
 use deployment::{Deployment, NODE_READY, WORKER_READY};
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use support::command;
@@ -128,6 +129,9 @@ async fn the_processes_serve_under_their_units_and_leave_no_core() {
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         let numbers: Vec<&str> = core.split_whitespace().skip(4).take(2).collect();
         assert_eq!(numbers, ["0", "0"], "{core}");
+        // The files of a process that is not dumpable are root's, whoever runs it.
+        let owner = std::fs::metadata(format!("/proc/{}/mem", process.id())).unwrap().uid();
+        assert_eq!(owner, 0, "{} can be dumped", process.id());
         process.signal("ABRT");
         let end = std::os::unix::process::ExitStatusExt::core_dumped(&process.wait());
         assert!(!end, "{} left a core", process.id());
