@@ -164,3 +164,48 @@ impl WorkerMetrics {
         self.refused.with_label_values(&[code.as_str()]).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::client::JobBuilder;
+    use crate::seal::Secrets;
+    use crate::telemetry::calls::Calls;
+    use crate::wire::{JobHeaders, KeyId, SignInput};
+    use nkeys::{KeyPair, XKey};
+    use std::sync::Arc;
+    use std::time::Instant;
+    use trefoil_protocol::Party;
+
+    /// Not a test: `cargo test --features faults --lib -- --ignored --nocapture what_a_jobs_updates_cost` (docs/performance.md).
+    #[test]
+    #[ignore = "measures"]
+    #[allow(clippy::print_stdout)]
+    fn what_a_jobs_updates_cost() {
+        const JOBS: u32 = 200_000;
+        let [worker, reply] = [XKey::new(), XKey::new()].map(|key| key.public_key().parse().unwrap());
+        let jobs = JobBuilder::new(KeyPair::new_user(), worker).unwrap();
+        let input = SignInput::Secp256k1 { digest: [1; 32], path: None };
+        let made =
+            jobs.sign(KeyId([1; 16]), Method::Default, &input, &Secrets::default(), &reply, Duration::from_secs(60));
+        let made = made.unwrap();
+        let job = Job::parse(&made.subject, JobHeaders::from_nats(Some(&made.headers)), &made.body).unwrap();
+        let metrics = Arc::new(WorkerMetrics::new().unwrap());
+        metrics.show_zeros();
+        let calls = Calls::new(metrics.clone(), Party::Node1);
+        let took = Duration::from_millis(3);
+        let began = Instant::now();
+        for _ in 0..JOBS {
+            let _in_flight = metrics.delivered(Some(Op::Sign), Lane::Interactive, Some(took));
+            metrics.kdf_duration.observe(took.as_secs_f64());
+            metrics.lock_wait.with_label_values(&[job.op().as_str()]).observe(took.as_secs_f64());
+            for round in ["sign_open", "sign_round2", "sign_close"] {
+                calls.ended(round, took, None);
+            }
+            metrics.publish_duration.observe(took.as_secs_f64());
+            metrics.stored(&job, &Outcome::DONE, took);
+        }
+        println!("{} ns a job", began.elapsed().as_nanos() / u128::from(JOBS));
+    }
+}
