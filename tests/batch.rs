@@ -405,6 +405,17 @@ async fn a_key_that_is_frozen_between_two_sub_batches_signs_no_more_items() {
     assert!(matches!(code, ErrorCode::KeyFrozen | ErrorCode::NodeUnavailable), "{code}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_initiator_that_is_taken_out_between_two_sub_batches_has_no_more_items_signed() {
+    let cluster = Cluster::start().await;
+    let key = cluster.committed_key("g1", Curve::Secp256k1).await;
+    let mut midway = Midway::open(&cluster, &key, "a", 6, 3).await.unwrap();
+    midway.round(&key, 3).await;
+    cluster.take_initiator_out().await;
+    assert_eq!(refused(midway.send(midway.m2.clone(), 0).await), ErrorCode::NodeUnavailable, "ended");
+    assert_eq!(Midway::open(&cluster, &key, "a", 6, 3).await.err(), Some(ErrorCode::UnknownInitiator));
+}
+
 /// The same job again, as after a worker's death, takes the key's slot; another one has to wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unfinished_batch_gives_way_to_its_own_redelivery_only() {

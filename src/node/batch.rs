@@ -5,7 +5,6 @@ use super::material::Material;
 use super::sessions::seen;
 use super::sign::{Admitted, Entry, SignStage, burned_session, signed_text};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted};
-use crate::clock::now_ms;
 use crate::compute::Compute;
 use crate::wire::node::{NodeReply, SessionId, SignOpen};
 use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, Payload, SignInput};
@@ -121,9 +120,7 @@ impl Node {
             return Err(Refusal::internal("a session changed while it was taken"));
         };
         let about = Arc::clone(busy.about());
-        if about.expires_at <= now_ms() {
-            return Err(ErrorCode::JobExpired.into());
-        }
+        self.may_go_on(&about)?;
         let m2 = m2.chunks_exact(M2_LEN).map(<[u8]>::to_vec);
         let items = std::mem::take(&mut open.waiting).into_iter().zip(m2).collect();
         // Each item to its end, whatever becomes of the others: no failure hides one that locks, or tells which item it was.
@@ -134,6 +131,7 @@ impl Node {
         };
         let names = burns.iter().map(|burn| burn.session_id().first_chunk().copied().unwrap_or_default()).collect();
         let signed = open.signed.iter().skip(open.sent.len()).take(burns.len()).cloned().collect();
+        self.is_granted(&about)?;
         let burned = burned_session(session, &about, &open.material);
         self.burn(&busy, self.store.burn_items(burned, names), signed).await?;
         let released = self.pool.run_each(burns, |burn| burn.release()).await?;
@@ -175,6 +173,7 @@ impl Node {
         let made: Result<Vec<_>, _> = self.pool.run_each(items, step).await?.into_iter().collect();
         let (shares, sent): (Vec<_>, _) = made?.into_iter().unzip();
         self.charge(&job, busy.about(), open.transcript, blinded).await?;
+        self.is_granted(busy.about())?;
         // The nonces are gone already; the entry is durable before the shares leave.
         self.audit.append(self.about_signing(busy.about(), signed)).await?;
         let session = busy.id();

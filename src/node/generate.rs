@@ -5,7 +5,6 @@ use super::material::{Material, PasswordKeys};
 use super::sessions::{About, Claim};
 use super::store::Attempt;
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, curve_id, session_id};
-use crate::clock::now_ms;
 use crate::fault;
 use crate::vault::{OprfKey, refresh_statement};
 use crate::wire::node::{Identities, KeyStatement, NodeReply, SessionId};
@@ -231,7 +230,7 @@ impl Node {
         let (busy, stage) = self.sessions.take(session, &caller.channel, wanted)?;
         let Stage::Generate(mut stage) = stage else { return Err(out_of_order()) };
         let Progress::Running(keygen) = stage.progress else { return Err(out_of_order()) };
-        self.in_time(&stage.order, busy.about())?;
+        self.may_go_on(busy.about())?;
         if round == 1 && !payload.starts_with(&stage.contribution) {
             return Err(aborted(Abort::peer(Party::Client, "contribution")));
         }
@@ -275,7 +274,7 @@ impl Node {
                 return Ok(NodeReply::Prepared(*statement));
             }
             Progress::Running(keygen) => {
-                self.in_time(&stage.order, busy.about())?;
+                self.may_go_on(busy.about())?;
                 let share = keygen.finish().map_err(aborted)?;
                 let about = Arc::clone(busy.about());
                 let attempt = self.attest(&stage.order, about.job_digest, &share);
@@ -287,6 +286,7 @@ impl Node {
                 self.preparations.remember(&attempt, caller.channel);
                 let (op, key_id) = (stage.order.op.as_str(), attempt.key_id);
                 fault::step("preparing", op, key_id);
+                self.is_granted(&about)?;
                 if let Err(error) = self.store.stage(attempt, material.to_bytes(), max_keys).await {
                     let refusal = Refusal::from(error);
                     self.audit.note(self.about(op, &about, "refused", Some(refusal.code.as_str())));
@@ -301,16 +301,6 @@ impl Node {
         stage.progress = Progress::Staged(Box::new(statement.clone()));
         busy.park(Stage::Generate(stage));
         Ok(NodeReply::Prepared(statement))
-    }
-
-    /// A run of a job that has expired ends, and others may have the key.
-    fn in_time(&self, order: &Order, about: &About) -> Result<(), Refusal> {
-        if about.expires_at > now_ms() {
-            return Ok(());
-        }
-        let code = ErrorCode::JobExpired;
-        self.audit.note(self.about(order.op.as_str(), about, "refused", Some(code.as_str())));
-        Err(code.into())
     }
 
     /// How many keys an initiator may have: none once the policy no longer names it.

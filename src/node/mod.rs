@@ -149,6 +149,17 @@ enum Stage {
     Generate(Box<generate::GenerateStage>),
 }
 
+impl Stage {
+    /// Whether the session may still give away what it has not yet, or store a share.
+    const fn may_release(&self) -> bool {
+        match self {
+            Self::Sign(stage) => stage.is_unfinished(),
+            Self::Password(_) => true,
+            Self::Generate(stage) => stage.is_unfinished(),
+        }
+    }
+}
+
 /// A node's state and keys. Shared by all requests.
 pub struct Node {
     role: Party,
@@ -383,6 +394,7 @@ impl Node {
                 Ok(()) => {
                     let initiators = policy.grants().len();
                     self.gate.replace(policy);
+                    self.end_what_is_not_granted();
                     tracing::info!(initiators, "the policy was loaded again");
                 }
                 Err(error) => tracing::error!(%error, "the old policy stays in force"),
@@ -396,6 +408,39 @@ impl Node {
                 self.audit.note(Event { decision: "refused".to_owned(), reason, ..self.event("policy") });
             }
         }
+    }
+
+    /// Ends what the policy of now would not let begin, so that it holds no key's slot. What is at work now is asked by
+    /// [`Node::is_granted`]; what only awaits the worker's report may still be told that a check failed, and releases nothing.
+    fn end_what_is_not_granted(&self) {
+        let policy = self.gate.policy();
+        self.sessions.end_if(|about, stage| {
+            stage.may_release() && policy.permits(&about.initiator, about.op, about.job_curve).is_err()
+        });
+    }
+
+    /// Whether a session's next round may begin: its job has not expired, and is still granted.
+    ///
+    /// # Errors
+    /// `JOB_EXPIRED`; what the policy denies. The audit log notes it.
+    fn may_go_on(&self, about: &About) -> Result<(), Refusal> {
+        if about.expires_at > now_ms() {
+            return self.is_granted(about);
+        }
+        self.audit.note(self.about(about.op.as_str(), about, "refused", Some(ErrorCode::JobExpired.as_str())));
+        Err(ErrorCode::JobExpired.into())
+    }
+
+    /// Whether the policy of now grants what a session is for. Ask it right before anything is released or stored: rounds may go on for as
+    /// long as a job lives, and a policy takes effect at once.
+    ///
+    /// # Errors
+    /// What the policy denies. The audit log notes it.
+    fn is_granted(&self, about: &About) -> Result<(), Refusal> {
+        let policy = self.gate.policy();
+        let Err(denial) = policy.permits(&about.initiator, about.op, about.job_curve) else { return Ok(()) };
+        self.audit.note(self.about(about.op.as_str(), about, "refused", Some(denial.code.as_str())));
+        Err(Refusal::new(denial.code, denial.message))
     }
 
     fn event(&self, op: &str) -> Event {
@@ -415,7 +460,7 @@ impl Node {
     /// An audit entry about a session.
     fn about(&self, op: &str, about: &About, decision: &str, reason: Option<&str>) -> Event {
         Event {
-            initiator: Some(about.initiator.clone()),
+            initiator: Some(about.initiator.to_string()),
             job_id: Some(about.job_id.clone()),
             key_id: Some(about.key_id.to_string()),
             digest: Some(data_encoding::HEXLOWER.encode(&about.job_digest)),
@@ -475,9 +520,10 @@ fn about_job(job: &Job, channel: [u8; 32]) -> About {
         despite_lock: matches!(job.op(), Op::Recover | Op::Refresh),
         job_digest: job.digest,
         expires_at: job.expires_at,
-        initiator: job.initiator.to_string(),
+        initiator: job.initiator.clone(),
         job_id: job.job_id.to_string(),
         op: job.op(),
+        job_curve: job.curve(),
         curve: job.curve(),
         progress: Progress::default(),
     }

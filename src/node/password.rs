@@ -89,6 +89,7 @@ impl Node {
                     return Err(Refusal::new(ErrorCode::ProtocolAbort, "the proof does not verify"));
                 }
                 self.settle(&about, GuessOutcome::Right).await?;
+                self.is_granted(&about)?;
                 // The new password is evaluated for whoever has the data key already, so it is nobody's guess.
                 let material = stage.material;
                 let next = match next {

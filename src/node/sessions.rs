@@ -9,7 +9,7 @@ use crate::fault;
 use crate::telemetry::metrics::NodeMetrics;
 use crate::telemetry::trace::Hex;
 use crate::wire::node::SessionId;
-use crate::wire::{Curve, ErrorCode, KeyId, Op};
+use crate::wire::{Curve, ErrorCode, InitiatorId, KeyId, Op};
 use data_encoding::HEXLOWER;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,12 +30,14 @@ pub struct About {
     pub job_digest: [u8; 32],
     /// The job's expiry, unix milliseconds.
     pub expires_at: u64,
-    /// For the audit log.
-    pub initiator: String,
+    /// Who signed the job. It has to be in the policy until the end.
+    pub initiator: InitiatorId,
     /// For the audit log.
     pub job_id: String,
     /// What the job asks for.
     pub op: Op,
+    /// The curve that the job names.
+    pub job_curve: Option<Curve>,
     /// The key's curve.
     pub curve: Option<Curve>,
     /// For the metrics.
@@ -265,7 +267,12 @@ impl<S> Sessions<S> {
 
     /// Ends every idle session in such a state.
     pub fn end_state(&self, is_over: impl Fn(&S) -> bool) {
-        lock(&self.tables).end_where(|_, state| is_over(state));
+        self.end_if(|_, state| is_over(state));
+    }
+
+    /// Ends every idle session of which this holds.
+    pub fn end_if(&self, is_over: impl Fn(&About, &S) -> bool) {
+        lock(&self.tables).end_where(|entry, state| is_over(&entry.about, state));
     }
 
     /// Ends every idle session whose time is over.

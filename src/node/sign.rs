@@ -191,13 +191,12 @@ impl Node {
             return Err(Refusal::internal("a session changed while it was taken"));
         };
         let about = Arc::clone(busy.about());
-        if about.expires_at <= now_ms() {
-            return Err(ErrorCode::JobExpired.into());
-        }
+        self.may_go_on(&about)?;
         let burn = match self.pool.run(move || node1.advance(&m2, &mut OsRng)).await? {
             Ok(burn) => burn,
             Err(abort) => return Err(self.failed(&busy, &material, abort).await?),
         };
+        self.is_granted(&about)?;
         let burned = burned_session(session, &about, &material);
         self.burn(&busy, self.store.burn(burned), vec![signed]).await?;
         let (m3, sent) = self.pool.run(move || burn.release()).await?.map_err(aborted)?;
@@ -261,6 +260,7 @@ impl Node {
         };
         let (commitments, share, sent, evaluation) = self.admitted(&job, self.pool.run(step).await?)?;
         self.charge(&job, busy.about(), open.transcript, blinded).await?;
+        self.is_granted(busy.about())?;
         // The nonces are gone already; the entry is durable before the share leaves.
         self.audit.append(self.about_signing(busy.about(), vec![signed])).await?;
         let session = busy.id();

@@ -107,26 +107,37 @@ impl Policy {
     /// # Errors
     /// What is not granted.
     pub fn permit(&self, job: &Job) -> Result<&Grant, Denial> {
-        let code = ErrorCode::UnknownInitiator;
-        let grant = self.get(&job.initiator).ok_or_else(|| Denial { code, message: code.action().to_owned() })?;
-        let denied =
-            |what: String| Denial { code: ErrorCode::NotPermitted, message: format!("this initiator may not {what}") };
         let op = job.op();
-        if !grant.operations.contains(&op) {
-            return Err(denied(format!("ask for {op}")));
-        }
-        if let Some(curve) = job.curve().filter(|curve| !grant.curves.contains(curve)) {
-            return Err(denied(format!("use {curve}")));
-        }
-        // All that is signed on secp256k1 is a digest.
-        let raw = op == Op::Sign && job.curve() == Some(Curve::Secp256k1);
-        if raw && !grant.raw_digests {
-            return Err(denied("have raw digests signed".to_owned()));
-        }
+        let grant = self.permits(&job.initiator, op, job.curve())?;
         // A rate lets through what it has a minute's room for, so this would wait for ever.
         if let Some(rate) = grant.jobs_per_minute.get(&op).filter(|rate| job.weight() > **rate) {
-            return Err(denied(format!("have {} items signed in one job: it has {rate} a minute", job.weight())));
+            return Err(denied(format_args!("have {} items signed in one job: it has {rate} a minute", job.weight())));
         }
         Ok(grant)
     }
+
+    /// Whether the policy grants an operation to this initiator, on this curve where the job names one: what is asked again of a job that
+    /// has begun, when another policy may be in force.
+    ///
+    /// # Errors
+    /// What is not granted.
+    pub fn permits(&self, initiator: &InitiatorId, op: Op, curve: Option<Curve>) -> Result<&Grant, Denial> {
+        let code = ErrorCode::UnknownInitiator;
+        let grant = self.get(initiator).ok_or_else(|| Denial { code, message: code.action().to_owned() })?;
+        if !grant.operations.contains(&op) {
+            return Err(denied(format_args!("ask for {op}")));
+        }
+        if let Some(curve) = curve.filter(|curve| !grant.curves.contains(curve)) {
+            return Err(denied(format_args!("use {curve}")));
+        }
+        // All that is signed on secp256k1 is a digest.
+        if op == Op::Sign && curve == Some(Curve::Secp256k1) && !grant.raw_digests {
+            return Err(denied("have raw digests signed"));
+        }
+        Ok(grant)
+    }
+}
+
+fn denied(what: impl std::fmt::Display) -> Denial {
+    Denial { code: ErrorCode::NotPermitted, message: format!("this initiator may not {what}") }
 }

@@ -219,6 +219,19 @@ impl Cluster {
         self.servers[&role].reload_policy().await;
     }
 
+    /// The initiator has another key by now, and both nodes were told that the present one signs nothing any more.
+    pub async fn take_initiator_out(&self) {
+        let (next, former) = (KeyPair::new_user().public_key(), self.initiator.public_key());
+        for (node, role) in [(&self.node1, Party::Node1), (&self.node2, Party::Node2)] {
+            let policy = std::fs::read_to_string(node.policy()).unwrap();
+            let present = format!("key = \"{former}\"");
+            assert!(policy.contains(&present));
+            let text = policy.replace(&present, &format!("key = \"{next}\"\nformer = [\"{former}\"]"));
+            std::fs::write(node.policy(), text).unwrap();
+            self.reload_policy(role).await;
+        }
+    }
+
     pub async fn start_node(&mut self, role: Party) {
         let config = NodeConfig::read(Settings::from_env(self.env(role))).unwrap_or_else(|error| panic!("{error}"));
         self.servers.insert(role, NodeServer::start(config).await.unwrap());
