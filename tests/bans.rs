@@ -9,7 +9,7 @@ use nkeys::{KeyPair, XKey};
 use support::NatsServer;
 use trefoil::auth::sign_job;
 use trefoil::jobs::bans::{Ban, Bans};
-use trefoil::jobs::owners::Owners;
+use trefoil::jobs::owners::{Names, Owners};
 use trefoil::jobs::streams::{self, StreamSettings};
 use trefoil::wire::{Fixed, Job, KeyId, subject};
 use trefoil_protocol::Party;
@@ -79,6 +79,14 @@ async fn a_lock_counts_for_all_keys_of_its_owner() {
         assert_eq!(checker.is_banned(&jetstream, &job(key, KEY), 1, T).await.unwrap(), locked);
         assert!(owners.serves(&key.public_key().parse().unwrap()));
     }
+    // When the old key is a former one, its locks stay, and its jobs are not taken.
+    let names = format!("{}=-{}", new.public_key(), old.public_key()).parse().unwrap();
+    let owners = Owners::new(vec![names]).unwrap();
+    let checker = Bans::serving([seed.seed().unwrap().as_str()], owners.clone()).unwrap();
+    assert!(checker.is_banned(&jetstream, &job(&new, KEY), 1, T).await.unwrap());
+    assert!(owners.serves(&new.public_key().parse().unwrap()));
+    assert!(!owners.serves(&old.public_key().parse().unwrap()));
+    assert!(format!("-{}", old.public_key()).parse::<Names>().is_err(), "whose former key?");
     let twice = [&new, &new].map(|key| key.public_key().parse().unwrap());
     assert_eq!(Owners::new(twice.into()).err().unwrap().to_string(), new.public_key());
 }

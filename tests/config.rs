@@ -117,6 +117,12 @@ fn a_node_is_not_its_own_peer() {
     env.insert("TREFOIL_PEER_IDENTITY".into(), identity.public_key());
     let found = problems(env);
     assert_eq!(found, ["peer_identity: is this node's own identity"]);
+
+    let (mut env, former) = (node_env(), KeyPair::new_server().public_key());
+    env.insert("TREFOIL_FORMER_IDENTITIES".into(), former.clone());
+    env.insert("TREFOIL_PEER_IDENTITY".into(), format!("{},{former}", KeyPair::new_server().public_key()));
+    let found = problems(env);
+    assert_eq!(found, ["peer_identity: is also in former_identities, so it is this node's own"]);
 }
 
 #[test]

@@ -44,7 +44,11 @@ async fn a_drill_tells_a_good_backup_from_a_bad_one_and_changes_neither() {
     for role in [Party::Node1, Party::Node2] {
         cluster.drain_node(role).await;
         let (code, told) = trefoil(&cluster.env(role), &["node", "drill"]);
-        assert_eq!((code, told), (Some(0), json!({ "whole": 3, "ended": 0, "lost": 0, "broken": [] })), "{role}");
+        assert_eq!(
+            (code, told),
+            (Some(0), json!({ "whole": 3, "former": 0, "ended": 0, "lost": 0, "broken": [] })),
+            "{role}"
+        );
     }
     let (code, told) = trefoil(&HashMap::new(), &["node", "pending", data.to_str().unwrap()]);
     assert_eq!(code, Some(0));

@@ -549,3 +549,23 @@ async fn a_restart_between_any_two_steps_changes_nothing() {
         sign(&cluster, &newest, &format!("z{n}")).await.unwrap();
     }
 }
+
+/// Whoever is taken out of the policies while its jobs are under way gets nothing more of what they were for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_initiator_that_is_taken_out_ends_what_it_has_open() {
+    let cluster = Cluster::start().await;
+    let key = cluster.committed_key("g1", Curve::Secp256k1).await;
+    let other = cluster.committed_key("g2", Curve::Ed25519).await;
+    let signing = to_m2(&cluster, &key, &cluster.sign_job("s", key.id(), &digest_input()), 0).await.unwrap();
+    let refreshed = cluster.deal_refresh(&key, "f").await;
+    let recovered = cluster.deal_recovery(&other, "r").await;
+    let prepared = cluster.generate("g3", Curve::Ed25519).await;
+    cluster.take_initiator_out().await;
+    assert_eq!(refused(signing.send(signing.m2.clone()).await), ErrorCode::NodeUnavailable);
+    for role in NODES {
+        assert_eq!(refused(refreshed.prepare_at(role).await), ErrorCode::NodeUnavailable, "{role}");
+        assert_eq!(refused(recovered.prepare_at(role).await), ErrorCode::NodeUnavailable, "{role}");
+    }
+    // What was prepared before may be an honest job's, and somebody's only share: whether it counts is the operators' to say.
+    cluster.commit(&prepared).await;
+}

@@ -14,7 +14,7 @@ use trefoil::channel::{ChannelError, NodeChannel};
 use trefoil::client::{Backend, ClientError, OldKey};
 use trefoil::clock::now_ms;
 use trefoil::config::keys::{noise_private, noise_public};
-use trefoil::wire::{Curve, ErrorCode, KeyId, Method};
+use trefoil::wire::{Curve, ErrorCode, KeyId, Method, Outcome};
 use trefoil_protocol::Party;
 
 const WORKERS: [&str; 2] = ["worker1", "worker2"];
@@ -94,9 +94,18 @@ async fn an_initiators_key_is_replaced_and_its_keys_stay_its_own() {
     load.more(5).await;
     let result = before.run(&job(&before, &signing[0], PATIENCE)).await.unwrap();
     assert_eq!(code(&result), ErrorCode::UnknownInitiator);
+    // Nor does a worker take its jobs.
+    restart_workers(&mut service, &load).await;
+    let Outcome::Error { error } = before.run(&job(&before, &signing[0], PATIENCE)).await.unwrap().outcome else {
+        panic!()
+    };
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (ErrorCode::UnknownInitiator, "the workers do not know this initiator")
+    );
     let done = load.stop().await;
-    // Beside the load: the keys, the job of each backend at its turn, and the two that were refused.
-    assert_eq!(results(&service).await, done + signing.len() + 4);
+    // Beside the load: the keys, the job of each backend at its turn, and the three that were refused.
+    assert_eq!(results(&service).await, done + signing.len() + 5);
     // New shares are the new name's.
     let second = after.recover(&OldKey::from(&known), QUICK, password(), &service.authoriser).await.unwrap();
     after.committed(&second.key, PATIENCE).await.unwrap();
@@ -182,6 +191,8 @@ async fn identity_rotated(index: usize) {
         let mut cli = service.cli();
         cli.args(["public-key", "--key", "k.key", "--update"]).output().unwrap()
     };
+    let forgotten = service.path("forgotten.key");
+    std::fs::copy(service.path("k.key"), &forgotten).unwrap();
     assert!(update(&service).status.success());
     // Step 5: nobody knows the old one.
     service.nodes[index].other_identities.clear();
@@ -201,6 +212,20 @@ async fn identity_rotated(index: usize) {
     backend.committed(&refreshed.key, PATIENCE).await.unwrap();
     deployment::new_key(&backend, Curve::Secp256k1).await;
     assert!(update(&service).status.success(), "the key file does not need the old one any more");
+    // Nor is it needed to renew one that has nothing but its signature, as where it was taken away at once.
+    let shown = |service: &Deployment, more: &[&str]| {
+        let mut cli = service.cli();
+        cli.args(["public-key", "--key", "forgotten.key"]).args(more).output().unwrap().status.code()
+    };
+    assert_eq!(shown(&service, &[]), Some(4), "not believed");
+    let mut other: Value = serde_json::from_slice(&std::fs::read(&forgotten).unwrap()).unwrap();
+    other["key"]["chainCode"] = "00".repeat(32).into();
+    let genuine = std::fs::read(&forgotten).unwrap();
+    std::fs::write(&forgotten, other.to_string()).unwrap();
+    assert_eq!(shown(&service, &["--update"]), Some(4), "another key");
+    std::fs::write(&forgotten, genuine).unwrap();
+    assert_eq!(shown(&service, &["--update"]), Some(0));
+    assert_eq!(shown(&service, &[]), Some(0));
     let setting = ["TREFOIL_NODE1_IDENTITY", "TREFOIL_NODE2_IDENTITY"][index];
     let late = service.backend_with(&[(setting, old.public_key())]).await;
     assert!(matches!(late.public_key(signing[1].key_id).await, Err(ClientError::Untrusted(_))), "the old one is gone");
@@ -215,6 +240,7 @@ async fn identity_rotated(index: usize) {
     let env = service.node_env(node);
     let (exit, told) = drill(env.clone());
     assert_eq!(exit, Some(0), "{told}");
+    assert!(told["former"].as_u64() > Some(0) && told["former"].as_u64() < told["whole"].as_u64(), "{told}");
     let (exit, told) = drill(env.into_iter().filter(|(key, _)| key != "TREFOIL_FORMER_IDENTITIES").collect());
     assert_eq!(exit, Some(4), "{told}");
 }

@@ -59,7 +59,9 @@ const DRILL: &str = "\
 Uses the node's own settings (--config, or TREFOIL_CONFIG and TREFOIL_*), above all its master key and identity. Every share is decrypted and \
 compared with its verifying share and with what the node attested. The node must not be running on that directory, and \
 store.redb and slots must be of the same time: an old copy of one beside a newer other is refused, as the node would. A store that \
-was restored from a backup may have lost shares, of keys that got other shares or ended after the backup was taken.
+was restored from a backup may have lost shares, of keys that got other shares or ended after the backup was taken. What bears the \
+signature of a former identity (former_identities) is whole, and counted besides: a drill cannot tell it from what a thief of that \
+identity's seed signed.
 Exit codes: 0 every share is whole, 2 not readable, 4 a share is not whole.";
 
 pub async fn run(config: Option<&Path>, command: &Command, output: &Output) -> Result<(), Failure> {
@@ -88,19 +90,20 @@ pub(super) fn node_settings(file: Option<&Path>) -> Result<NodeConfig, Failure> 
 fn drill(config: Option<&Path>, data_dir: Option<&Path>, output: &Output) -> Result<(), Failure> {
     let config = node_settings(config)?;
     let directory = data_dir.unwrap_or(&config.data_dir);
-    let identities = config.identities();
-    let drilled = drill::drill(directory, config.role, config.master_key, &identities);
-    let Drilled { whole, ended, lost, broken } = drilled.map_err(|error| about(directory, &error))?;
+    let (identity, former) = (config.identity.verifying_key(), &config.former_identities);
+    let drilled = drill::drill(directory, config.role, config.master_key, &identity, former);
+    let Drilled { whole, former, ended, lost, broken } = drilled.map_err(|error| about(directory, &error))?;
     if !broken.is_empty() {
         return Err(Failure::Drill { whole, broken });
     }
     let lines = [
         ("whole", whole.to_string()),
+        ("former", format!("{former} of them attested under a former identity")),
         ("ended", ended.to_string()),
         ("lost", lost.to_string()),
         ("broken", "0".to_owned()),
     ];
-    output.answer(&lines, &json!({ "whole": whole, "ended": ended, "lost": lost, "broken": [] }));
+    output.answer(&lines, &json!({ "whole": whole, "former": former, "ended": ended, "lost": lost, "broken": [] }));
     Ok(())
 }
 

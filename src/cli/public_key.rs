@@ -6,7 +6,7 @@ use super::output::{Failure, Output, merged};
 use super::{Given, connect, settings};
 use crate::client::address::{self, Encoding};
 use crate::client::verify::{AttestedKey, Untrusted};
-use crate::wire::{Curve, KeyId};
+use crate::wire::{Curve, KeyId, KeyResult};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 use serde_json::json;
@@ -72,24 +72,40 @@ impl Arguments {
     }
 }
 
+/// Whether both are the same key, whoever says so.
+fn is_same_key(one: &KeyResult, other: &KeyResult) -> bool {
+    one.key_id == other.key_id
+        && one.curve == other.curve
+        && one.public_key == other.public_key
+        && one.chain_code == other.chain_code
+}
+
 pub async fn run(config: Given<'_>, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let config = settings(config)?;
-    let file = arguments.key.as_deref().map(|path| KeyFile::read(path, &config.nodes)).transpose()?;
+    // What is to be renewed may bear signatures of identities that are not trusted any more. Nothing of it is believed: it is compared.
+    let read = |path| match arguments.update {
+        true => KeyFile::read_unchecked(path),
+        false => KeyFile::read(path, &config.nodes),
+    };
+    let file = arguments.key.as_deref().map(read).transpose()?;
     let key_id = arguments.key_id.or_else(|| file.as_ref().map(KeyFile::key_id));
     let key_id = key_id.ok_or_else(|| Failure::usage("name a --key or a --key-id"))?;
     let backend = connect(config, output).await?;
     let key = output.patiently("asking both nodes", backend.public_key(key_id)).await?;
     let found = as_result(&key);
     if let Some(mut file) = file {
-        if file.key.public_key != found.public_key {
+        if !is_same_key(&file.key, &found) {
             return Err(Untrusted::OtherKey.into());
         }
         if let (true, Some(path)) = (arguments.update, &arguments.key) {
-            if file.key.transcript != found.transcript {
+            if (file.key.transcript, file.key.epoch) != (found.transcript, found.epoch) {
                 return Err(Failure::usage(format!("{}: the nodes hold other shares by now", path.display())));
             }
             (file.initiator, file.key) = (key.initiator.clone(), found.clone());
-            file.write(path, Existing::Replace)?;
+            // The file itself, where this is a link to it.
+            let path =
+                std::fs::canonicalize(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+            file.write(&path, Existing::Replace)?;
         }
     }
     let encoded = arguments.encoded(&key)?;

@@ -146,10 +146,14 @@ impl NodeConfig {
         let metrics_listen = read_metrics_listen(s);
         let limits = NodeLimits::read(s);
         let backup = BackupSettings::read(s);
-        if let (Some(own), Some(peer)) = (&identity, &peer_identity)
-            && peer.contains(&own.verifying_key())
-        {
-            s.problem("peer_identity", "is this node's own identity");
+        if let (Some(own), Some(former), Some(peer)) = (&identity, &former_identities, &peer_identity) {
+            // An attestation does not say which node made it: a key that stood for both would let one node's word pass for two.
+            if peer.contains(&own.verifying_key()) {
+                s.problem("peer_identity", "is this node's own identity");
+            }
+            if former.iter().any(|former| peer.contains(former)) {
+                s.problem("peer_identity", "is also in former_identities, so it is this node's own");
+            }
         }
         let config = (|| {
             let (policy_file, policy) = policy?;

@@ -29,7 +29,7 @@ pub struct PeerConfig {
 /// | `node1_identity`, `node2_identity` | the nodes' Ed25519 identities, public; lists, while they are rotated |
 /// | `node1_noise`, `node2_noise` | the nodes' X25519 keys, public; lists, while they are rotated |
 /// | `sealing_keys[_file]` | xkey seeds (`SX…`) to which backends seal secrets, one a line, the newest first; old ones stay until the longest job age has passed; loaded again on SIGHUP |
-/// | `initiators` | list of the `U…` keys whose jobs are worked on at all, `U…=U…` where one backend has or had several; what each of them may do is the nodes' decision |
+/// | `initiators` | list of the `U…` keys whose jobs are worked on at all, `U…=U…` where one backend has several, `U…=-U…` where it had another one before, whose locks stay while its jobs are refused; what each of them may do is the nodes' decision |
 /// | `concurrency` (64) | jobs worked on at once |
 /// | `bulk_concurrency` (half of `concurrency`, at least 1) | the most of them that may be bulk jobs |
 /// | `waiting` (256) | jobs in hand besides that wait for their key; the next one goes back to the queue for a while |
@@ -113,6 +113,14 @@ impl WorkerConfig {
         let noise_key = s.secret("noise_key", "an xkey seed (SX…), hex or base64", keys::noise_private, true);
         let node1 = PeerConfig::read(s, "node1");
         let node2 = PeerConfig::read(s, "node2");
+        if let (Some(node1), Some(node2)) = (&node1, &node2) {
+            if node1.identities.iter().any(|identity| node2.identities.contains(identity)) {
+                s.problem("node2_identity", "is node 1's identity");
+            }
+            if node1.noise.iter().any(|key| node2.noise.contains(key)) {
+                s.problem("node2_noise", "is node 1's key");
+            }
+        }
         let sealing_keys = s.secret("sealing_keys", "xkey seeds (SX…), one a line", seeds, true);
         let initiators = s.list("initiators", str::parse::<Names>).and_then(|backends| {
             Owners::new(backends).map_err(|key| s.problem("initiators", format_args!("{key} is named twice"))).ok()

@@ -7,32 +7,53 @@ use std::str::FromStr;
 
 /// The initiators that a worker serves.
 #[derive(Debug, Clone, Default)]
-pub struct Owners(HashMap<InitiatorId, InitiatorId>);
+pub struct Owners(HashMap<InitiatorId, Owner>);
 
-/// The keys of one backend, as a setting names them: `U…`, or `U…=U…` while it changes its key and after.
 #[derive(Debug, Clone)]
-pub struct Names(Vec<InitiatorId>);
+struct Owner {
+    /// One for all keys of a backend.
+    name: InitiatorId,
+    /// Whether jobs that the key signed are taken.
+    served: bool,
+}
+
+/// The keys of one backend, as a setting names them: `U…`; or `U…=U…` while it changes its key; or `U…=-U…` once the other one is a former
+/// key, which signs nothing any more.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Each with whether its jobs are taken; of the first they are.
+    keys: Vec<(InitiatorId, bool)>,
+}
 
 impl FromStr for Names {
-    type Err = <InitiatorId as FromStr>::Err;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.split('=').map(str::parse).collect::<Result<_, _>>().map(Self)
+        let read = |name: &str| {
+            let former = name.strip_prefix('-');
+            let key = former.unwrap_or(name).parse::<InitiatorId>().map_err(|error| error.to_string())?;
+            Ok((key, former.is_none()))
+        };
+        let keys = text.split('=').map(read).collect::<Result<Vec<_>, String>>()?;
+        match keys.first() {
+            Some((_, true)) => Ok(Self { keys }),
+            _ => Err("the first key of a backend is its present one, and has no `-`".to_owned()),
+        }
     }
 }
 
 impl Owners {
-    /// Those of these backends. `Err` with a key that is named twice.
+    /// Those of these backends.
     ///
     /// # Errors
-    /// That key.
+    /// A key that is named twice.
     pub fn new(backends: Vec<Names>) -> Result<Self, InitiatorId> {
         let mut owners = HashMap::new();
-        for Names(names) in backends {
-            let Some(first) = names.first().cloned() else { continue };
-            for name in names {
-                if owners.insert(name.clone(), first.clone()).is_some() {
-                    return Err(name);
+        for Names { keys } in backends {
+            let Some((first, _)) = keys.first().cloned() else { continue };
+            for (key, served) in keys {
+                if owners.insert(key.clone(), Owner { name: first.clone(), served }).is_some() {
+                    return Err(key);
                 }
             }
         }
@@ -48,12 +69,12 @@ impl Owners {
     /// Whether jobs that this key signed are taken.
     #[must_use]
     pub fn serves(&self, key: &InitiatorId) -> bool {
-        self.0.contains_key(key)
+        self.0.get(key).is_some_and(|owner| owner.served)
     }
 
-    /// One name for all keys of a backend.
+    /// One name for all keys of a backend, former ones included: what was locked on a job of one of them stays locked for the others.
     #[must_use]
     pub fn of(&self, key: InitiatorId) -> InitiatorId {
-        self.0.get(&key).cloned().unwrap_or(key)
+        self.0.get(&key).map_or(key, |owner| owner.name.clone())
     }
 }

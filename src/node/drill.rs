@@ -14,6 +14,8 @@ use trefoil_protocol::{Party, Secret};
 pub struct Drilled {
     /// Shares that are whole.
     pub whole: u64,
+    /// Those of them that bear the signature of a former identity of the node: whoever has that identity's seed could have signed them.
+    pub former: u64,
     /// Keys that have ended, and have no share.
     pub ended: u64,
     /// Keys of a restored store that have not ended, and have no share: their data keys were gone when it was restored.
@@ -30,16 +32,16 @@ pub fn drill(
     directory: &Path,
     role: Party,
     master: Secret<[u8; 32]>,
-    identities: &[VerifyingKey],
+    identity: &VerifyingKey,
+    former: &[VerifyingKey],
 ) -> Result<Drilled, StoreError> {
     let store = StoppedStore::open(directory)?;
     let shares = store.shares(role, master)?;
     let restored = store.quarantine()?.is_some();
     let mut drilled = Drilled::default();
     store.for_each(|stored| {
-        let gone = || Err("its data key was destroyed".to_owned());
         let checked = match (stored.held, stored.state) {
-            (true, _) => check(&shares, &stored.attempt, role, identities),
+            (true, _) => check(&shares, &stored.attempt, role).and_then(|()| signer(&stored.attempt, identity, former)),
             (false, Some(state)) if state.is_end() => {
                 drilled.ended += 1;
                 return;
@@ -48,22 +50,41 @@ pub fn drill(
                 drilled.lost += 1;
                 return;
             }
-            (false, Some(_)) => gone(),
+            (false, Some(_)) => Err("its data key was destroyed".to_owned()),
             // Of a key that has other shares by now.
             (false, None) => return,
         };
         match checked {
-            Ok(()) => drilled.whole += 1,
+            Ok(signer) => {
+                drilled.whole += 1;
+                drilled.former += u64::from(signer == Signer::Former);
+            }
             Err(why) => drilled.broken.push((stored.attempt.key_id, why)),
         }
     })?;
     Ok(drilled)
 }
 
-fn check(shares: &Shares<'_>, attempt: &Attempt, role: Party, identities: &[VerifyingKey]) -> Result<(), String> {
+/// Which identity of this node attested a share.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signer {
+    Present,
+    Former,
+}
+
+fn signer(attempt: &Attempt, identity: &VerifyingKey, former: &[VerifyingKey]) -> Result<Signer, String> {
+    let attested = attestation(attempt);
+    if attested.verify(identity, &attempt.signature.0) {
+        Ok(Signer::Present)
+    } else if attested.verify_any(former, &attempt.signature.0) {
+        Ok(Signer::Former)
+    } else {
+        Err("this node's identity did not attest it".to_owned())
+    }
+}
+
+fn check(shares: &Shares<'_>, attempt: &Attempt, role: Party) -> Result<(), String> {
     let holds = |holds: bool, otherwise: &str| if holds { Ok(()) } else { Err(otherwise.to_owned()) };
-    let signed = attestation(attempt).verify_any(identities, &attempt.signature.0);
-    holds(signed, "this node's identity did not attest it")?;
     let bytes = shares.read(attempt).map_err(|error| error.to_string())?;
     // Reading a share compares it with its verifying share.
     let material =

@@ -212,13 +212,19 @@ impl Deployment {
             ("TREFOIL_NODE1_NOISE", node1.noises()),
             ("TREFOIL_NODE2_NOISE", node2.noises()),
             ("TREFOIL_SEALING_KEYS_FILE", self.sealing_keys().display().to_string()),
-            ("TREFOIL_INITIATORS", format!("{},{}", self.initiator_names().join("="), self.limited.public_key())),
+            ("TREFOIL_INITIATORS", format!("{},{}", self.served().join("="), self.limited.public_key())),
             ("TREFOIL_ACK_WAIT_SECONDS", "1".to_owned()),
         ]
         .into_iter()
         .chain(self.worker_settings.iter().map(|(key, value)| (*key, value.clone())))
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
+    }
+
+    /// The same as a worker's setting has them.
+    fn served(&self) -> Vec<String> {
+        let former = |name: String| if self.former_initiators.contains(&name) { format!("-{name}") } else { name };
+        self.initiator_names().into_iter().map(former).collect()
     }
 
     /// All keys of the backend, the present one first.
