@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve compose-test metrics-test test test-scripts test-rust interleavings faults bench bench-service lint fmt clippy deny advisories
+.PHONY: help demo serve compose-test metrics-test otlp-test test test-scripts test-rust interleavings faults bench bench-service lint fmt clippy deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test-scripts: ## run the tests of scripts/
 test-rust: ## run the tests of the Rust packages, against a real nats-server
 	@server=$$(scripts/nats-server) && echo "nats-server: $$server"
 	$(CARGO) test --workspace --locked --features trefoil/faults
+
+otlp-test: ## run the test of the cargo feature otlp: spans as a collector gets them
+	@server=$$(scripts/nats-server) && echo "nats-server: $$server"
+	$(CARGO) test --locked --features faults,otlp --test otlp
 
 SEEDS ?= 1000
 interleavings: ## run SEEDS (1000) random interleavings of recovery, refresh and signing while processes die, or the one of SEED
@@ -64,7 +68,7 @@ fmt: ## check the format
 
 clippy: ## check the lints
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) clippy --workspace --all-targets --locked --features trefoil/faults -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --locked --features trefoil/faults,trefoil/otlp -- -D warnings
 
 deny: ## check licences, bans and sources of the dependencies
 	@deny=$$(scripts/cargo-deny) && "$$deny" --locked check licenses bans sources

@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Runs a process' work with logging: exit code 0, or 1 with the whole reason in the log.
 #[must_use]
 pub fn run(work: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
-    crate::logging::init();
+    let _logs = crate::logging::init();
     crate::fault::warn();
     keep_memory();
     match work() {

@@ -15,7 +15,11 @@ use zeroize::Zeroizing;
 const PREFIX: &str = "TREFOIL";
 
 /// Variables with our prefix that other tools of this project read; a process must not stumble over them.
+#[cfg(not(feature = "otlp"))]
 const FOREIGN: &[&str] = &["config", "nats_server"];
+/// The same, with what the logs read before there are settings.
+#[cfg(feature = "otlp")]
+const FOREIGN: &[&str] = &["config", "nats_server", "otlp_endpoint"];
 
 /// Everything that is wrong with a configuration, one problem a line.
 #[derive(Debug, thiserror::Error)]

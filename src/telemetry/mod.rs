@@ -3,6 +3,8 @@
 pub mod calls;
 pub mod certificates;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod server;
 pub mod snapshot;
 pub mod trace;

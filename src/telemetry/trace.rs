@@ -52,6 +52,12 @@ impl TraceContext {
         (trace != [0; 16] && span != [0; 8]).then_some(Self { trace, span, flags })
     }
 
+    /// Trace id, span id and flags.
+    #[must_use]
+    pub const fn parts(self) -> ([u8; 16], [u8; 8], u8) {
+        (self.trace, self.span, self.flags)
+    }
+
     /// Reads version 00, to the letter: lower case, no id zero, nothing before or behind.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -121,9 +127,18 @@ pub struct Traced {
 /// Begins work for what a message names. `span` makes the work's span, and is told the trace's id.
 pub fn begin(named: Option<TraceContext>, span: impl FnOnce(Option<Hex<'_>>) -> Span) -> Traced {
     let span = span(named.as_ref().map(TraceContext::trace_id));
-    // What is asked of others in the course of the work is asked by this span.
-    let context = named.map(|named| named.child().unwrap_or(named));
+    let context = asked_by(&span, named);
     Traced { context, span }
+}
+
+/// Who asks for what is asked of others in the course of the work.
+fn asked_by(span: &Span, named: Option<TraceContext>) -> Option<TraceContext> {
+    #[cfg(feature = "otlp")]
+    if let Some(own) = super::otlp::link(span, named) {
+        return Some(own);
+    }
+    let _ = span;
+    named.map(|named| named.child().unwrap_or(named))
 }
 
 impl Traced {
