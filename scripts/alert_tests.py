@@ -244,6 +244,9 @@ def cases() -> list[Case]:
     for name, alert in (("audit", "TrefoilAuditFailing"), ("store", "TrefoilStoreFailing")):
         case = Case(f"a write of the {name} fails").from_then(f"trefoil_{name}_failures_total{{{node1}}}", 1)
         found.append(case.expect(0.5, alert))
+    case = Case("a write of the audit fails, and the node ends with it")
+    case.set(f"trefoil_audit_failures_total{{{node1}}}", f"0x{BEGIN - 1} 1x1 stale")
+    found.append(case.expect(5, "TrefoilAuditFailing").expect(17))
     for value, alerts in ((-4.9, ()), (-5.1, ("TrefoilClockSkew",)), (5.1, ("TrefoilClockSkew",))):
         case = Case(f"node 1's clock is {value} s off")
         case.from_then(f'trefoil_clock_offset_seconds{{{WORKERS["worker1"]}, node="node1"}}', value)
