@@ -2,40 +2,42 @@
 
 use super::metrics::WorkerMetrics;
 use super::worker::NONE;
-use crate::wire::{DurationCount, ErrorCode, JobCount, NodesUp};
+use crate::clock::now_ms;
+use crate::wire::{DurationCount, ErrorCode, JobCount, NodesUp, Snapshot, VERSION};
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// The part of a snapshot that the metrics know.
-pub struct Counts {
-    /// Jobs whose result was stored, those that there were.
-    pub jobs: Vec<JobCount>,
-    /// Refusals.
-    pub refused: u64,
-    /// Jobs given back.
-    pub retries: u64,
-    /// Jobs being worked on.
-    pub in_flight: u64,
-    /// The most that may be.
-    pub slots: u64,
-    /// Jobs that wait for their key.
-    pub waiting: u64,
-    /// How long jobs took.
-    pub durations: Vec<DurationCount>,
-    /// Nodes that answered last.
-    pub nodes: NodesUp,
+/// The part of a snapshot that the metrics do not know.
+pub struct Header {
+    /// The worker.
+    pub worker_id: String,
+    /// When it started, unix milliseconds.
+    pub started_at: u64,
+    /// Time until the next snapshot.
+    pub interval: Duration,
+    /// It takes no more jobs.
+    pub draining: bool,
 }
 
 impl WorkerMetrics {
     /// What they say now.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn snapshot(&self, header: Header) -> Snapshot {
+        let Header { worker_id, started_at, interval, draining } = header;
         let up = series(&self.node_up);
         let node = |name: &str| {
             up.iter().flat_map(MetricFamily::get_metric).find(|metric| label(metric, "node") == name).map(is_up)
         };
-        Counts {
+        Snapshot {
+            version: VERSION,
+            worker_id,
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at,
+            at: now_ms(),
+            interval_ms: interval.as_millis() as u64,
+            draining,
             jobs: jobs(&series(&self.jobs)),
             refused: total(&series(&self.refused)),
             retries: total(&series(&self.retries)),
@@ -110,11 +112,16 @@ mod tests {
     use crate::telemetry::worker::{ERROR, OK};
     use crate::wire::{Curve, Op};
 
+    fn snapshot(of: &WorkerMetrics) -> Snapshot {
+        let interval = Duration::from_secs(5);
+        of.snapshot(Header { worker_id: "worker-1".to_owned(), started_at: 0, interval, draining: false })
+    }
+
     #[test]
     fn a_snapshot_has_what_was_counted_and_nothing_else() {
         let metrics = WorkerMetrics::new().unwrap();
         metrics.show_zeros();
-        let empty = metrics.counts();
+        let empty = snapshot(&metrics);
         assert!(empty.jobs.is_empty() && empty.durations.is_empty(), "zeros say nothing");
         assert_eq!((empty.nodes.node1, empty.nodes.node2), (None, None));
         metrics.jobs.with_label_values(&["sign", "ed25519", "default", OK, NONE]).inc_by(3);
@@ -125,7 +132,7 @@ mod tests {
             metrics.job_duration.with_label_values(&["sign", curve, "default", OK]).observe(seconds);
         }
         metrics.node_up.with_label_values(&["node2"]).set(0);
-        let counts = metrics.counts();
+        let counts = snapshot(&metrics);
         let mut jobs = counts.jobs;
         jobs.sort_by_key(|jobs| jobs.op);
         let job = |op, curve, code, count| JobCount { op, curve, code, count };

@@ -2,8 +2,8 @@
 
 use super::Shared;
 use crate::clock::now_ms;
-use crate::telemetry::snapshot::Counts;
-use crate::wire::{Snapshot, VERSION, subject};
+use crate::telemetry::snapshot::Header;
+use crate::wire::{Snapshot, subject};
 use async_nats::connection::State;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,24 +46,11 @@ impl Snapshots {
     }
 
     fn take(&self) -> Snapshot {
-        let Counts { jobs, refused, retries, in_flight, slots, waiting, durations, nodes } =
-            self.shared.metrics.counts();
-        Snapshot {
-            version: VERSION,
+        self.shared.metrics.snapshot(Header {
             worker_id: self.shared.worker_id.clone(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.started_at,
-            at: now_ms(),
-            interval_ms: self.every.as_millis() as u64,
+            interval: self.every,
             draining: *self.stop.borrow(),
-            jobs,
-            refused,
-            retries,
-            in_flight,
-            slots,
-            waiting,
-            durations,
-            nodes,
-        }
+        })
     }
 }
