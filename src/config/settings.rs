@@ -15,11 +15,13 @@ use zeroize::Zeroizing;
 const PREFIX: &str = "TREFOIL";
 
 /// Variables with our prefix that other tools of this project read; a process must not stumble over them.
-#[cfg(not(feature = "otlp"))]
-const FOREIGN: &[&str] = &["config", "nats_server"];
-/// The same, with what the logs read before there are settings.
-#[cfg(feature = "otlp")]
-const FOREIGN: &[&str] = &["config", "nats_server", "otlp_endpoint"];
+const FOREIGN: &[&str] = &[
+    "config",
+    "nats_server",
+    // The logs read it before there are settings.
+    #[cfg(feature = "otlp")]
+    "otlp_endpoint",
+];
 
 /// Everything that is wrong with a configuration, one problem a line.
 #[derive(Debug, thiserror::Error)]
