@@ -397,28 +397,28 @@ def interrupted(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the demo; 0 if every step succeeded."""
-    serve = arguments == ["--serve"]
-    if arguments and not serve:
-        print(__doc__, file=sys.stderr)
-        return 2
-    FOLDER.parent.mkdir(exist_ok=True)
-    lock = open(FOLDER.parent / ".demo.lock", "w")
+def claim(folder: pathlib.Path, lock: str, busy: str):
+    """Empties the folder for one run, which signals end by an exception from now on. None, and `busy` said, where another run has it; otherwise
+    what is returned is to be kept until the end."""
+    folder.parent.mkdir(exist_ok=True)
+    claimed = open(folder.parent / lock, "w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print("Another demo is running in this directory.", file=sys.stderr)
-        return 1
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(mode=0o700)
-    signal.signal(signal.SIGTERM, interrupted)
-    signal.signal(signal.SIGINT, interrupted)
-    steps, code = Steps(), 1
-    demo = Demo(steps)
-    start = time.monotonic()
+        print(busy, file=sys.stderr)
+        return None
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
+    return claimed
+
+
+def finished(steps: Steps, work, stop) -> int:
+    """Does the work, and stops everything whatever came of it. 0 if all of it went well, 130 if it was interrupted."""
+    code = 1
     try:
-        (demo.serve if serve else demo.run)()
+        work()
         code = 0
     except (Failed, verify.Invalid, subprocess.TimeoutExpired) as failure:
         print(f"\n{failure}\n", file=sys.stderr)
@@ -429,10 +429,28 @@ def main(arguments: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with steps.step("stop everything"):
-                demo.stop_services()
+                stop()
         except Failed as failure:
             print(f"\n{failure}\n", file=sys.stderr)
             code = code or 1
+    return code
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the demo; 0 if every step succeeded."""
+    serve = arguments == ["--serve"]
+    if arguments and not serve:
+        print(__doc__, file=sys.stderr)
+        return 2
+    lock = claim(FOLDER, ".demo.lock", "Another demo is running in this directory.")
+    if lock is None:
+        return 1
+    steps = Steps()
+    demo = Demo(steps)
+    start = time.monotonic()
+    try:
+        code = finished(steps, demo.serve if serve else demo.run, demo.stop_services)
+    finally:
         steps.write(FOLDER / "summary.json")
     if serve:
         return 0 if code == 130 else code

@@ -10,10 +10,7 @@ docs/img is drawn from.
 from __future__ import annotations
 
 import concurrent.futures
-import fcntl
 import json
-import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -311,24 +308,22 @@ class Run(Deployment):
             data = charts.collect(self.api, self.began, time.time(), self.outages)
             (FOLDER / "charts.json").write_text(json.dumps(data))
 
+    def stop_all(self) -> None:
+        """Ends what runs, the test of the rules too."""
+        if self.cases and self.cases.poll() is None:
+            self.cases.kill()
+        self.stop_services()
+
 
 def main(arguments: list[str]) -> int:
     """Runs the test; 0 if everything held."""
     if arguments:
         print(__doc__, file=sys.stderr)
         return 2
-    FOLDER.parent.mkdir(exist_ok=True)
-    lock = open(FOLDER.parent / ".metrics.lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("Another run is under way in this directory.", file=sys.stderr)
+    lock = demo.claim(FOLDER, ".metrics.lock", "Another run is under way in this directory.")
+    if lock is None:
         return 1
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(mode=0o700)
     demo.FOLDER = FOLDER
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, demo.interrupted)
     steps, code = Steps(), 1
     try:
         run = Run(steps)
@@ -337,23 +332,8 @@ def main(arguments: list[str]) -> int:
         return 1
     start = time.monotonic()
     try:
-        run.run()
-        code = 0
-    except (Failed, subprocess.TimeoutExpired) as failure:
-        print(f"\n{failure}\n", file=sys.stderr)
-    except KeyboardInterrupt as signalled:
-        print(f"\nInterrupted ({signalled}).", file=sys.stderr)
-        code = 130
+        code = demo.finished(steps, run.run, run.stop_all)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if run.cases and run.cases.poll() is None:
-            run.cases.kill()
-        try:
-            with steps.step("stop everything"):
-                run.stop_services()
-        except Failed as failure:
-            print(f"\n{failure}\n", file=sys.stderr)
-            code = code or 1
         results = [{"op": op, "code": outcome, "jobs": count} for (op, outcome), count in sorted(run.results.items())]
         summary = {"passed": code == 0, "steps": steps.done, "factor": FACTOR, "results": results, **run.summary}
         (FOLDER / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
