@@ -167,7 +167,7 @@ async fn a_node_counts_what_was_asked_of_it() {
         assert_eq!(took, if round == "sign_open" { 5.0 } else { count }, "{round}");
     }
     assert_eq!(refusals(&scrape, "sign_open", ErrorCode::JobIdReused), 1.0);
-    assert_eq!(scrape.sum("trefoil_node_requests_total", "outcome=\"refused\""), 1.0);
+    assert_eq!(scrape.sum("trefoil_node_requests_total", &[("outcome", "refused")]), 1.0);
     assert_eq!(scrape.value("trefoil_replays_total"), 1.0);
     assert_eq!(sessions(&scrape, "generate", "secp256k1", "completed"), 1.0);
     assert_eq!(sessions(&scrape, "generate", "ed25519", "completed"), 1.0);
@@ -175,7 +175,7 @@ async fn a_node_counts_what_was_asked_of_it() {
     assert_eq!(sessions(&scrape, "sign", "ed25519", "completed"), 1.0);
     assert_eq!(sessions(&scrape, "sign", "secp256k1", "failed"), 1.0);
     assert_eq!(sessions(&scrape, "sign", "secp256k1", "forgotten"), 1.0);
-    assert_eq!(scrape.sum("trefoil_sessions_total", ""), 7.0);
+    assert_eq!(scrape.sum("trefoil_sessions_total", &[]), 7.0);
     assert_eq!(scrape.value("trefoil_sessions_open"), 2.0, "the generations wait for their time to be over");
     assert_eq!(scrape.value("trefoil_partial_signatures_total{curve=\"secp256k1\"}"), 2.0);
     assert_eq!(scrape.value("trefoil_partial_signatures_total{curve=\"ed25519\"}"), 1.0);
@@ -229,13 +229,13 @@ async fn a_node_counts_what_it_was_not_asked() {
     let rejects = |scrape: &Scrape, outcome: &str| {
         scrape.get(&format!("trefoil_node_rejects_total{{outcome=\"{outcome}\"}}")).unwrap()
     };
-    let scrape = node.shown.wait_until("all counted", |scrape| scrape.sum("trefoil_node_rejects_total", "") == 5.0);
+    let scrape = node.shown.wait_until("all counted", |scrape| scrape.sum("trefoil_node_rejects_total", &[]) == 5.0);
     for (outcome, count) in
         [("replayed", 1.0), ("forged", 1.0), ("unknown_channel", 1.0), ("malformed", 2.0), ("stale", 0.0)]
     {
         assert_eq!(rejects(&scrape, outcome), count, "{outcome}");
     }
-    assert_eq!(scrape.sum("trefoil_node_requests_total", ""), 1.0, "no request was carried out twice");
+    assert_eq!(scrape.sum("trefoil_node_requests_total", &[]), 1.0, "no request was carried out twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +246,7 @@ async fn a_node_is_ready_while_it_can_serve() {
     assert_eq!(node.healthcheck(), (Some(0), String::new()));
 
     node.cluster.nats.kill9();
-    node.shown.wait_until_ready_says((503, "not connected to NATS"));
+    node.shown.wait_until_ready_says((503, "not connected to NATS\n"));
     assert_eq!(node.shown.get("/livez"), Some(well.clone()));
     let (code, said) = node.healthcheck();
     assert_eq!(code, Some(1));
@@ -255,7 +255,7 @@ async fn a_node_is_ready_while_it_can_serve() {
         scrape.value("trefoil_nats_connected") == 0.0 && scrape.value("trefoil_nats_disconnects_total") == 1.0
     });
     node.cluster.nats.restart();
-    node.shown.wait_until_ready_says((200, "ok"));
+    node.shown.wait_until_ready_says((200, "ok\n"));
     node.shown.wait_until("connected", |scrape| scrape.value("trefoil_nats_connected") == 1.0);
 
     // A drain waits for this session.
@@ -264,7 +264,7 @@ async fn a_node_is_ready_while_it_can_serve() {
     let job = node.cluster.sign_job("s1", key.id(), &digest_input());
     let midway = to_m2(&node.cluster, &key, &job, 0).await.unwrap();
     node.process.signal("TERM");
-    node.shown.wait_until_ready_says((503, "draining"));
+    node.shown.wait_until_ready_says((503, "draining\n"));
     assert_eq!(node.shown.get("/livez"), Some(well));
     // It waits for no report of what came of it.
     assert!(matches!(midway.send(midway.m2.clone()).await, NodeReply::SignRound3 { .. }));

@@ -5,13 +5,12 @@ mod deployment;
 mod support;
 
 use async_nats::jetstream::{self, Context};
-use deployment::metrics::{Scrape, get};
 use deployment::{
     Deployment, Forge, PATIENCE, code, digest, message, new_key, outcome, password, secrets, wait_until_empty,
 };
 use futures::StreamExt;
 use std::collections::BTreeMap;
-use support::process::Process;
+use support::scrape::{Scrape, Shown};
 use tokio::time::timeout;
 use trefoil::client::Backend;
 use trefoil::seal::Secrets;
@@ -28,6 +27,11 @@ fn measured() -> Deployment {
     service.start_node("node2");
     service.start_worker("worker1");
     service
+}
+
+/// What the worker shows.
+fn shown(service: &Deployment) -> Shown {
+    Shown::with(&service.running["worker1"], PATIENCE)
 }
 
 /// How often each operation ended in each code, `""` for those that were done.
@@ -110,15 +114,14 @@ async fn known_set(service: &mut Deployment, backend: &Backend) -> u64 {
     let mut altered = forge.sign(&eddsa, &message("altered"), &secrets(&eddsa));
     altered.body.push(b' ');
     backend.publish(&altered).await.unwrap();
-    Scrape::until(&service.running["worker1"], |scrape| {
-        scrape.sum("trefoil_jobs_refused_total", &[("code", "BAD_SIGNATURE")]) == 1.0
-    });
+    shown(service)
+        .wait_until("counted", |scrape| scrape.sum("trefoil_jobs_refused_total", &[("code", "BAD_SIGNATURE")]) == 1.0);
 
     // Tried again later.
     service.kill("node1");
     let waiting = forge.sign(&eddsa, &message("later"), &secrets(&eddsa));
     backend.publish(&waiting).await.unwrap();
-    Scrape::until(&service.running["worker1"], |scrape| {
+    shown(service).wait_until("counted", |scrape| {
         scrape.sum("trefoil_job_retries_total", &[("op", "sign"), ("code", "NODE_UNAVAILABLE")]) >= 1.0
     });
     service.start_node("node1");
@@ -132,18 +135,16 @@ async fn counters_events_and_snapshots_say_what_the_results_say() {
     let mut service = measured();
     let nats = service.nats.connect().await;
     let jetstream = jetstream::new(nats.clone());
-    let mut events = nats.subscribe("mpc.event.>").await.unwrap();
-    let mut snapshots = nats.subscribe("mpc.metrics.*").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut events = support::subscribed(&nats, "mpc.event.>").await;
+    let mut snapshots = support::subscribed(&nats, "mpc.metrics.*").await;
     let backend = service.backend().await;
     let results = known_set(&mut service, &backend).await;
     wait_until_empty(&jetstream).await;
 
-    let worker = &service.running["worker1"];
     let idle = |scrape: &Scrape| {
         scrape.sum("trefoil_jobs_in_flight", &[]) == 0.0 && scrape.sum("trefoil_jobs_waiting", &[]) == 0.0
     };
-    let scrape = Scrape::until(worker, idle);
+    let scrape = shown(&service).wait_until("idle", idle);
     let (tally, refused) = stored(&jetstream).await;
     assert_eq!(tally.values().sum::<u64>(), results);
     assert_eq!(counted(&scrape), tally);
@@ -229,14 +230,14 @@ async fn counters_events_and_snapshots_say_what_the_results_say() {
 async fn queues_nodes_and_readiness_follow_what_comes_and_goes() {
     let mut service = measured();
     let worker = |service: &Deployment, enough: &dyn Fn(&Scrape) -> bool| {
-        Scrape::until(&service.running["worker1"], enough);
+        shown(service).wait_until("so", enough);
     };
     let up = |scrape: &Scrape, node: &str| scrape.series("trefoil_node_up", &[("node", node)]).next().map(|(_, up)| up);
     // Before any job, and without one.
     worker(&service, &|scrape| up(scrape, "node1") == Some(1.0) && up(scrape, "node2") == Some(1.0));
     worker(&service, &|scrape| scrape.series("trefoil_queue_jobs", &[]).count() == 2);
-    assert_eq!(get(&service.running["worker1"], "/readyz"), (200, "ok\n".to_owned()));
-    assert_eq!(get(&service.running["worker1"], "/livez"), (200, "ok\n".to_owned()));
+    assert_eq!(shown(&service).get("/readyz").unwrap(), (200, "ok\n".to_owned()));
+    assert_eq!(shown(&service).get("/livez").unwrap(), (200, "ok\n".to_owned()));
 
     let backend = service.backend().await;
     let key = new_key(&backend, Curve::Ed25519).await;
@@ -262,14 +263,14 @@ async fn queues_nodes_and_readiness_follow_what_comes_and_goes() {
 
     // NATS goes, and comes back.
     service.nats.kill9();
-    until_ready(&service.running["worker1"], (503, "not connected to NATS\n"));
-    assert_eq!(get(&service.running["worker1"], "/livez").0, 200);
+    shown(&service).wait_until_ready_says((503, "not connected to NATS\n"));
+    assert_eq!(shown(&service).get("/livez").unwrap().0, 200);
     worker(&service, &|scrape| {
         scrape.series("trefoil_queue_jobs", &[]).count() == 0
             && scrape.series("trefoil_queue_oldest_seconds", &[]).count() == 0
     });
     service.nats.restart();
-    until_ready(&service.running["worker1"], (200, "ok\n"));
+    shown(&service).wait_until_ready_says((200, "ok\n"));
     worker(&service, &|scrape| scrape.series("trefoil_queue_jobs", &[]).count() == 2);
 
     // Told to end with a job in hand that a silent node 1 keeps there, and another one that waits for the key.
@@ -283,11 +284,10 @@ async fn queues_nodes_and_readiness_follow_what_comes_and_goes() {
             && scrape.sum("trefoil_mutex_contended_total", &[]) >= 1.0
     });
     let nats = service.nats.connect().await;
-    let mut snapshots = nats.subscribe("mpc.metrics.*").await.unwrap();
-    nats.flush().await.unwrap();
+    let mut snapshots = support::subscribed(&nats, "mpc.metrics.*").await;
     service.process("worker1").signal("TERM");
-    until_ready(&service.running["worker1"], (503, "draining\n"));
-    assert_eq!(get(&service.running["worker1"], "/livez").0, 200);
+    shown(&service).wait_until_ready_says((503, "draining\n"));
+    assert_eq!(shown(&service).get("/livez").unwrap().0, 200);
     service.process("node1").signal("CONT");
     assert!(service.process("worker1").wait().success());
     // Its last word: everything that it had in hand is done.
@@ -295,17 +295,4 @@ async fn queues_nodes_and_readiness_follow_what_comes_and_goes() {
         let snapshot = heard(&mut snapshots).await;
         !(snapshot.draining && snapshot.in_flight == 0)
     } {}
-}
-
-/// Waits until `/readyz` answers so.
-fn until_ready(process: &Process, wanted: (u16, &str)) {
-    let started = std::time::Instant::now();
-    loop {
-        let (status, body) = get(process, "/readyz");
-        if (status, body.as_str()) == wanted {
-            return;
-        }
-        assert!(started.elapsed() < PATIENCE, "{status} {body}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
 }

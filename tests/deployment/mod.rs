@@ -5,7 +5,6 @@
 pub mod cheat;
 pub mod events;
 pub mod load;
-pub mod metrics;
 pub mod sessions;
 
 use crate::support::process::Process;

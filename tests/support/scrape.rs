@@ -6,7 +6,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// A process's metrics and health.
-pub struct Shown(String);
+pub struct Shown {
+    address: String,
+    /// How long it is waited for.
+    patience: Duration,
+}
 
 /// Metrics as of one moment: `name{labels}` and value.
 pub struct Scrape(BTreeMap<String, f64>);
@@ -14,20 +18,25 @@ pub struct Scrape(BTreeMap<String, f64>);
 impl Shown {
     /// Of a process that was started with `metrics_listen` at port 0.
     pub fn of(process: &Process) -> Self {
+        Self::with(process, PATIENCE)
+    }
+
+    /// The same, with another patience.
+    pub fn with(process: &Process, patience: Duration) -> Self {
         let line = process.wait_for("metrics address=");
-        Self(line.rsplit("address=").next().unwrap().trim().to_owned())
+        Self { address: line.rsplit("address=").next().unwrap().trim().to_owned(), patience }
     }
 
     /// `127.0.0.1:` and the port.
     pub fn address(&self) -> &str {
-        &self.0
+        &self.address
     }
 
     /// Status and text of what is at this path; `None` if nobody answers.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let config = ureq::Agent::config_builder().proxy(None).http_status_as_error(false);
-        let agent: ureq::Agent = config.timeout_global(Some(PATIENCE)).build().into();
-        let mut answer = agent.get(format!("http://{}{path}", self.0)).call().ok()?;
+        let agent: ureq::Agent = config.timeout_global(Some(self.patience)).build().into();
+        let mut answer = agent.get(format!("http://{}{path}", self.address)).call().ok()?;
         Some((answer.status().as_u16(), answer.body_mut().read_to_string().unwrap()))
     }
 
@@ -52,7 +61,7 @@ impl Shown {
             if wanted(&scrape) {
                 return scrape;
             }
-            assert!(started.elapsed() < PATIENCE, "never {what}: {:#?}", scrape.0);
+            assert!(started.elapsed() < self.patience, "never {what}: {:#?}", scrape.0);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -62,10 +71,10 @@ impl Shown {
         let started = Instant::now();
         loop {
             let said = self.get("/readyz");
-            if said.as_ref().is_some_and(|(status, text)| (*status, text.trim()) == wanted) {
+            if said.as_ref().is_some_and(|(status, text)| (*status, text.as_str()) == wanted) {
                 return;
             }
-            assert!(started.elapsed() < PATIENCE, "{said:?} instead of {wanted:?}");
+            assert!(started.elapsed() < self.patience, "{said:?} instead of {wanted:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -82,10 +91,19 @@ impl Scrape {
         self.get(series).unwrap_or(0.0)
     }
 
-    /// The sum of all series of a metric whose labels contain this text.
-    pub fn sum(&self, name: &str, labels: &str) -> f64 {
-        let of_name =
-            |series: &str| series.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
-        self.0.iter().filter(|(series, _)| of_name(series) && series.contains(labels)).map(|(_, value)| value).sum()
+    /// The series of this name with these labels among theirs, and their values.
+    pub fn series<'a>(&'a self, name: &'a str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = (&'a str, f64)> {
+        let of_name = self.0.iter().filter(move |(series, _)| series.split('{').next() == Some(name));
+        let wanted = move |series: &str| {
+            labels.iter().all(|(label, value)| {
+                series.split(['{', ',', '}']).any(|part| part.split_once('=') == Some((label, &format!("\"{value}\""))))
+            })
+        };
+        of_name.filter(move |(series, _)| wanted(series)).map(|(series, value)| (series.as_str(), *value))
+    }
+
+    /// Their sum.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.series(name, labels).map(|(_, value)| value).sum()
     }
 }
