@@ -325,10 +325,21 @@ impl AuditLog {
     /// # Errors
     /// `Io`; then nothing that the entry allows may happen.
     pub async fn append(&self, event: Event) -> Result<(), AuditError> {
+        self.begin(event).await
+    }
+
+    /// Begins to append an entry, at once, whether or not anybody waits yet; what it gives back waits until the entry is durable.
+    ///
+    /// # Errors
+    /// As [`AuditLog::append`].
+    pub fn begin(&self, event: Event) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
-        self.send((event, Some(sender)))?;
-        let written = receiver.instrument(tracing::debug_span!("audit")).await;
-        written.unwrap_or_else(|_| Err(AuditError::Io("the log has stopped".into())))
+        let sent = self.send((event, Some(sender)));
+        async move {
+            sent?;
+            let written = receiver.instrument(tracing::debug_span!("audit")).await;
+            written.unwrap_or_else(|_| Err(AuditError::Io("the log has stopped".into())))
+        }
     }
 
     /// Whether an entry could not be written: then none can any more.

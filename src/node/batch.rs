@@ -133,10 +133,13 @@ impl Node {
         let signed = open.signed.iter().skip(open.sent.len()).take(burns.len()).cloned().collect();
         self.is_granted(&about)?;
         let burned = burned_session(session, &about, &open.material);
-        self.burn(&busy, self.store.burn_items(burned, names), signed).await?;
-        let released = self.pool.run_each(burns, |burn| burn.release()).await?;
+        let burning = self.burning(&about, self.store.burn_items(burned, names), signed);
+        // m3 is made while both are written, and leaves after them.
+        let released = self.pool.run_each(burns, |burn| burn.release());
+        let (burned, released) = tokio::join!(self.burned(&busy, burning), released);
+        burned?;
         let mut m3 = Vec::new();
-        let released = batch::all(released).map_err(aborted)?;
+        let released = batch::all(released?).map_err(aborted)?;
         self.metrics.signed(&about, released.len());
         for released in released {
             m3.extend_from_slice(&released.0);

@@ -241,7 +241,7 @@ impl Node {
     }
 
     /// Answers one authentic call.
-    pub async fn handle(&self, caller: Caller, call: Call) -> NodeReply {
+    pub async fn handle(self: &Arc<Self>, caller: Caller, call: Call) -> NodeReply {
         let _call = self.underway.begin();
         let (round, started) = (call.request.name(), Instant::now());
         let answer = self.dispatch(caller, call).await;
@@ -251,7 +251,7 @@ impl Node {
         answer.unwrap_or_else(NodeReply::from)
     }
 
-    async fn dispatch(&self, caller: Caller, call: Call) -> Answer {
+    async fn dispatch(self: &Arc<Self>, caller: Caller, call: Call) -> Answer {
         if call.version != NODE_VERSION {
             return Err(ErrorCode::UnsupportedVersion.into());
         }

@@ -250,7 +250,7 @@ async fn serve_calls(mut endpoint: Endpoint, responder: Arc<Responder>, node: Ar
     }
 }
 
-async fn serve_call(node: &Node, incoming: Incoming, trace: Option<TraceContext>) -> Option<Vec<u8>> {
+async fn serve_call(node: &Arc<Node>, incoming: Incoming, trace: Option<TraceContext>) -> Option<Vec<u8>> {
     let Incoming { channel_hash, payload, reply: sealer, .. } = incoming;
     let reply = match postcard::from_bytes::<Call>(&payload) {
         Ok(call) => {

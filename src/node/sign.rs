@@ -1,6 +1,6 @@
 //! Signing at node 1: ECDSA in two requests, FROST in one, and the worker's report. Batches begin in `batch`.
 
-use super::audit::Event;
+use super::audit::{AuditError, Event};
 use super::batch::OpenBatch;
 use super::gate::{self, Found};
 use super::material::Material;
@@ -13,6 +13,7 @@ use crate::fault;
 use crate::wire::node::{NodeReply, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Curve, ErrorCode, Fixed, Job, KeyId, Op, Payload, SignInput};
 use data_encoding::HEXLOWER;
+use futures::future::BoxFuture;
 use rand_core::OsRng;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -50,6 +51,13 @@ impl SignStage {
 pub(super) struct Admitted {
     pub(super) job: Job,
     pub(super) busy: Busy<Stage>,
+}
+
+/// The two writes that come before a session's last message leaves, under way.
+#[must_use = "what was burned may leave only after this"]
+pub(super) struct Burning {
+    burned: Written<()>,
+    logged: BoxFuture<'static, Result<(), AuditError>>,
 }
 
 /// Either the job goes on, or something else comes first.
@@ -180,7 +188,7 @@ impl Node {
         })
     }
 
-    pub(super) async fn sign_round2(&self, caller: Caller, session: SessionId, m2: Vec<u8>) -> Answer {
+    pub(super) async fn sign_round2(self: &Arc<Self>, caller: Caller, session: SessionId, m2: Vec<u8>) -> Answer {
         let wanted = |stage: &Stage| match stage {
             // Bytes that do not even name the session cannot end it.
             Stage::Sign(SignStage::Opened { node1, .. }) if m2.len() == M2_LEN && node1.owns(&m2) => Ok(()),
@@ -192,29 +200,36 @@ impl Node {
         };
         let about = Arc::clone(busy.about());
         self.may_go_on(&about)?;
-        let burn = match self.pool.run(move || node1.advance(&m2, &mut OsRng)).await? {
-            Ok(burn) => burn,
+        let burned = burned_session(session, &about, &material);
+        let (node, of) = (Arc::clone(self), Arc::clone(&about));
+        let step = move || {
+            let burn = node1.advance(&m2, &mut OsRng)?;
+            let burning = node.is_granted(&of).map(|()| node.burning(&of, node.store.burn(burned), vec![signed]));
+            // m3 is made while both are written, and leaves after them.
+            Ok::<_, Abort>(burning.map(|burning| (burning, burn.release())))
+        };
+        let (burning, released) = match self.pool.run(step).await? {
+            Ok(granted) => granted?,
             Err(abort) => return Err(self.failed(&busy, &material, abort).await?),
         };
-        self.is_granted(&about)?;
-        let burned = burned_session(session, &about, &material);
-        self.burn(&busy, self.store.burn(burned), vec![signed]).await?;
-        let (m3, sent) = self.pool.run(move || burn.release()).await?.map_err(aborted)?;
+        self.burned(&busy, burning).await?;
+        let (m3, sent) = released.map_err(aborted)?;
         self.metrics.signed(&about, 1);
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::Released(vec![sent])));
         Ok(NodeReply::SignRound3 { m3 })
     }
 
-    /// Burns what is about to be released and logs what it signs, both durably, before any of it exists.
-    pub(super) async fn burn(
-        &self,
-        busy: &Busy<Stage>,
-        burned: Written<()>,
-        signed: Vec<String>,
-    ) -> Result<(), Refusal> {
+    /// Begins to burn what is about to be released, and to log what it signs.
+    pub(super) fn burning(&self, about: &About, burned: Written<()>, signed: Vec<String>) -> Burning {
+        let logged = Box::pin(self.audit.begin(self.about_signing(about, signed)));
+        Burning { burned, logged }
+    }
+
+    /// Waits until both are durable: nothing of it may leave before.
+    pub(super) async fn burned(&self, busy: &Busy<Stage>, burning: Burning) -> Result<(), Refusal> {
         let about = busy.about();
-        let (burned, logged) = tokio::join!(burned, self.audit.append(self.about_signing(about, signed)));
+        let (burned, logged) = tokio::join!(burning.burned, burning.logged);
         logged?;
         if let Err(error) = burned {
             self.audit.note(self.about("sign", about, "withdrawn", Some("the session was not burned")));
@@ -250,16 +265,16 @@ impl Node {
         let input = input_of(&job)?;
         let signed = signed_text(&input);
         let SignInput::Ed25519 { message } = input else { return Err(ErrorCode::CurveMismatch.into()) };
-        let blinded = open.blinded_password;
-        let opening = self.opening(&job, &open);
+        let (opening, charging) =
+            (self.opening(&job, &open), self.charging(&job, open.transcript, open.blinded_password));
         let step = move || {
             let (material, evaluation) = opening()?;
             let share = &material.share;
             let (own, z1, sent) = frost::node_sign(share, &message, &commitments, &mut OsRng).map_err(aborted)?;
-            Ok::<_, Refusal>((own, z1, sent, evaluation))
+            Ok::<_, Refusal>((own, z1, sent, evaluation, charging()))
         };
-        let (commitments, share, sent, evaluation) = self.admitted(&job, self.pool.run(step).await?)?;
-        self.charge(&job, busy.about(), open.transcript, blinded).await?;
+        let (commitments, share, sent, evaluation, charge) = self.admitted(&job, self.pool.run(step).await?)?;
+        self.charged(&job, busy.about(), charge).await?;
         self.is_granted(busy.about())?;
         // The nonces are gone already; the entry is durable before the share leaves.
         self.audit.append(self.about_signing(busy.about(), vec![signed])).await?;

@@ -162,7 +162,7 @@ impl Burn {
         self.session.sid
     }
 
-    /// Makes m3 (40,243 bytes), node 1's partial signature inside. Call only after the burn is durable.
+    /// Makes m3 (40,243 bytes), node 1's partial signature inside. Nothing of it may leave the process before the burn is durable.
     ///
     /// # Errors
     /// `InvalidInput` for a share that is not of secp256k1 (cannot happen for an opened session).
