@@ -102,7 +102,7 @@ impl ClientParty {
             Ok(opened) => opened,
             Err(first) => return Ok(Reached::First(first)),
         };
-        let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
+        let (open, share) = self.opened(shared, job, (node1, id), evaluation, |share| Ok(Arc::clone(share))).await?;
         let items = Arc::new(Items { share, requests, contribution });
         let mut results = Vec::with_capacity(all);
         loop {
@@ -169,7 +169,7 @@ impl ClientParty {
             Ok(signed) => signed,
             Err(first) => return Ok(Reached::First(first)),
         };
-        let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
+        let (open, share) = self.opened(shared, job, (node1, id), evaluation, |share| Ok(Arc::clone(share))).await?;
         if shares.len() != clients.len() {
             return Err(open.abort(Abort::peer(Party::Node1, "frost_share")).await);
         }

@@ -11,7 +11,7 @@ use crate::fault;
 use crate::jobs::bans::Ban;
 use crate::jobs::results;
 use crate::telemetry::party;
-use crate::vault::{Blinded, KeyBinding, LockedShare, Spot};
+use crate::vault::{Blinded, Kept, KeyBinding, LockedShare, Password, Spot};
 use crate::wire::node::{NodeReply, NodeRequest, SessionId, SignOpen, SignOutcome};
 use crate::wire::{Batch, Curve, ErrorCode, Fixed, Job, KdfParams, Method, Outcome, SignInput, SignatureResult};
 use data_encoding::HEXLOWER;
@@ -130,18 +130,39 @@ async fn look_again(shared: &Shared, job: &Job, schedule: &mut Schedule) -> Resu
     }
 }
 
-async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut Schedule) -> Result<Signed, Stop> {
+/// What comes before the first session, as far as it can be at once: the look for a result, the client party, the key. Where the password
+/// takes long to stretch, the key is not held meanwhile.
+async fn prepare(
+    shared: &Shared,
+    job: &Job,
+    curve: Curve,
+    schedule: &mut Schedule,
+) -> Result<(ClientParty, Held), Stop> {
     let again = schedule.has_looked();
-    let look =
-        async { if again { Ok(None) } else { results::find(&shared.jetstream, &job.initiator, &job.job_id).await } };
-    let (found, client) = futures::join!(look, unseal(shared, job, inputs.curve(), schedule));
-    match found {
-        Ok(None) => {}
-        Ok(Some(earlier)) => return Err(Stop::Earlier(Box::new(earlier))),
-        Err(_) => look_again(shared, job, schedule).await?,
+    let look = async {
+        match if again { Ok(None) } else { results::find(&shared.jetstream, &job.initiator, &job.job_id).await } {
+            Ok(Some(earlier)) => Err(Stop::Earlier(Box::new(earlier))),
+            found => Ok(found.is_ok()),
+        }
+    };
+    let unsealed = Unsealed::of(shared, job, curve, schedule)?;
+    let (found, client, guard) = if unsealed.takes_long() {
+        shared.room_for(job.lane, unsealed.locked.kdf(), schedule).await?;
+        let (found, client) = futures::try_join!(look, unsealed.begin(shared, job))?;
+        (found, client, shared.hold(job, schedule).await?)
+    } else {
+        // In this order: what is asked of others is under way while this one computes.
+        let (found, guard, client) = futures::try_join!(look, shared.hold(job, schedule), unsealed.begin(shared, job))?;
+        (found, client, guard)
+    };
+    if !found {
+        look_again(shared, job, schedule).await?;
     }
-    let mut client = client?;
-    let guard = shared.hold(job, schedule).await?;
+    Ok((client, guard))
+}
+
+async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut Schedule) -> Result<Signed, Stop> {
+    let (mut client, guard) = prepare(shared, job, inputs.curve(), schedule).await?;
     let mut commits = 0;
     loop {
         let attempt = match inputs {
@@ -182,39 +203,63 @@ async fn in_turn(shared: &Shared, job: &Job, inputs: Inputs<'_>, schedule: &mut 
 
 /// The client party of one job.
 pub(super) struct ClientParty {
-    locked: LockedShare,
+    locked: Arc<LockedShare>,
     /// OPRF input; the same in each attempt.
     blinded: [u8; 32],
     share: Access,
     rng: SessionRng,
 }
 
-/// Opens the sealed secrets, checks that they belong together, and stretches the password.
-async fn unseal(shared: &Shared, job: &Job, curve: Curve, schedule: &mut Schedule) -> Result<ClientParty, Stop> {
-    let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs").into());
-    let secrets = shared.unseal(job, schedule)?;
-    let (Some(password), Some(share), Some(store)) = (secrets.password, secrets.encrypted_share, secrets.secret_store)
-    else {
-        return refuse(ErrorCode::SealBroken);
-    };
-    let locked = LockedShare::parse(job.key_id, &share, &store).map_err(Failed::from)?;
-    if Curve::from(locked.binding().curve) != curve {
-        return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve").into());
+/// The opened secrets of a sign job.
+struct Unsealed {
+    password: Password,
+    locked: Arc<LockedShare>,
+    rng: SessionRng,
+    /// Where the data key is kept, if it is.
+    spot: Option<Spot>,
+    kept: Option<Kept>,
+}
+
+impl Unsealed {
+    /// Opens the sealed secrets, and checks that they belong together.
+    fn of(shared: &Shared, job: &Job, curve: Curve, schedule: &Schedule) -> Result<Self, Stop> {
+        let refuse = |code| Err(Failed::new(code, "the sealed secrets lack what a sign job needs").into());
+        let secrets = shared.unseal(job, schedule)?;
+        let (Some(password), Some(share), Some(store)) =
+            (secrets.password, secrets.encrypted_share, secrets.secret_store)
+        else {
+            return refuse(ErrorCode::SealBroken);
+        };
+        let locked = LockedShare::parse(job.key_id, &share, &store).map_err(Failed::from)?;
+        if Curve::from(locked.binding().curve) != curve {
+            return Err(Failed::new(ErrorCode::CurveMismatch, "the key is of another curve").into());
+        }
+        let rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
+        // What costs nothing to derive is not kept.
+        let spot = shared.unlocked.as_ref().filter(|_| locked.kdf() != KdfParams::Hkdf);
+        let spot = spot.map(|cache| cache.spot(job.key_id, &store));
+        let kept = spot.as_ref().and_then(Spot::look);
+        Ok(Self { password, locked: Arc::new(locked), rng, spot, kept })
     }
-    let mut rng = SessionRng::new(&mut OsRng, password.expose(), &[&job.digest]);
-    // What costs nothing to derive is not kept.
-    let spot = shared.unlocked.as_ref().filter(|_| locked.kdf() != KdfParams::Hkdf);
-    let spot = spot.map(|cache| cache.spot(job.key_id, &store));
-    if let Some(kept) = spot.as_ref().and_then(Spot::look) {
-        // Node 1 is asked all the same: to it, and to its count of attempts, this is a signing like any other.
-        let blinded = Blinded::new(job.key_id, &password, &mut rng).map_err(Failed::from)?;
-        let element = blinded.element();
-        return Ok(ClientParty { blinded: element, share: Access::Kept(Box::new(blinded), kept), locked, rng });
+
+    /// Whether the password is yet to be stretched by what takes long on purpose.
+    fn takes_long(&self) -> bool {
+        self.kept.is_none() && self.locked.kdf() != KdfParams::Hkdf
     }
-    shared.room_for(job.lane, locked.kdf(), schedule).await?;
-    let begun = shared.vault.of(job.lane).begin_open(password, locked.store(), &mut rng).await;
-    let begun = begun.map_err(|error| Failed::from(unsuitable(error)))?;
-    Ok(ClientParty { blinded: begun.blinded_password(), share: Access::Locked(Box::new(begun), spot), locked, rng })
+
+    /// The client party, with the password stretched.
+    async fn begin(self, shared: &Shared, job: &Job) -> Result<ClientParty, Stop> {
+        let Self { password, locked, mut rng, spot, kept } = self;
+        if let Some(kept) = kept {
+            // Node 1 is asked all the same: to it, and to its count of attempts, this is a signing like any other.
+            let blinded = Blinded::new(job.key_id, &password, &mut rng).map_err(Failed::from)?;
+            let element = blinded.element();
+            return Ok(ClientParty { blinded: element, share: Access::Kept(Box::new(blinded), kept), locked, rng });
+        }
+        let begun = shared.vault.of(job.lane).begin_open(password, locked.store(), &mut rng).await;
+        let begun = begun.map_err(|error| Failed::from(unsuitable(error)))?;
+        Ok(ClientParty { blinded: begun.blinded_password(), share: Access::Locked(Box::new(begun), spot), locked, rng })
+    }
 }
 
 impl ClientParty {
@@ -265,37 +310,33 @@ impl ClientParty {
         }
     }
 
-    /// The session that node 1 has opened, and the share: where that does not open, the session ends.
-    pub(super) async fn opened<'a>(
+    /// The session that node 1 has opened, and what the share is for: `with` it the first step is computed, where it was opened. Where the
+    /// share does not open, or the step fails, the session ends.
+    pub(super) async fn opened<'a, T: Send + 'static>(
         &mut self,
         shared: &'a Shared,
         job: &'a Job,
-        node1: Session,
-        id: SessionId,
+        (node1, id): (Session, SessionId),
         evaluation: [u8; 32],
-    ) -> Result<(OpenSession<'a>, Arc<KeyShare>), Failed> {
+        with: impl FnOnce(&Arc<KeyShare>) -> Result<T, Abort> + Send + 'static,
+    ) -> Result<(OpenSession<'a>, T), Failed> {
         let open = OpenSession { shared, job, node1, id, shares: *self.locked.binding() };
         fault::step("session", "sign", job.key_id);
-        match self.open_share(shared, evaluation).await {
-            Ok(share) => Ok((open, share)),
-            Err(failed) => Err(open.give_up(failed).await),
-        }
-    }
-
-    /// The share, opened with node 1's evaluation the first time.
-    async fn open_share(&mut self, shared: &Shared, evaluation: [u8; 32]) -> Result<Arc<KeyShare>, Failed> {
-        let access = match std::mem::replace(&mut self.share, Access::Lost) {
-            Access::Open(share) => {
-                self.share = Access::Open(share.clone());
-                return Ok(share);
-            }
-            access => access,
+        let (access, locked) = (std::mem::replace(&mut self.share, Access::Lost), Arc::clone(&self.locked));
+        let step = move || {
+            let share = access.unlock(&locked, &evaluation)?;
+            let next = with(&share);
+            Ok((share, next))
         };
-        let locked = self.locked.clone();
-        let opened = shared.crypto.run(move || access.unlock(&locked, &evaluation).map(Arc::new));
-        let share = opened.await??;
-        self.share = Access::Open(share.clone());
-        Ok(share)
+        let (share, next) = match shared.crypto.run(step).await.map_err(Failed::from).flatten() {
+            Ok(opened) => opened,
+            Err(failed) => return Err(open.give_up(failed).await),
+        };
+        self.share = Access::Open(share);
+        match next {
+            Ok(next) => Ok((open, next)),
+            Err(abort) => Err(open.abort(abort).await),
+        }
     }
 
     /// One ECDSA session: open and m1, m2 and m3.
@@ -321,15 +362,11 @@ impl ClientParty {
             Ok(opened) => opened,
             Err(first) => return Ok(Reached::First(first)),
         };
-        let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
-        let request = Request { channel_hash: open.node1.channel_hash(), job_digest: job.digest, digest, path };
-        let (for_m2, m2_request) = (share.clone(), request.clone());
-        let mut rng = SessionRng::new(&mut self.rng, &[], &[&id]);
-        let step = move || Client::new(for_m2, m2_request, contribution)?.advance(&m1, &mut rng);
-        let (round2, m2) = match shared.crypto.run(step).await? {
-            Ok(next) => next,
-            Err(abort) => return Err(open.abort(abort).await),
-        };
+        let request = Request { channel_hash: node1.channel_hash(), job_digest: job.digest, digest, path };
+        let (of, mut rng) = (request.clone(), SessionRng::new(&mut self.rng, &[], &[&id]));
+        let step =
+            move |share: &Arc<KeyShare>| Client::new(Arc::clone(share), of, contribution)?.advance(&m1, &mut rng);
+        let (open, (round2, m2)) = self.opened(shared, job, (node1, id), evaluation, step).await?;
         let m3 =
             open.node1.call(
                 schedule.call_deadline(),
@@ -382,18 +419,17 @@ impl ClientParty {
             Ok(signed) => signed,
             Err(first) => return Ok(Reached::First(first)),
         };
-        let (open, share) = self.opened(shared, job, node1, id, evaluation).await?;
-        let (own, message) = (share.clone(), message.to_vec());
-        let signature = match shared.crypto.run(move || frost.finish(&own, &message, &theirs.0, &z1)).await? {
-            Ok(signature) => signature,
-            Err(abort) => return Err(open.abort(abort).await),
+        let message = message.to_vec();
+        let step = move |share: &Arc<KeyShare>| {
+            Ok((frost.finish(share, &message, &theirs.0, &z1)?, HEXLOWER.encode(&share.public_key())))
         };
+        let (open, (signature, public_key)) = self.opened(shared, job, (node1, id), evaluation, step).await?;
         let result = SignatureResult {
             curve: Curve::Ed25519,
             method: Method::resolve(Curve::Ed25519),
             signature: Fixed(signature),
             recovery_id: None,
-            public_key: HEXLOWER.encode(&share.public_key()),
+            public_key,
             path: None,
         };
         Ok(Reached::Signed(Box::new(Outcome::signed(result)), open.closing(SignOutcome::Signature(Fixed(signature)))))

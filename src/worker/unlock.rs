@@ -18,11 +18,11 @@ pub(super) enum Access {
 }
 
 impl Access {
-    /// The share, with node 1's evaluation.
+    /// The share, opened with node 1's evaluation the first time.
     ///
     /// # Errors
     /// `WRONG_PASSWORD`, `CORRUPT_SECRET_STORE`, `CORRUPT_SHARE`, `PROTOCOL_ABORT` for an evaluation that is none.
-    pub(super) fn unlock(self, locked: &LockedShare, evaluation: &[u8; 32]) -> Result<KeyShare, Failed> {
+    pub(super) fn unlock(self, locked: &LockedShare, evaluation: &[u8; 32]) -> Result<Arc<KeyShare>, Failed> {
         let read = |key: &DataKey| read_share(&key.open(locked)?, locked.binding());
         let kept = matches!(self, Self::Kept(..));
         let share = match self {
@@ -36,10 +36,11 @@ impl Access {
                 share
             }
             Self::Kept(blinded, kept) => read(&kept.open(&*blinded.finalize(evaluation)?)?)?,
-            Self::Open(_) | Self::Lost => return Err(Failed::new(ErrorCode::Internal, "the share was not opened")),
+            Self::Open(share) => return Ok(share),
+            Self::Lost => return Err(Failed::new(ErrorCode::Internal, "the share was not opened")),
         };
         tracing::debug!(key = %locked.binding().key_id, kept, "share opened");
-        Ok(share)
+        Ok(Arc::new(share))
     }
 }
 
