@@ -20,13 +20,16 @@ const BURST: (u32, Duration) = (32, Duration::from_millis(250));
 const BULK_BURST: (u32, Duration) = (8, Duration::from_millis(60));
 /// How long a worker leaves a key to others after a burst: they hear of its end, and take two round trips to JetStream.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Longest rest of a key between two jobs that waited for it here, while other keys are at work here too. A key that is never at rest
+/// is always among those that want the processor, which doubles everybody else's latency.
+const REST: Duration = Duration::from_millis(5);
 /// How long a job that runs alone waits for its key: all else waits for it.
 const ALONE: Duration = Duration::from_millis(500);
 
 /// What goes with a key from job to job of this worker.
 pub enum Luggage {
-    /// The lease serves the next job too.
-    Lease(Lease),
+    /// The lease serves the next job too, after a rest until then if other keys are at work.
+    Lease(Lease, Instant),
     /// Its burst is over; others may have the key until then.
     Left(Instant),
 }
@@ -34,6 +37,7 @@ pub enum Luggage {
 /// A key that is held for one job; the next one gets it when this is dropped.
 pub struct Held {
     lane: Lane,
+    since: Instant,
     guard: Guard<KeyId, Luggage>,
 }
 
@@ -41,7 +45,7 @@ impl Held {
     /// The lease's token, for node 1; 0 without a lease.
     pub fn lease_token(&self) -> u64 {
         match &self.guard.luggage {
-            Some(Luggage::Lease(lease)) => lease.token(),
+            Some(Luggage::Lease(lease, _)) => lease.token(),
             _ => 0,
         }
     }
@@ -49,7 +53,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(Luggage::Lease(lease)) = &self.guard.luggage {
+        if let Some(Luggage::Lease(lease, rested)) = &mut self.guard.luggage {
+            *rested = Instant::now() + rest_after(self.since.elapsed());
             let (jobs, time) = lease.served();
             let (most_jobs, longest) = match self.lane {
                 Lane::Interactive => BURST,
@@ -78,7 +83,10 @@ impl Shared {
     async fn hold_now(&self, job: &Job, schedule: &mut Schedule) -> Result<Held, Stop> {
         let mut guard = self.turn(job, schedule).await?;
         let lease = match guard.luggage.take() {
-            Some(Luggage::Lease(mut lease)) if !lease.is_lost() => {
+            Some(Luggage::Lease(mut lease, rested)) if !lease.is_lost() => {
+                if self.keys.held() > 1 {
+                    sleep_until(rested).await;
+                }
                 lease.serve(&job.digest);
                 Some(lease)
             }
@@ -89,8 +97,9 @@ impl Shared {
                 self.lease(job, schedule).await?
             }
         };
-        guard.luggage = lease.map(Luggage::Lease);
-        Ok(Held { lane: job.lane, guard })
+        let since = Instant::now();
+        guard.luggage = lease.map(|lease| Luggage::Lease(lease, since));
+        Ok(Held { lane: job.lane, since, guard })
     }
 
     /// Waits for the key in this process.
@@ -140,6 +149,25 @@ impl Shared {
     }
 }
 
+/// How long a key rests that was held for so long: half of that, a third of its time, within bounds.
+fn rest_after(held: Duration) -> Duration {
+    (held / 2).min(REST)
+}
+
 fn busy(why: impl Into<String>) -> Failed {
     Failed::new(ErrorCode::KeyBusy, why)
+}
+
+#[cfg(test)]
+#[allow(missing_docs)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_rests_for_a_third_of_its_time_and_never_long() {
+        let millis = Duration::from_millis;
+        assert_eq!(rest_after(millis(6)), millis(3));
+        assert_eq!(rest_after(millis(11)), REST);
+        assert_eq!(rest_after(Duration::MAX), REST);
+    }
 }
