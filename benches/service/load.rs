@@ -13,6 +13,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use futures::StreamExt;
 use hdrhistogram::Histogram;
+use rand_core::{OsRng, RngCore};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,7 +28,8 @@ const FULL: ErrorCode = ErrorCode(10_077);
 /// After this long a job counts as lost.
 const LOST: Duration = Duration::from_secs(120);
 
-/// Before a publication that was refused is tried again; each further one waits twice as long.
+/// Before a publication that was refused is tried again; each further one waits twice as long. Each wait is shorter by chance, by up to
+/// half: clients that were refused at once would otherwise all come back at once, again and again.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -144,7 +146,7 @@ impl Generator {
                     return Err(format!("not published: {error}"));
                 }
                 self.refusals.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(pause.mul_f64(1.0 - 0.5 * f64::from(OsRng.next_u32()) / f64::from(u32::MAX))).await;
                 pause = (pause * 2).min(LAST_PAUSE);
             }
         };

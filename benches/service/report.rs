@@ -77,6 +77,7 @@ impl Report {
                 "path": "m",
                 "messageBytes": 32,
                 "workerConcurrency": 64,
+                "threads": std::env::var("TREFOIL_CRYPTO_THREADS").unwrap_or_else(|_| "cores".to_owned()),
             },
         });
         Self { started: Instant::now(), head, series: Vec::new() }

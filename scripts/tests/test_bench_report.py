@@ -29,7 +29,7 @@ def run(*series: dict) -> dict:
             "cpu": "a processor", "cores": 2, "kernel": "Linux", "syncMs": {"p50": 0.2},
             "loadAverageBefore": "0.1 0.1", "loadAverageAfter": "2 2",
         },
-        "settings": {"natsServer": "nats-server 2", "syncInterval": "default", "quick": False},
+        "settings": {"natsServer": "nats-server 2", "syncInterval": "default", "threads": "1", "quick": False},
     }
 
 
