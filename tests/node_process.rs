@@ -160,6 +160,39 @@ async fn a_node_that_cannot_write_says_so_and_ends() {
     assert!(node.terminate().success());
 }
 
+/// m3 is made while both writes are under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_burned_and_logged_is_not_released() {
+    let mut cluster = Cluster::start().await;
+    let key = cluster.committed_key("g1", Curve::Secp256k1).await;
+    cluster.drain_node(Party::Node1).await;
+    let log = tempfile::tempdir().unwrap();
+    let audit = cluster.data(Party::Node1).join(AUDIT_LOG);
+    for (job_id, log_grows) in [("s1", false), ("s2", true)] {
+        let mut node = spawn_limited(&cluster, &log);
+        node.wait_for("serving");
+        cluster.until_heard(Party::Node1, true).await;
+        let link = cluster.to1.renew().await.unwrap();
+        let job = cluster.sign_job(job_id, key.id(), &SignInput::Secp256k1 { digest: [3; 32], path: None });
+        let open = NodeRequest::SignOpen(cluster.open(&key, &job, [1; 32], 0));
+        let (session, m1) = cluster::opened(link.call(&call(open)).await.unwrap());
+        let path = DerivationPath::parse("m").unwrap();
+        let request = Request { channel_hash: link.hash(), job_digest: digest(&job), digest: [3; 32], path };
+        let client = Client::new(key.share.clone(), request, [1; 32]).unwrap();
+        let (_, m2) = client.advance(&m1, &mut rand_core::OsRng).unwrap();
+        // The store's pages are far behind the log's end.
+        let length = std::fs::metadata(&audit).unwrap().len() as u32;
+        limit_files(&node, if log_grows { length + 4_096 } else { 1 });
+        let answer = link.call(&call(NodeRequest::SignRound2 { session, m2 })).await.unwrap();
+        assert_eq!(refused(answer), ErrorCode::NodeUnavailable);
+        assert_eq!(node.wait().code(), Some(1));
+        let text = std::fs::read_to_string(&audit).unwrap();
+        for decision in ["released", "withdrawn"] {
+            assert_eq!(text.contains(&format!("\"decision\":\"{decision}\"")), log_grows, "{decision}: {text}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_loads_the_policy_again() {
     let mut cluster = Cluster::start().await;
