@@ -8,10 +8,11 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, Context};
 use deployment::sessions::{audited, sessions};
 use deployment::{Deployment, Forge, digest, new_key, password, secrets, wait_until_empty};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use support::NatsServer;
+use tokio::time::timeout;
 use trefoil::client::{SignedRequest, SigningMaterial};
 use trefoil::jobs::lease::{Attempt, Claim, Counters, Lease, Leases};
 use trefoil::jobs::streams::{self, StreamSettings};
@@ -80,6 +81,19 @@ fn taken_by_a_dead_worker(server: &NatsServer, worker: &'static str, job: [u8; 3
         token
     });
     life.join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gives_up_while_a_lease_is_written_leaves_none_behind() {
+    let (server, _) = provisioned().await;
+    let watcher = server.connect().await;
+    let mut said = support::subscribed(&watcher, subject::lease(&KEY)).await;
+    let leases = leases(&server, "a", Duration::from_secs(600)).await;
+    let mut claim = leases.claim(KEY, &[1; 32]);
+    assert!(claim.attempt().now_or_never().is_none(), "it is on its way");
+    let mut message = async || timeout(PATIENCE, said.next()).await.unwrap().unwrap();
+    assert!(!message().await.payload.is_empty());
+    assert!(message().await.payload.is_empty(), "it was ended, though nobody ever had it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -212,15 +212,26 @@ impl Claim {
                     Found::Taken { .. } => break,
                 },
             };
-            let record = self.inner.record(&self.job)?;
-            if let Some(sequence) = self.inner.write(&self.subject, record, self.inner.ttl, expected).await? {
+            if let Some(lease) = self.write_for_good(expected).await? {
                 if let Some(counters) = self.inner.counters.get().filter(|_| takeover) {
                     counters.takeovers.inc();
                 }
-                return Ok(Attempt::Got(self.taken(sequence)));
+                return Ok(Attempt::Got(lease));
             }
         }
         Ok(Attempt::Busy)
+    }
+
+    /// Writes the lease, whether or not the caller goes on waiting: what nobody waits for any more is dropped when it is there, which
+    /// ends it. Left to itself it would keep others from the key until its TTL is over.
+    async fn write_for_good(&self, expected: u64) -> Result<Option<Lease>, Unavailable> {
+        let (record, inner, key) = (self.inner.record(&self.job)?, self.inner.clone(), self.key);
+        let (subject, job) = (self.subject.clone(), self.job.clone());
+        let written = tokio::spawn(async move {
+            let sequence = inner.write(&subject, record, inner.ttl, expected).await?;
+            Ok(sequence.map(|sequence| taken(&inner, key, job, sequence)))
+        });
+        written.await.unwrap_or_else(|_| Err(unavailable("the write ended unexpectedly")))
     }
 
     /// What the subject holds.
@@ -263,15 +274,16 @@ impl Claim {
             }
         }
     }
+}
 
-    fn taken(&self, sequence: u64) -> Lease {
-        self.inner.seen.remove(&self.key);
-        let state = Arc::new(State { sequence: AtomicU64::new(sequence), lost: AtomicBool::new(false) });
-        let (job, jobs) = watch::channel(self.job.clone());
-        self.inner.kept.send_modify(|kept| *kept += 1);
-        tokio::spawn(keep(self.inner.clone(), self.key, jobs, state.clone()));
-        Lease { state, job, since: Instant::now(), jobs: 1 }
-    }
+/// A lease that was written, and is kept from now on.
+fn taken(inner: &Arc<Inner>, key: KeyId, job: String, sequence: u64) -> Lease {
+    inner.seen.remove(&key);
+    let state = Arc::new(State { sequence: AtomicU64::new(sequence), lost: AtomicBool::new(false) });
+    let (job, jobs) = watch::channel(job);
+    inner.kept.send_modify(|kept| *kept += 1);
+    tokio::spawn(keep(inner.clone(), key, jobs, state.clone()));
+    Lease { state, job, since: Instant::now(), jobs: 1 }
 }
 
 /// What a lease and its keeper share.

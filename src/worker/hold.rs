@@ -20,7 +20,7 @@ const BURST: (u32, Duration) = (32, Duration::from_millis(250));
 const BULK_BURST: (u32, Duration) = (8, Duration::from_millis(60));
 /// How long a worker leaves a key to others after a burst: they hear of its end, and take two round trips to JetStream.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Longest rest of a key between two jobs that waited for it here, while other keys are at work here too. A key that is never at rest
+/// Longest rest of a key between two jobs that waited for it here, while other keys are held here too. A key that is never at rest
 /// is always among those that want the processor, which doubles everybody else's latency.
 const REST: Duration = Duration::from_millis(5);
 /// How long a job that runs alone waits for its key: all else waits for it.
@@ -28,7 +28,7 @@ const ALONE: Duration = Duration::from_millis(500);
 
 /// What goes with a key from job to job of this worker.
 pub enum Luggage {
-    /// The lease serves the next job too, after a rest until then if other keys are at work.
+    /// The lease serves the next job too, after a rest until then if other keys are held.
     Lease(Lease, Instant),
     /// Its burst is over; others may have the key until then.
     Left(Instant),
@@ -82,20 +82,21 @@ impl Shared {
 
     async fn hold_now(&self, job: &Job, schedule: &mut Schedule) -> Result<Held, Stop> {
         let mut guard = self.turn(job, schedule).await?;
+        let until = match &guard.luggage {
+            Some(Luggage::Lease(_, rested)) => (self.keys.held() > 1).then_some(*rested),
+            Some(Luggage::Left(until)) => Some(*until),
+            None => None,
+        };
+        // The luggage stays where it is meanwhile: who gives up here leaves it to the next.
+        if let Some(until) = until {
+            sleep_until(until).await;
+        }
         let lease = match guard.luggage.take() {
-            Some(Luggage::Lease(mut lease, rested)) if !lease.is_lost() => {
-                if self.keys.held() > 1 {
-                    sleep_until(rested).await;
-                }
+            Some(Luggage::Lease(mut lease, _)) if !lease.is_lost() => {
                 lease.serve(&job.digest);
                 Some(lease)
             }
-            luggage => {
-                if let Some(Luggage::Left(until)) = luggage {
-                    sleep_until(until).await;
-                }
-                self.lease(job, schedule).await?
-            }
+            _ => self.lease(job, schedule).await?,
         };
         let since = Instant::now();
         guard.luggage = lease.map(|lease| Luggage::Lease(lease, since));

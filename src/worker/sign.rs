@@ -18,6 +18,7 @@ use data_encoding::HEXLOWER;
 use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 use trefoil_protocol::derive::DerivationPath;
 use trefoil_protocol::ecdsa::{Request, client::Client};
 use trefoil_protocol::frost::FrostClient;
@@ -25,6 +26,8 @@ use trefoil_protocol::{Abort, KeyShare, Party, SessionRng};
 
 /// How long another delivery's result may be on its way after that let the key go.
 const STORING: Duration = Duration::from_millis(100);
+/// How long the look for an earlier result may take beside other work, before it is waited for alone.
+const LOOK: Duration = Duration::from_millis(500);
 /// Most commits on the way to one signature.
 const MAX_COMMITS: u32 = 3;
 
@@ -139,25 +142,38 @@ async fn prepare(
     schedule: &mut Schedule,
 ) -> Result<(ClientParty, Held), Stop> {
     let again = schedule.has_looked();
+    // Whether it is known that there is none.
     let look = async {
-        match if again { Ok(None) } else { results::find(&shared.jetstream, &job.initiator, &job.job_id).await } {
-            Ok(Some(earlier)) => Err(Stop::Earlier(Box::new(earlier))),
-            found => Ok(found.is_ok()),
+        if again {
+            return Ok(true);
+        }
+        match timeout(LOOK, results::find(&shared.jetstream, &job.initiator, &job.job_id)).await {
+            Ok(Ok(Some(earlier))) => Err(Stop::Earlier(Box::new(earlier))),
+            Ok(Ok(None)) => Ok(true),
+            Ok(Err(_)) | Err(_) => Ok(false),
         }
     };
     let unsealed = Unsealed::of(shared, job, curve, schedule)?;
-    let (found, client, guard) = if unsealed.takes_long() {
+    let (known, client, guard) = if unsealed.takes_long() {
         shared.room_for(job.lane, unsealed.locked.kdf(), schedule).await?;
-        let (found, client) = futures::try_join!(look, unsealed.begin(shared, job))?;
-        (found, client, shared.hold(job, schedule).await?)
+        let (known, client) = futures::try_join!(look, unsealed.begin(shared, job))?;
+        (known, client, None)
     } else {
         // In this order: what is asked of others is under way while this one computes.
-        let (found, guard, client) = futures::try_join!(look, shared.hold(job, schedule), unsealed.begin(shared, job))?;
-        (found, client, guard)
+        let (known, guard, client) = futures::try_join!(look, shared.hold(job, schedule), unsealed.begin(shared, job))?;
+        (known, client, Some(guard))
     };
-    if !found {
-        look_again(shared, job, schedule).await?;
-    }
+    let guard = match guard {
+        Some(guard) if known => guard,
+        // Nobody waits for a key that is held by one who waits for JetStream.
+        guard => {
+            drop(guard);
+            if !known {
+                look_again(shared, job, schedule).await?;
+            }
+            shared.hold(job, schedule).await?
+        }
+    };
     Ok((client, guard))
 }
 

@@ -13,7 +13,7 @@ pub(super) enum Access {
     /// With the data key kept from an earlier job.
     Kept(Box<Blinded>, Kept),
     Open(Arc<KeyShare>),
-    /// Only while it is being opened, and after that failed.
+    /// Only while it is being opened, and after that failed, or was not begun, which takes a machine that has no more threads.
     Lost,
 }
 
