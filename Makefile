@@ -55,7 +55,7 @@ faults: ## run JOBS (2000) jobs under FAULTS (100) faults with WORKERS (3) worke
 bench: ## measure key generation and signing
 	$(CARGO) bench --locked -p trefoil-protocol --bench protocol
 
-# All processes are on this machine and share its cores: each answers on so many threads, and computes on as many.
+# All processes share this machine's cores: nodes, workers and the load answer on so many threads each, and compute on as many.
 THREADS ?= 1
 bench-service: ## measure the whole service under load (QUICK=1: briefly) into target/bench
 	@server=$$(scripts/nats-server) && echo "nats-server: $$server"

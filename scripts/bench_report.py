@@ -104,7 +104,7 @@ def table(results: Results) -> str:
     machine, settings = head["machine"], head["settings"]
     lines += [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}; {settings['natsServer']}, sync_interval"
-        f" {settings['syncInterval']}; threads a process: {settings['threads']}; a durable write"
+        f" {settings['syncInterval']}; threads a process: {settings.get('threads', 'cores')}; a durable write"
         f" {machine['syncMs']['p50']:.2f} ms (p50); load average before and after"
         f" {machine['loadAverageBefore'].split()[0]} and {machine['loadAverageAfter'].split()[0]}; commit {head['commit'][:12]}"
         f"{' and changes' if head['uncommitted'] else ''}{'; a QUICK run' if settings['quick'] else ''}.",

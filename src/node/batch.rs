@@ -133,7 +133,7 @@ impl Node {
         let signed = open.signed.iter().skip(open.sent.len()).take(burns.len()).cloned().collect();
         self.is_granted(&about)?;
         let burned = burned_session(session, &about, &open.material);
-        let burning = self.burning(&about, self.store.burn_items(burned, names), signed);
+        let burning = self.burning(&about, self.store.burn_items(burned, names), signed, || ());
         // m3 is made while both are written, and leaves after them.
         let released = self.pool.run_each(burns, |burn| burn.release());
         let (burned, released) = tokio::join!(self.burned(&busy, burning), released);

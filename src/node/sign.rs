@@ -53,11 +53,12 @@ pub(super) struct Admitted {
     pub(super) busy: Busy<Stage>,
 }
 
-/// The two writes that come before a session's last message leaves, under way.
-#[must_use = "what was burned may leave only after this"]
-pub(super) struct Burning {
+/// What a session's last message is made of, and the two writes that come before it leaves, under way.
+#[must_use = "what is burned is there to be released"]
+pub(super) struct Burning<T> {
     burned: Written<()>,
     logged: BoxFuture<'static, Result<(), AuditError>>,
+    made: T,
 }
 
 /// Either the job goes on, or something else comes first.
@@ -204,32 +205,37 @@ impl Node {
         let (node, of) = (Arc::clone(self), Arc::clone(&about));
         let step = move || {
             let burn = node1.advance(&m2, &mut OsRng)?;
-            let burning = node.is_granted(&of).map(|()| node.burning(&of, node.store.burn(burned), vec![signed]));
             // m3 is made while both are written, and leaves after them.
-            Ok::<_, Abort>(burning.map(|burning| (burning, burn.release())))
+            let granted = node.is_granted(&of);
+            Ok(granted.map(|()| node.burning(&of, node.store.burn(burned), vec![signed], || burn.release())))
         };
-        let (burning, released) = match self.pool.run(step).await? {
+        let burning = match self.pool.run(step).await? {
             Ok(granted) => granted?,
             Err(abort) => return Err(self.failed(&busy, &material, abort).await?),
         };
-        self.burned(&busy, burning).await?;
-        let (m3, sent) = released.map_err(aborted)?;
+        let (m3, sent) = self.burned(&busy, burning).await?.map_err(aborted)?;
         self.metrics.signed(&about, 1);
         busy.free_slot();
         busy.park(Stage::Sign(SignStage::Released(vec![sent])));
         Ok(NodeReply::SignRound3 { m3 })
     }
 
-    /// Begins to burn what is about to be released, and to log what it signs.
-    pub(super) fn burning(&self, about: &About, burned: Written<()>, signed: Vec<String>) -> Burning {
+    /// Begins to burn what is about to be released, and to log what it signs; then makes it.
+    pub(super) fn burning<T>(
+        &self,
+        about: &About,
+        burned: Written<()>,
+        signed: Vec<String>,
+        make: impl FnOnce() -> T,
+    ) -> Burning<T> {
         let logged = Box::pin(self.audit.begin(self.about_signing(about, signed)));
-        Burning { burned, logged }
+        Burning { burned, logged, made: make() }
     }
 
-    /// Waits until both are durable: nothing of it may leave before.
-    pub(super) async fn burned(&self, busy: &Busy<Stage>, burning: Burning) -> Result<(), Refusal> {
-        let about = busy.about();
-        let (burned, logged) = tokio::join!(burning.burned, burning.logged);
+    /// What was made, when both are durable.
+    pub(super) async fn burned<T>(&self, busy: &Busy<Stage>, burning: Burning<T>) -> Result<T, Refusal> {
+        let (about, Burning { burned, logged, made }) = (busy.about(), burning);
+        let (burned, logged) = tokio::join!(burned, logged);
         logged?;
         if let Err(error) = burned {
             self.audit.note(self.about("sign", about, "withdrawn", Some("the session was not burned")));
@@ -239,7 +245,7 @@ impl Node {
         self.metrics.settled(about, GuessOutcome::Right);
         fault::step("burned", "sign", about.key_id);
         seen("signs", &busy.id());
-        Ok(())
+        Ok(made)
     }
 
     /// What a worker hears whose m2 failed a check; before that, the key is locked if the check locks it.

@@ -30,8 +30,8 @@ pub struct Node1 {
     bob: Bob,
 }
 
-/// Node 1 with all checks of m2 behind it. The caller makes the burn of the session and the audit entry durable, then
-/// calls [`Burn::release`]; there is no other way to m3.
+/// Node 1 with all checks of m2 behind it. [`Burn::release`] is the only way to m3, which may leave when the caller has made the burn
+/// of the session and the audit entry durable.
 #[must_use = "the session is burned by dropping or by releasing it"]
 pub struct Burn {
     session: Session,
