@@ -4,6 +4,7 @@
 mod cluster;
 mod support;
 
+use cluster::signer::{digest_input, to_m2};
 use cluster::{Cluster, call, digest, link, refused};
 use futures::StreamExt;
 use support::process::Process;
@@ -172,19 +173,13 @@ async fn what_was_not_burned_and_logged_is_not_released() {
         let mut node = spawn_limited(&cluster, &log);
         node.wait_for("serving");
         cluster.until_heard(Party::Node1, true).await;
-        let link = cluster.to1.renew().await.unwrap();
-        let job = cluster.sign_job(job_id, key.id(), &SignInput::Secp256k1 { digest: [3; 32], path: None });
-        let open = NodeRequest::SignOpen(cluster.open(&key, &job, [1; 32], 0));
-        let (session, m1) = cluster::opened(link.call(&call(open)).await.unwrap());
-        let path = DerivationPath::parse("m").unwrap();
-        let request = Request { channel_hash: link.hash(), job_digest: digest(&job), digest: [3; 32], path };
-        let client = Client::new(key.share.clone(), request, [1; 32]).unwrap();
-        let (_, m2) = client.advance(&m1, &mut rand_core::OsRng).unwrap();
+        cluster.to1.renew().await.unwrap();
+        let job = cluster.sign_job(job_id, key.id(), &digest_input());
+        let midway = to_m2(&cluster, &key, &job, 0).await.unwrap();
         // The store's pages are far behind the log's end.
         let length = std::fs::metadata(&audit).unwrap().len() as u32;
         limit_files(&node, if log_grows { length + 4_096 } else { 1 });
-        let answer = link.call(&call(NodeRequest::SignRound2 { session, m2 })).await.unwrap();
-        assert_eq!(refused(answer), ErrorCode::NodeUnavailable);
+        assert_eq!(refused(midway.send(midway.m2.clone()).await), ErrorCode::NodeUnavailable);
         assert_eq!(node.wait().code(), Some(1));
         let text = std::fs::read_to_string(&audit).unwrap();
         for decision in ["released", "withdrawn"] {
