@@ -7,6 +7,7 @@ pub mod client;
 pub mod clock;
 pub mod compute;
 pub mod config;
+pub mod connections;
 pub mod fault;
 pub mod jobs;
 pub mod logging;

@@ -4,13 +4,16 @@
 mod cluster;
 mod support;
 
+use async_nats::connection::State;
 use cluster::{Cluster, call, link, refused};
 use futures::StreamExt;
 use nkeys::XKey;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use trefoil::channel::{ChannelError, MAX_MESSAGE, MAX_PAYLOAD, NodeChannel, Reject, Responder};
 use trefoil::clock::now_ms;
+use trefoil::connections::{Connections, LARGE};
 use trefoil::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest};
 use trefoil::wire::{Curve, ErrorCode, KeyId};
 use trefoil_protocol::{Party, Secret};
@@ -123,6 +126,48 @@ async fn a_broker_can_neither_replay_nor_alter() {
     let hash = link(&cluster.to1).await.hash();
     cluster.to1.call(&question(&cluster)).await.unwrap();
     assert_eq!(link(&cluster.to1).await.hash(), hash);
+}
+
+/// So that the broker's buffers for each connection fit what comes on it (docs/adr/0008-two-connections.md).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_call_and_its_answer_have_a_connection_of_their_own() {
+    let cluster = Cluster::start().await;
+    let (main, large) = (cluster.nats.connect().await, cluster.nats.connect().await);
+    let connections = Connections { main: main.clone(), large: large.clone() };
+    let key = Arc::new(Secret::new(private(&cluster.worker)));
+    let to1 = NodeChannel::new(connections, Party::Node1, key, vec![cluster.node1.noise_public()]);
+    let sent = |client: &async_nats::Client| client.statistics().out_bytes.load(Ordering::Relaxed);
+    let m2 = |bytes| call(NodeRequest::SignRound2 { session: [1; 16], m2: vec![5; bytes] });
+    let mut tap = cluster.client.subscribe("mpc.node.node1.i.>").await.unwrap();
+    cluster.client.flush().await.unwrap();
+
+    // With its frame, one is just not large, and the other is just large.
+    for (bytes, is_large) in [(LARGE - 200, false), (LARGE, true)] {
+        let before = (sent(&main), sent(&large));
+        assert_eq!(refused(to1.call(&m2(bytes)).await.unwrap()), ErrorCode::NodeUnavailable);
+        assert_eq!(sent(&large) - before.1 > bytes as u64, is_large, "{bytes}");
+        assert_eq!(sent(&main) - before.0 > bytes as u64, !is_large, "{bytes}");
+        assert_eq!(tap.next().await.unwrap().subject.ends_with(".large"), is_large, "{bytes}");
+    }
+}
+
+/// No key waits, and no password attempt is charged in vain, because a large call could not go its own way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_call_goes_by_the_first_connection_where_the_second_leads_nowhere() {
+    let cluster = Cluster::start().await;
+    let mut elsewhere = support::NatsServer::start();
+    let connections = Connections { main: cluster.client.clone(), large: elsewhere.connect().await };
+    let (large, key) = (connections.large.clone(), Arc::new(Secret::new(private(&cluster.worker))));
+    let to1 = NodeChannel::new(connections, Party::Node1, key, vec![cluster.node1.noise_public()]);
+    let m2 = call(NodeRequest::SignRound2 { session: [1; 16], m2: vec![5; 2 * LARGE] });
+    let before = link(&to1).await;
+    assert_eq!(refused(to1.call(&m2).await.unwrap()), ErrorCode::NodeUnavailable, "nobody listens there");
+    elsewhere.kill9();
+    while large.connection_state() == State::Connected {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(refused(to1.call(&m2).await.unwrap()), ErrorCode::NodeUnavailable, "it is down");
+    assert_eq!(link(&to1).await.hash(), before.hash(), "the link was not given up");
 }
 
 /// A broker that answers every call with "unknown channel" costs handshakes, but at most one a second.

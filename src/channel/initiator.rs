@@ -3,12 +3,14 @@
 use super::record::Plain;
 use super::{ChannelError, ChannelId, NOISE, STATUS_OK, STATUS_UNKNOWN, VERSION, prologue, record};
 use crate::clock::now_ms;
+use crate::connections::Connections;
 use crate::telemetry::calls::Calls;
 use crate::telemetry::{self, trace};
 use crate::wire::node::{Call, NODE_VERSION, NodeReply};
 use crate::wire::subject;
 use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
+use bytes::Bytes;
 use snow::StatelessTransportState;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -36,7 +38,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct NodeChannel(Arc<Inner>);
 
 struct Inner {
-    client: async_nats::Client,
+    connections: Connections,
     node: Party,
     private: Arc<Secret<[u8; 32]>>,
     /// The node's keys: one, and while it changes it the other.
@@ -54,9 +56,11 @@ struct LastFailure(Option<(Instant, ChannelError)>);
 /// One handshake's worth of channel, with one instance of a node. A signing session begins and ends on one link, because
 /// [`Link::hash`] is part of its id.
 pub struct Link {
-    client: async_nats::Client,
+    connections: Connections,
     node: Party,
     subject: String,
+    /// Where calls go that are large.
+    subject_large: String,
     id: ChannelId,
     hash: [u8; 32],
     state: StatelessTransportState,
@@ -86,25 +90,25 @@ impl NodeChannel {
     /// before the first call.
     #[must_use]
     pub fn new(
-        client: async_nats::Client,
+        connections: impl Into<Connections>,
         node: Party,
         private: Arc<Secret<[u8; 32]>>,
         remotes: Vec<[u8; 32]>,
     ) -> Self {
-        Self::measured(client, node, private, remotes, None)
+        Self::measured(connections.into(), node, private, remotes, None)
     }
 
     /// The same, with its calls measured.
     #[must_use]
     pub fn measured(
-        client: async_nats::Client,
+        connections: Connections,
         node: Party,
         private: Arc<Secret<[u8; 32]>>,
         remotes: Vec<[u8; 32]>,
         calls: Option<Arc<Calls>>,
     ) -> Self {
         Self(Arc::new(Inner {
-            client,
+            connections,
             node,
             private,
             remotes,
@@ -245,10 +249,12 @@ impl NodeChannel {
         let request = [&[VERSION], message].concat();
         let name = inner.node.to_string();
         let answer =
-            exchange(&inner.client, subject::node_handshake(&name), request, HANDSHAKE_TIMEOUT).await.map_err(
-                // Here "lost" means that nobody listens.
-                |error| if error == ChannelError::Lost { ChannelError::Unavailable } else { error },
-            )?;
+            exchange(&inner.connections.main, subject::node_handshake(&name), request.into(), HANDSHAKE_TIMEOUT)
+                .await
+                .map_err(
+                    // Here "lost" means that nobody listens.
+                    |error| if error == ChannelError::Lost { ChannelError::Unavailable } else { error },
+                )?;
         let second = match answer.split_first_chunk::<2>() {
             Some(([VERSION, STATUS_OK], second)) => second,
             _ => return Err(ChannelError::HandshakeRefused),
@@ -261,13 +267,14 @@ impl NodeChannel {
         }
         let instance = std::str::from_utf8(instance).ok();
         let instance = instance.filter(|text| text.bytes().all(|b| b.is_ascii_alphanumeric()) && !text.is_empty());
-        let subject = subject::node_instance(&name, instance.ok_or(ChannelError::Tampered)?);
+        let instance = instance.ok_or(ChannelError::Tampered)?;
         let (hash, id) = super::identify(&noise).ok_or(ChannelError::Tampered)?;
         let state = noise.into_stateless_transport_mode().map_err(|_| ChannelError::Tampered)?;
         Ok(Link {
-            client: inner.client.clone(),
+            connections: inner.connections.clone(),
             node: inner.node,
-            subject,
+            subject: subject::node_instance(&name, instance),
+            subject_large: subject::node_instance_large(&name, instance),
             id,
             hash,
             state,
@@ -320,7 +327,17 @@ impl Link {
         message.extend_from_slice(&self.id);
         message.extend_from_slice(&sequence.to_be_bytes());
         record::seal(&self.state, sequence, payload, &mut message)?;
-        let answer = exchange(&self.client, self.subject.clone(), message, timeout).await;
+        let message = Bytes::from(message);
+        let large = self.connections.for_large(message.len());
+        let answer = match large {
+            Some(large) => exchange(large, self.subject_large.clone(), message.clone(), timeout).await,
+            None => Err(ChannelError::Lost),
+        };
+        let answer = match answer {
+            // The same bytes: should the node have had them after all, it drops them as a replay.
+            Err(ChannelError::Lost) => exchange(&self.connections.main, self.subject.clone(), message, timeout).await,
+            answer => answer,
+        };
         let lost = || {
             self.lost.store(true, Ordering::Release);
             ChannelError::Lost
@@ -338,17 +355,19 @@ impl Link {
 async fn exchange(
     client: &async_nats::Client,
     subject: String,
-    message: Vec<u8>,
+    message: Bytes,
     timeout: Duration,
-) -> Result<bytes::Bytes, ChannelError> {
-    let mut request = async_nats::Request::new().payload(message.into()).timeout(Some(timeout));
+) -> Result<Bytes, ChannelError> {
+    let mut request = async_nats::Request::new().payload(message).timeout(Some(timeout));
     if let Some(trace) = trace::current() {
         // For the node's log only, so it may stand outside of what is encrypted.
         let mut headers = HeaderMap::new();
         trace.write(&mut headers);
         request = request.headers(headers);
     }
-    match client.send_request(subject, request).await {
+    // The client's own timeout does not cover the wait for a place in its queue.
+    let answer = tokio::time::timeout(timeout, client.send_request(subject, request));
+    match answer.await.map_err(|_| ChannelError::Timeout)? {
         Ok(answer) => Ok(answer.payload),
         Err(error) => Err(match error.kind() {
             RequestErrorKind::NoResponders => ChannelError::Lost,

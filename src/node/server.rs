@@ -6,6 +6,7 @@ use super::{Caller, Node, NodeKeys, Refusal};
 use crate::channel::{Incoming, Reject, Responder};
 use crate::clock::now_ms;
 use crate::config::NodeConfig;
+use crate::connections::Connections;
 use crate::policy::Policy;
 use crate::telemetry::certificates;
 use crate::telemetry::metrics::NodeMetrics;
@@ -38,8 +39,9 @@ const PRUNE_EVERY: u32 = 60;
 /// A node that serves.
 pub struct NodeServer {
     node: Arc<Node>,
-    client: async_nats::Client,
-    service: Service,
+    connections: Connections,
+    /// For small calls and handshakes, and for large calls.
+    services: [Service; 2],
     tasks: JoinSet<()>,
     running: Arc<Semaphore>,
     drain: Duration,
@@ -116,7 +118,8 @@ impl NodeServer {
 
         let name = role.to_string();
         let metrics = node.metrics();
-        let client = nats.connect_for(&format!("trefoil-{name}"), &metrics.common).await?;
+        let connections = Connections::open(&nats, &format!("trefoil-{name}"), &metrics.common).await?;
+        let client = connections.main.clone();
         let instance = instance_id()?;
         let responder = Arc::new(Responder::new(role, noise_key, &workers, instance.clone(), max_channels));
         let mut tasks = JoinSet::new();
@@ -129,21 +132,27 @@ impl NodeServer {
             None => None,
         };
         let failed = |error: async_nats::Error| anyhow::anyhow!("NATS service: {error}");
-        let service = client
-            .service_builder()
-            .description("Trefoil key share node; calls are encrypted to it by pinned keys")
-            .start(format!("trefoil-{name}"), env!("CARGO_PKG_VERSION"))
-            .await
-            .map_err(failed)?;
+        let start = async |client: &async_nats::Client, name: String| {
+            let builder = client.service_builder();
+            let builder = builder.description("Trefoil key share node; calls are encrypted to it by pinned keys");
+            builder.start(name, env!("CARGO_PKG_VERSION")).await.map_err(failed)
+        };
+        let service = start(&client, format!("trefoil-{name}")).await?;
         let endpoint = |name: &str| service.endpoint_builder().name(name);
         let handshakes = endpoint("handshake").add(subject::node_handshake(&name)).await.map_err(failed)?;
         let calls = endpoint("call").add(subject::node_instance(&name, &instance)).await.map_err(failed)?;
-        client.flush().await?;
+        // An answer goes by the connection that the call came by: permissions allow no other.
+        let service_large = start(&connections.large, format!("trefoil-{name}-large")).await?;
+        let endpoint = service_large.endpoint_builder().name("call");
+        let large = endpoint.add(subject::node_instance_large(&name, &instance)).await.map_err(failed)?;
+        connections.flush().await?;
         node.mark("started").await?;
 
         let running = Arc::new(Semaphore::new(MAX_REQUESTS));
         tasks.spawn(serve_handshakes(handshakes, Arc::clone(&responder), Arc::clone(&metrics)));
-        tasks.spawn(serve_calls(calls, responder, Arc::clone(&node), Arc::clone(&running)));
+        for calls in [calls, large] {
+            tasks.spawn(serve_calls(calls, Arc::clone(&responder), Arc::clone(&node), Arc::clone(&running)));
+        }
         tasks.spawn(tidy(Arc::clone(&node)));
         if let Some(settings) = backup {
             let backups = Arc::new(Backups::new(Arc::clone(&node), settings));
@@ -152,7 +161,7 @@ impl NodeServer {
             tasks.spawn(async move { backups.run().await });
         }
         tracing::info!(node = %name, %instance, "serving");
-        Ok(Self { node, client, service, tasks, running, drain, policy_file, shown })
+        Ok(Self { node, connections, services: [service, service_large], tasks, running, drain, policy_file, shown })
     }
 
     /// Reads the policy file again, and puts it in force as a whole; if anything is wrong with it, the old one stays.
@@ -176,15 +185,17 @@ impl NodeServer {
             tracing::warn!(left, "sessions were cut off at the end of the grace time");
         }
         // NATS may be away, and what it does not take within this time it will not take: the end does not wait for it.
-        if !matches!(timeout(NATS_END, self.service.stop()).await, Ok(Ok(()))) {
-            tracing::warn!("the NATS service did not end well");
+        let ended =
+            futures::future::join_all(self.services.into_iter().map(|service| timeout(NATS_END, service.stop())));
+        if !ended.await.iter().all(|ended| matches!(ended, Ok(Ok(())))) {
+            tracing::warn!("the NATS services did not end well");
         }
         // All permits back means that every request has its answer.
         let answered = self.running.acquire_many(MAX_REQUESTS as u32);
         let _ = timeout(Duration::from_secs(5), answered).await;
         self.tasks.shutdown().await;
         self.node.mark("stopped").await?;
-        if !matches!(timeout(NATS_END, self.client.flush()).await, Ok(Ok(()))) {
+        if !matches!(timeout(NATS_END, self.connections.flush()).await, Ok(Ok(()))) {
             tracing::warn!("the last answers were not sent");
         }
         tracing::info!("stopped");

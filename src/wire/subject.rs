@@ -129,3 +129,9 @@ pub fn node_handshake(name: &str) -> String {
 pub fn node_instance(name: &str, instance: &str) -> String {
     format!("mpc.node.{name}.i.{instance}")
 }
+
+/// `mpc.node.<name>.i.<instance>.large`: the same instance, by its connection for large calls.
+#[must_use]
+pub fn node_instance_large(name: &str, instance: &str) -> String {
+    format!("{}.large", node_instance(name, instance))
+}

@@ -10,6 +10,7 @@ use crate::channel::NodeChannel;
 use crate::client::verify::NodeIdentities;
 use crate::compute::Compute;
 use crate::config::WorkerConfig;
+use crate::connections::Connections;
 use crate::jobs::consumer::{self, ConsumerSettings};
 use crate::jobs::keyed_mutex::KeyedMutex;
 use crate::jobs::lease::{Counters, Leases};
@@ -71,8 +72,9 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let worker_id = format!("worker-{}", nuid_like());
     let metrics = Arc::new(WorkerMetrics::new()?);
     metrics.show_zeros();
-    let client = config.nats.connect_for(&worker_id, &metrics.common).await;
-    let client = client.context("cannot set up the NATS connection")?;
+    let connections = Connections::open(&config.nats, &worker_id, &metrics.common).await;
+    let connections = connections.context("cannot set up the NATS connections")?;
+    let client = connections.main.clone();
     tokio::spawn(certificates::watch(config.nats.certificates(), metrics.common.clone()));
     let jetstream = config.nats.jetstream(client.clone());
     let provisioned = Arc::new(AtomicBool::new(false));
@@ -98,7 +100,7 @@ pub async fn run(config: WorkerConfig, mut stop: watch::Receiver<bool>) -> anyho
     let acting = acting.context("node1_identity, node2_identity: none")?;
     let channel = |node, remote| {
         let calls = Arc::new(Calls::new(metrics.clone(), node));
-        NodeChannel::measured(client.clone(), node, noise_key.clone(), remote, Some(calls))
+        NodeChannel::measured(connections.clone(), node, noise_key.clone(), remote, Some(calls))
     };
     let leases = Leases::new(client.clone(), jetstream.clone(), &worker_id, config.lease);
     leases.count(Counters { takeovers: metrics.lease_takeovers.clone(), lost: metrics.lease_lost.clone() });

@@ -2,7 +2,7 @@
 //! channel.
 
 use super::Deployment;
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
 use trefoil::channel::Responder;
@@ -51,7 +51,9 @@ impl Cheat {
         let responder = Arc::new(Responder::new(role, noise_key, &workers, "cheat".to_owned(), 16));
         let change: Arc<Mutex<Change>> = Arc::new(Mutex::new(Box::new(|_: &mut NodeReply| {})));
         let mut handshakes = crate::support::subscribed(&client, subject::node_handshake("node1")).await;
-        let mut calls = crate::support::subscribed(&client, subject::node_instance("node1", "cheat")).await;
+        let calls = crate::support::subscribed(&client, subject::node_instance("node1", "cheat")).await;
+        let large = crate::support::subscribed(&client, subject::node_instance_large("node1", "cheat")).await;
+        let mut calls = stream::select(calls, large);
         let mut tasks = JoinSet::new();
         let (shaking, answering) = (responder.clone(), client.clone());
         tasks.spawn(async move {
