@@ -52,6 +52,11 @@ pub async fn provision(client: async_nats::Client) {
     }
 }
 
+/// Forgets the results, which the server would keep in memory and go through at each collection of its heap.
+pub async fn forget(client: async_nats::Client) {
+    jetstream::new(client).get_stream(RESULTS).await.unwrap().purge().await.unwrap();
+}
+
 /// Runs one of the floor's processes if this is one: `echo`, or `worker`.
 pub fn is_floor() -> bool {
     let (Ok(role), Ok(url)) = (std::env::var("FLOOR_ROLE"), std::env::var("FLOOR_URL")) else { return false };

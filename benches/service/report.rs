@@ -87,7 +87,8 @@ impl Report {
     pub fn add(&mut self, series: Value) {
         let number = |value: &Value| value.as_f64().map_or("-".to_owned(), |number| format!("{number:.2}"));
         let mut settings = Vec::new();
-        for name in ["workers", "inFlight", "offered", "ofSaturated", "hotShare", "flood", "batch", "itemRate"] {
+        for name in ["workers", "inFlight", "offered", "ofSaturated", "hotShare", "flood", "round", "batch", "itemRate"]
+        {
             if let Some(value) = series.get(name).and_then(Value::as_f64) {
                 settings.push(format!("{name} {}", (value * 100.0).round() / 100.0));
             }

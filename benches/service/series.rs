@@ -177,6 +177,7 @@ impl Bench {
                 let more = json!({ "offered": rate, "ofSaturated": part, "workers": WORKERS });
                 self.report.add(record("open", what, &run, more, before.until(&self.site, count)));
             }
+            self.forget(what).await;
         }
     }
 
@@ -195,17 +196,24 @@ impl Bench {
             self.report.add(record("hot-share", ECDSA, &run, more, before.until(&self.site, count)));
         }
 
-        // The others alone, then beside a flood of the hot key, at the same rate.
+        // In turn, so that what the server or the disk does now and then meets both.
+        for round in 1..=self.options.pick(3, 1) {
+            self.beside_hot_key(round).await;
+        }
+    }
+
+    /// The other keys alone, then beside a flood of the hot key, at the same rate.
+    async fn beside_hot_key(&mut self, round: usize) {
         let seconds = self.options.pick(12.0, 4.0);
         let rate = self.rate(ECDSA) * BACKGROUND;
         let count = (rate * seconds) as usize;
         let others = self.ecdsa_but_first();
         let background = |site: &Site, index: usize| site.job(ECDSA, 1 + index % others, 0);
+        let more = |flood: usize| json!({ "offered": rate, "flood": flood, "round": round, "workers": WORKERS });
         let jobs = plan(&self.site, count, background);
         let before = Usage::now(&self.site);
         let alone = self.real.open(jobs, rate).await;
-        let more = json!({ "offered": rate, "flood": 0, "workers": WORKERS });
-        self.report.add(record("hot", ECDSA, &alone, more, before.until(&self.site, count)));
+        self.report.add(record("hot", ECDSA, &alone, more(0), before.until(&self.site, count)));
 
         let jobs = plan(&self.site, count, background);
         let hot = plan(&self.site, (self.rate(ECDSA) * seconds) as usize + FLOOD, |site, _| site.job(ECDSA, 0, 0));
@@ -216,9 +224,8 @@ impl Bench {
         drop(stop);
         let hot = flood.await.unwrap();
         let usage = before.until(&self.site, count + hot.done[0].len());
-        let more = json!({ "offered": rate, "flood": FLOOD, "workers": WORKERS });
-        self.report.add(record("hot", ECDSA, &beside, more, usage));
-        let more = json!({ "flood": FLOOD, "workers": WORKERS });
+        self.report.add(record("hot", ECDSA, &beside, more(FLOOD), usage));
+        let more = json!({ "flood": FLOOD, "round": round, "workers": WORKERS });
         self.report.add(record("hot-key", ECDSA, &hot, more, Value::Null));
         let client = self.site.service.nats.connect().await;
         crate::deployment::wait_until_empty(&async_nats::jetstream::new(client)).await;
@@ -296,6 +303,14 @@ impl Bench {
             self.reached(what, run.rate(0));
         }
         self.report.add(record(series, what, &run, more, before.until(&self.site, count)));
+        self.forget(what).await;
+    }
+
+    /// Nothing that is left of the floor's jobs is in the way of what comes after.
+    async fn forget(&self, what: What) {
+        if let What::Floor(_) = what {
+            floor::forget(self.site.service.nats.connect().await).await;
+        }
     }
 
     fn ecdsa_but_first(&self) -> usize {

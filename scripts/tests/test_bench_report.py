@@ -33,6 +33,13 @@ def run(*series: dict) -> dict:
     }
 
 
+def beside_hot_key(number: int, p99: float, rate: float) -> list[dict]:
+    """A round of the other keys alone, with a p99 of 10 ms, and beside a flooded key."""
+    beside = record("hot", "secp256k1", 240, flood=500, round=number) | {"latencyMs": LATENCY | {"p99": p99}}
+    alone = record("hot", "secp256k1", 240, flood=0, round=number)
+    return [alone, beside, record("hot-key", "secp256k1", rate, flood=500, round=number)]
+
+
 class Table(unittest.TestCase):
     def test_each_target_is_judged_by_its_own_series(self):
         memory = {"series": "memory", "samples": [{"kib": [100_000, 50_000]}] * 9 + [{"kib": [100_500, 52_000]}]}
@@ -41,8 +48,7 @@ class Table(unittest.TestCase):
             record("in-flight", "ed25519", 1_100, workers=2),
             record("workers", "floor-secp256k1", 6_100, workers=2),
             record("single", "secp256k1", 240), record("single", "floor-secp256k1", 240),
-            record("hot", "secp256k1", 240, flood=0), record("hot", "secp256k1", 240, flood=500),
-            record("hot-key", "secp256k1", 160, flood=500), memory,
+            *beside_hot_key(1, 15.0, 160), *beside_hot_key(2, 30.0, 140), *beside_hot_key(3, 18.0, 150), memory,
             record("batch", "secp256k1", 200, batch=0, itemRate=200), record("batch", "secp256k1", 5, batch=64, itemRate=320),
         ))
         found = {name: (value, report.verdict(value, target, at_most))
@@ -51,13 +57,15 @@ class Table(unittest.TestCase):
         self.assertEqual(found["EdDSA, many keys"], (1_100, "missed"))
         self.assertEqual(found["ECDSA, one job at a time, p50"], (4.0, "met"))
         self.assertEqual(found["generate, secp256k1, p50"], (None, "not measured"))
-        self.assertEqual(found["one hot key"], (160, "met"))
-        self.assertEqual(found["the others' p99 beside it, over alone"], (1.0, "met"))
+        # The middle one of three rounds.
+        self.assertEqual(found["one hot key"], (150, "met"))
+        self.assertEqual(found["the others' p99 beside it, over alone"], (1.8, "met"))
         self.assertEqual(found["batch of 64 digests, over single jobs of the key"], (1.6, "met"))
         self.assertEqual(found["growth of a worker's memory"], (4.0, "missed"))
         text = report.table(results)
         self.assertIn("| ECDSA, saturated, jobs/s | 610 | 6,100 | 0.10 |", text)
         self.assertIn("| EdDSA, saturated, jobs/s | 1,100 | - | - |", text)
+        self.assertIn("| round 2 | 4.00 | 10.00 | 4.00 | 30.00 | 3.00 | 140 |", text)
         self.assertIn("in all series: 0.", text)
 
     def test_failed_jobs_are_counted(self):
