@@ -128,18 +128,30 @@ async fn a_broker_can_neither_replay_nor_alter() {
     assert_eq!(link(&cluster.to1).await.hash(), hash);
 }
 
+/// The cluster's worker on its way to node 1 by two connections.
+fn to1_over(cluster: &Cluster, connections: Connections) -> NodeChannel {
+    let key = Arc::new(Secret::new(private(&cluster.worker)));
+    NodeChannel::new(connections, Party::Node1, key, vec![cluster.node1.noise_public()])
+}
+
+/// A call of a little more than so many bytes, for a session that there is not.
+fn m2(bytes: usize) -> Call {
+    call(NodeRequest::SignRound2 { session: [1; 16], m2: vec![5; bytes] })
+}
+
 /// So that the broker's buffers for each connection fit what comes on it (docs/adr/0008-two-connections.md).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_call_and_its_answer_have_a_connection_of_their_own() {
     let cluster = Cluster::start().await;
     let (main, large) = (cluster.nats.connect().await, cluster.nats.connect().await);
     let connections = Connections { main: main.clone(), large: large.clone() };
-    let key = Arc::new(Secret::new(private(&cluster.worker)));
-    let to1 = NodeChannel::new(connections, Party::Node1, key, vec![cluster.node1.noise_public()]);
+    let to1 = to1_over(&cluster, connections);
     let sent = |client: &async_nats::Client| client.statistics().out_bytes.load(Ordering::Relaxed);
-    let m2 = |bytes| call(NodeRequest::SignRound2 { session: [1; 16], m2: vec![5; bytes] });
     let mut tap = cluster.client.subscribe("mpc.node.node1.i.>").await.unwrap();
     cluster.client.flush().await.unwrap();
+
+    // Once this answer comes, the server has read what the node subscribed to before it.
+    while cluster.client.request("$SRV.PING.trefoil-node1-large", "".into()).await.is_err() {}
 
     // With its frame, one is just not large, and the other is just large.
     for (bytes, is_large) in [(LARGE - 200, false), (LARGE, true)] {
@@ -157,9 +169,9 @@ async fn a_large_call_goes_by_the_first_connection_where_the_second_leads_nowher
     let cluster = Cluster::start().await;
     let mut elsewhere = support::NatsServer::start();
     let connections = Connections { main: cluster.client.clone(), large: elsewhere.connect().await };
-    let (large, key) = (connections.large.clone(), Arc::new(Secret::new(private(&cluster.worker))));
-    let to1 = NodeChannel::new(connections, Party::Node1, key, vec![cluster.node1.noise_public()]);
-    let m2 = call(NodeRequest::SignRound2 { session: [1; 16], m2: vec![5; 2 * LARGE] });
+    let large = connections.large.clone();
+    let to1 = to1_over(&cluster, connections);
+    let m2 = m2(2 * LARGE);
     let before = link(&to1).await;
     assert_eq!(refused(to1.call(&m2).await.unwrap()), ErrorCode::NodeUnavailable, "nobody listens there");
     elsewhere.kill9();

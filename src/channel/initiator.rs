@@ -328,15 +328,14 @@ impl Link {
         message.extend_from_slice(&sequence.to_be_bytes());
         record::seal(&self.state, sequence, payload, &mut message)?;
         let message = Bytes::from(message);
-        let large = self.connections.for_large(message.len());
-        let answer = match large {
-            Some(large) => exchange(large, self.subject_large.clone(), message.clone(), timeout).await,
-            None => Err(ChannelError::Lost),
-        };
-        let answer = match answer {
-            // The same bytes: should the node have had them after all, it drops them as a replay.
-            Err(ChannelError::Lost) => exchange(&self.connections.main, self.subject.clone(), message, timeout).await,
-            answer => answer,
+        let by_main = || exchange(&self.connections.main, self.subject.clone(), message.clone(), timeout);
+        let answer = match self.connections.for_large(message.len()) {
+            Some(large) => match exchange(large, self.subject_large.clone(), message.clone(), timeout).await {
+                // The same bytes: should the node have had them after all, it drops them as a replay.
+                Err(ChannelError::Lost) => by_main().await,
+                answer => answer,
+            },
+            None => by_main().await,
         };
         let lost = || {
             self.lost.store(true, Ordering::Release);

@@ -1,7 +1,7 @@
 //! The encrypted channel between a worker and a node: Noise IK inside NATS request-reply.
 //!
 //! A worker shakes hands once with each node instance (`mpc.node.<name>.handshake`) and from then on sends its requests
-//! to that instance (`mpc.node.<name>.i.<instance>`). Static keys are pinned on both ends, so that the broker can
+//! to that instance (`mpc.node.<name>.i.<instance>`, large ones with `.large` behind it). Static keys are pinned on both ends, so that the broker can
 //! neither read, alter, replay nor answer; it can only drop. The handshake hash names the channel and goes into the id of
 //! every signing session. The worker renews its channels every hour.
 //!

@@ -1,4 +1,5 @@
-//! The node on NATS: a service with two endpoints, one for handshakes, shared by all instances, and one for this instance.
+//! The node on NATS: a service with two endpoints, one for handshakes, shared by all instances, and one for this instance; and on the
+//! connection for large calls another one for this instance.
 
 use super::backup::{Backups, control::Control};
 use super::shown::{NodeStatus, Shown};
@@ -145,7 +146,8 @@ impl NodeServer {
         let service_large = start(&connections.large, format!("trefoil-{name}-large")).await?;
         let endpoint = service_large.endpoint_builder().name("call");
         let large = endpoint.add(subject::node_instance_large(&name, &instance)).await.map_err(failed)?;
-        connections.flush().await?;
+        // The second connection is not waited for: until it is there, large calls come by the first.
+        client.flush().await?;
         node.mark("started").await?;
 
         let running = Arc::new(Semaphore::new(MAX_REQUESTS));
