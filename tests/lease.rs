@@ -83,7 +83,8 @@ fn taken_by_a_dead_worker(server: &NatsServer, worker: &'static str, job: [u8; 3
     life.join().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// On one thread, where nothing is written before this test waits for something.
+#[tokio::test]
 async fn who_gives_up_while_a_lease_is_written_leaves_none_behind() {
     let (server, _) = provisioned().await;
     let watcher = server.connect().await;
