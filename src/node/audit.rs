@@ -31,7 +31,7 @@ const NOTED: Duration = Duration::from_millis(20);
 const MAX_LINE: u64 = 16_384;
 /// How long a reader waits for the end of a line, and how often.
 const UNFINISHED_WAIT: Duration = Duration::from_millis(50);
-const UNFINISHED_TRIES: u32 = 4;
+const UNFINISHED_TRIES: u32 = 20;
 
 /// The end of a log: its number of entries, and the hash of the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
