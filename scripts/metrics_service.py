@@ -3,6 +3,7 @@ again, and the command line, whose results are counted."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import socket
@@ -23,11 +24,13 @@ FACTOR = 20  # how much faster the rules' clock goes
 INTERVAL = 1  # seconds between two scrapes
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+def free_ports(names: tuple[str, ...]) -> dict[str, int]:
+    """For each name a port of its own that nobody listens on."""
+    with contextlib.ExitStack() as held:
+        taken = {name: held.enter_context(socket.socket()) for name in names}
+        for listener in taken.values():
+            listener.bind(("127.0.0.1", 0))
+        return {name: listener.getsockname()[1] for name, listener in taken.items()}
 
 
 def until(what: str, holds, patience: float = PATIENCE) -> float:
@@ -46,7 +49,7 @@ class Deployment(demo.Demo):
     def __init__(self, steps: Steps, prometheus: pathlib.Path):
         super().__init__(steps)
         self.prometheus = prometheus
-        self.ports = {name: free_port() for name in ("nats-server", "prometheus", *NODES, *WORKERS)}
+        self.ports = free_ports(("nats-server", "prometheus", *NODES, *WORKERS))
         self.processes: dict[str, Service] = {}
         self.results: dict[tuple[str, str], int] = {}  # of the jobs so far, by operation and code
         self.lock = threading.Lock()
