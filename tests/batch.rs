@@ -150,6 +150,7 @@ async fn a_batch_is_one_password_attempt() {
 async fn a_batch_that_was_cut_off_is_signed_anew() {
     let mut service = Deployment::new();
     service.faults = true;
+    service.silent = 1;
     for name in ["node1", "node2", "worker"] {
         std::fs::create_dir_all(service.path("faults").join(name)).unwrap();
     }
@@ -436,13 +437,13 @@ async fn an_unfinished_batch_gives_way_to_its_own_redelivery_only() {
 async fn a_batch_takes_as_much_of_a_rate_as_it_has_items() {
     let cluster = Cluster::start().await;
     let key = cluster.committed_key("g1", Curve::Secp256k1).await;
-    cluster.write_policy("jobs_per_minute = { sign = 10 }");
+    cluster.write_policy("jobs_per_minute = { sign = 3 }");
     cluster.reload_policy(Party::Node1).await;
     // More than there ever is room for: nobody waits for that.
-    assert_eq!(Midway::open(&cluster, &key, "a", 11, 1).await.err(), Some(ErrorCode::NotPermitted));
-    Midway::open(&cluster, &key, "b", 6, 6).await.unwrap().round(&key, 0).await;
-    assert_eq!(Midway::open(&cluster, &key, "c", 5, 5).await.err(), Some(ErrorCode::RateLimited));
-    Midway::open(&cluster, &key, "d", 4, 4).await.unwrap().round(&key, 0).await;
+    assert_eq!(Midway::open(&cluster, &key, "a", 4, 1).await.err(), Some(ErrorCode::NotPermitted));
+    Midway::open(&cluster, &key, "b", 2, 2).await.unwrap().round(&key, 0).await;
+    assert_eq!(Midway::open(&cluster, &key, "c", 2, 2).await.err(), Some(ErrorCode::RateLimited));
+    Midway::open(&cluster, &key, "d", 1, 1).await.unwrap().round(&key, 0).await;
     assert_eq!(Midway::open(&cluster, &key, "e", 1, 1).await.err(), Some(ErrorCode::RateLimited));
 }
 

@@ -5,7 +5,7 @@ mod deployment;
 mod support;
 
 use deployment::{
-    Deployment, Forge, PATIENCE, QUICK, SLOW, code, digest, material, message, new_key, password, secrets, stored_only,
+    Deployment, Forge, PATIENCE, QUICK, code, digest, material, message, new_key, password, secrets, stored_only,
     wait_until_empty,
 };
 use futures::StreamExt;
@@ -17,7 +17,8 @@ use trefoil::wire::{Curve, ErrorCode, Event, EventOutcome, KdfParams, Method, su
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_node_is_named_by_the_jobs_deadline() {
     let mut service = Deployment::start(1);
-    let backend = service.backend_with(&[("TREFOIL_JOB_LIFETIME_SECONDS", "4".to_owned())]).await;
+    let backend = service.backend().await;
+    let brief = service.backend_with(&[("TREFOIL_JOB_LIFETIME_SECONDS", "4".to_owned())]).await;
     let key = new_key(&backend, Curve::Secp256k1).await;
     let refused = |started: Instant, error: ClientError| match error {
         ClientError::Job(failure) => {
@@ -30,7 +31,7 @@ async fn a_missing_node_is_named_by_the_jobs_deadline() {
     // Gone.
     service.kill("node1");
     let started = Instant::now();
-    let error = backend.sign(&key, Method::Mta, &digest(1), password()).await.unwrap_err();
+    let error = brief.sign(&key, Method::Mta, &digest(1), password()).await.unwrap_err();
     assert_eq!(refused(started, error), ErrorCode::NodeUnavailable);
     service.start_node("node1");
     backend.sign(&key, Method::Mta, &digest(1), password()).await.unwrap();
@@ -38,7 +39,7 @@ async fn a_missing_node_is_named_by_the_jobs_deadline() {
     for node in ["node1", "node2"] {
         service.process(node).signal("STOP");
         let started = Instant::now();
-        let error = backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap_err();
+        let error = brief.generate(Curve::Ed25519, QUICK, password()).await.unwrap_err();
         assert_eq!(refused(started, error), ErrorCode::NodeUnavailable, "{node}");
         service.process(node).signal("CONT");
     }
@@ -46,7 +47,7 @@ async fn a_missing_node_is_named_by_the_jobs_deadline() {
     service.kill("node2");
     backend.sign(&key, Method::Mta, &digest(1), password()).await.unwrap();
     let started = Instant::now();
-    let error = backend.generate(Curve::Secp256k1, QUICK, password()).await.unwrap_err();
+    let error = brief.generate(Curve::Secp256k1, QUICK, password()).await.unwrap_err();
     assert_eq!(refused(started, error), ErrorCode::NodeUnavailable);
 }
 
@@ -80,7 +81,7 @@ async fn a_node_that_comes_back_in_time_is_enough() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_workers_and_nodes_leave_keys_that_work_and_one_result_each() {
-    let mut service = Deployment::start(1);
+    let mut service = Deployment::impatient(1);
     let backend = service.backend().await;
     let forge = Forge::new(&backend);
     let jetstream = async_nats::jetstream::new(service.nats.connect().await);
@@ -136,15 +137,15 @@ async fn costly_passwords_of_one_backend_do_not_stop_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_amount_of_computing_makes_a_worker_seem_dead() {
     let mut service = Deployment::start(0);
-    let settings = [("TREFOIL_ACK_WAIT_SECONDS", "2".to_owned()), ("TREFOIL_CRYPTO_THREADS", "1".to_owned())];
-    service.worker_settings = settings.into();
+    service.silent = 6;
+    service.worker_settings = vec![("TREFOIL_CRYPTO_THREADS", "1".to_owned())];
     service.start_worker("worker1");
     let backend = service.backend().await;
     let secret = Secrets { password: Some(password()), ..Secrets::default() };
-    // As long as nothing else is heard of the worker, each is longer than a job may be silent.
-    let kdf = KdfParams::Argon2id { memory_kib: 262_144, passes: 8 };
+    // Together longer than a job may be silent.
+    let kdf = KdfParams::Argon2id { memory_kib: 262_144, passes: 10 };
     let (jobs, reply, lifetime) = (backend.jobs(), backend.reply_key().unwrap(), Duration::from_secs(120));
-    let requests: Vec<_> = (0..2)
+    let requests: Vec<_> = (0..3)
         .map(|_| jobs.generate(random_job_id(), Curve::Secp256k1, kdf, &secret, &reply, lifetime).unwrap())
         .collect();
     let nats = service.nats.connect().await;
@@ -219,14 +220,14 @@ async fn prepared_only(service: &mut Deployment, backend: &Backend) -> NewKey {
     let secrets = Secrets { password: Some(password()), ..Secrets::default() };
     let (jobs, reply) = (backend.jobs(), backend.reply_key().unwrap());
     let lifetime = Duration::from_secs(60);
-    let request = jobs.generate(random_job_id(), Curve::Ed25519, SLOW, &secrets, &reply, lifetime).unwrap();
+    let request = jobs.generate(random_job_id(), Curve::Ed25519, QUICK, &secrets, &reply, lifetime).unwrap();
     let result = stored_only(service, backend, &request).await;
     backend.made(&request, Making::Generation, result).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redelivered_job_finishes_the_commit_of_its_result() {
-    let mut service = Deployment::start(1);
+    let mut service = Deployment::impatient(1);
     let backend = service.backend().await;
     prepared_only(&mut service, &backend).await;
     assert!(!has_committed(&service, "node1") && !has_committed(&service, "node2"));
@@ -259,7 +260,7 @@ async fn the_first_use_of_a_prepared_key_commits_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_share_the_work_and_one_is_enough() {
-    let mut service = Deployment::start(2);
+    let mut service = Deployment::impatient(2);
     let backend = service.backend().await;
     let (one, two) = (new_key(&backend, Curve::Secp256k1).await, new_key(&backend, Curve::Ed25519).await);
     let sign = |count: u8| {
@@ -307,7 +308,7 @@ async fn a_drained_worker_finishes_what_it_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_takes_its_workers_down_ends_as_poison() {
-    let mut service = Deployment::start(0);
+    let mut service = Deployment::impatient(0);
     let backend = service.backend().await;
     service.start_worker("victim0");
     let key = new_key(&backend, Curve::Secp256k1).await;
@@ -345,7 +346,7 @@ async fn heard(events: &mut async_nats::Subscriber, kept: &mut Vec<Event>, wante
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_takes_its_workers_down_takes_no_other_job_with_it() {
-    let mut service = Deployment::start(0);
+    let mut service = Deployment::impatient(0);
     let backend = service.backend().await;
     service.start_worker("victim0");
     let mut keys = Vec::new();

@@ -63,8 +63,7 @@ fn tells_ready_from_not_ready_by_its_exit_code() {
 #[test]
 fn does_not_wait_for_long() {
     refused(&check(&serve(None).to_string(), &[]));
-    // Nobody listens there any more.
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let said = refused(&check(&gone.to_string(), &[]));
-    assert!(said.contains(&gone.to_string()), "{said}");
+    // Nobody listens there.
+    let said = refused(&check("127.0.0.1:1", &[]));
+    assert!(said.contains("127.0.0.1:1"), "{said}");
 }

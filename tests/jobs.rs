@@ -5,6 +5,7 @@ mod support;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context, context::PublishErrorKind, stream::Config};
+use futures::StreamExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::NatsServer;
@@ -48,9 +49,16 @@ async fn waiting(jetstream: &Context) -> u64 {
 
 /// Starts a consumer that sends its deliveries here.
 fn deliveries(jetstream: &Context, in_hand: usize) -> (mpsc::UnboundedReceiver<Delivery>, watch::Sender<bool>) {
+    deliveries_by(jetstream, settings(in_hand))
+}
+
+fn deliveries_by(
+    jetstream: &Context,
+    settings: ConsumerSettings,
+) -> (mpsc::UnboundedReceiver<Delivery>, watch::Sender<bool>) {
     let (to, from) = mpsc::unbounded_channel();
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(consumer::run(jetstream.clone(), settings(in_hand), stopped, move |delivery| {
+    tokio::spawn(consumer::run(jetstream.clone(), settings, stopped, move |delivery| {
         let to = to.clone();
         async move {
             let _ = to.send(delivery);
@@ -162,12 +170,20 @@ async fn a_dropped_delivery_comes_back_and_an_acknowledged_one_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_job_stays_with_its_worker() {
-    let (_server, jetstream) = provisioned(&StreamSettings::default()).await;
-    let (mut from, _stop) = deliveries(&jetstream, 4);
+    let (server, jetstream) = provisioned(&StreamSettings::default()).await;
+    let watcher = server.connect().await;
+    let mut said = support::subscribed(&watcher, "$JS.ACK.MPC_JOBS.>").await;
+    // Said each two seconds.
+    let patient = ConsumerSettings { ack_wait: Duration::from_secs(6), ..settings(4) };
+    let (mut from, _stop) = deliveries_by(&jetstream, patient);
     publish(&jetstream, "mpc.job.sign.a", "x").await;
     let job = next(&mut from).await;
-    // Twice ack_wait: only the in-progress messages keep it here.
-    assert!(tokio::time::timeout(ACK_WAIT * 2, from.recv()).await.is_err(), "delivered twice");
+    // For longer than ack_wait only this keeps it here.
+    for _ in 0..4 {
+        let progress = tokio::time::timeout(PATIENCE, said.next()).await.unwrap().unwrap();
+        assert_eq!(&progress.payload[..], b"+WPI");
+    }
+    assert!(from.try_recv().is_err(), "delivered twice");
     job.acknowledge().await.unwrap();
     assert_eq!(waiting(&jetstream).await, 0);
 }
@@ -198,12 +214,13 @@ async fn stopping_finishes_what_runs_and_leaves_the_rest_to_others() {
     let done = Arc::new(Mutex::new(0_u32));
     let (stop, stopped) = watch::channel(false);
     let (started, mut begun) = mpsc::unbounded_channel();
+    let (go_on, told) = watch::channel(false);
     let counted = done.clone();
     let worker = tokio::spawn(consumer::run(jetstream.clone(), settings(2), stopped, move |delivery: Delivery| {
-        let (done, started) = (counted.clone(), started.clone());
+        let (done, started, mut told) = (counted.clone(), started.clone(), told.clone());
         async move {
             started.send(()).unwrap();
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            told.wait_for(|told| *told).await.unwrap();
             *done.lock().unwrap() += 1;
             delivery.acknowledge().await.unwrap();
         }
@@ -214,6 +231,7 @@ async fn stopping_finishes_what_runs_and_leaves_the_rest_to_others() {
     begun.recv().await.unwrap();
     begun.recv().await.unwrap();
     stop.send(true).unwrap();
+    go_on.send(true).unwrap();
     let abandoned = tokio::time::timeout(PATIENCE, worker).await.unwrap().unwrap();
     assert_eq!((abandoned, *done.lock().unwrap()), (0, 2));
     assert_eq!(waiting(&jetstream).await, 3);

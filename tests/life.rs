@@ -207,13 +207,14 @@ async fn keys_are_frozen_unfrozen_and_destroyed_by_command() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_key_can_be_frozen_and_both_nodes_must_say_so() {
     let mut service = Deployment::start(1);
-    let backend = service.backend_with(&[("TREFOIL_JOB_LIFETIME_SECONDS", "4".to_owned())]).await;
+    let backend = service.backend().await;
+    let brief = service.backend_with(&[("TREFOIL_JOB_LIFETIME_SECONDS", "4".to_owned())]).await;
     let new = backend.generate(Curve::Ed25519, QUICK, password()).await.unwrap();
     let key = deployment::material(&new);
     backend.order(key.key_id, OrderedState::Frozen, None).await.unwrap();
     assert_eq!(refused(backend.sign(&key, Method::Default, &message("m"), password()).await), ErrorCode::KeyFrozen);
     service.kill("node2");
-    assert_eq!(refused(backend.order(key.key_id, OrderedState::Active, None).await), ErrorCode::NodeUnavailable);
+    assert_eq!(refused(brief.order(key.key_id, OrderedState::Active, None).await), ErrorCode::NodeUnavailable);
     service.start_node("node2");
     let done = backend.order(key.key_id, OrderedState::Active, None).await.unwrap();
     backend.sign(&key, Method::Default, &message("m"), password()).await.unwrap();

@@ -143,7 +143,9 @@ async fn an_old_share_signs_nothing_after_an_old_backup_of_node_1_came_back() {
         let before = backend.jobs();
         let (target, reply) = (&keys[0].nothing, backend.reply_key().unwrap());
         let secrets = deployment::secrets(&material(target));
-        let early = before.sign(target.key.key_id, Method::Default, &message("m"), &secrets, &reply, PATIENCE).unwrap();
+        let early = before
+            .sign(target.key.key_id, Method::Default, &message("m"), &secrets, &reply, Duration::from_secs(600))
+            .unwrap();
 
         let told = restore(&mut service, "node1", &made, old_slots.then_some(slots.as_path()));
         // Of each curve one is recovered, refreshed and destroyed; and one recovered, refreshed and made new.

@@ -5,8 +5,7 @@ mod deployment;
 mod support;
 
 use deployment::{
-    Deployment, Forge, PATIENCE, QUICK, SLOW, digest, material, message, password, secrets, stored_only,
-    wait_until_empty,
+    Deployment, Forge, PATIENCE, QUICK, digest, material, message, password, secrets, stored_only, wait_until_empty,
 };
 use ed25519_dalek::Verifier;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
@@ -225,7 +224,7 @@ async fn what_may_not_be_replaced_is_refused_and_stays_as_it_is() {
 /// The result is stored, and no node has committed: what is left is the job in the queue, or the key's next use.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_becomes_the_key_by_redelivery_or_by_its_first_use() {
-    let mut service = Deployment::start(1);
+    let mut service = Deployment::impatient(1);
     let backend = service.backend_with(&[("TREFOIL_JOB_LIFETIME_SECONDS", "60".to_owned())]).await;
     let jetstream = async_nats::jetstream::new(service.nats.connect().await);
     let curve = Curve::Ed25519;
@@ -242,12 +241,12 @@ async fn what_is_stored_becomes_the_key_by_redelivery_or_by_its_first_use() {
     ] {
         let known = OldKey::from(&key.key);
         let (making, request) = if recovery {
-            let mut request = backend.recovery(&known, SLOW, password(), backend.lifetime()).unwrap();
+            let mut request = backend.recovery(&known, QUICK, password(), backend.lifetime()).unwrap();
             request.authorise(&service.authoriser).unwrap();
             (Making::Recovery(&known), request)
         } else {
             let share = material(&key);
-            (Making::Refresh(&known), backend.refreshment(&known, &share, password(), None, SLOW).unwrap())
+            (Making::Refresh(&known), backend.refreshment(&known, &share, password(), None, QUICK).unwrap())
         };
         let result = stored_only(&mut service, &backend, &request).await;
         let mut new = backend.made(&request, making, result).unwrap();

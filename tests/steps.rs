@@ -15,6 +15,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 fn service() -> Deployment {
     let mut service = Deployment::new();
     service.faults = true;
+    service.silent = 1;
     for name in ["node1", "node2", "worker"] {
         std::fs::create_dir_all(service.path("faults").join(name)).unwrap();
     }

@@ -131,10 +131,8 @@ fn parameters_are_capped_before_memory_is_allocated() {
         argon2id(8, 11),
         argon2id(8, u32::MAX),
     ] {
-        let started = std::time::Instant::now();
         let refused = stretch(&password(b"pw"), params, &[0; 16]).err().unwrap();
         assert_eq!(refused.code(), ErrorCode::InvalidKdf, "{params:?}");
-        assert!(started.elapsed().as_millis() < 50, "{params:?} was worked on");
     }
     for length in [1, 31, 33, 64] {
         let refused = stretch(&password(&vec![1; length]), KdfParams::Hkdf, &[0; 16]).err().unwrap();

@@ -281,8 +281,8 @@ mod tests {
         }
         let records: Vec<Record> = cache.entries().slab.records.iter().filter(|r| **r != [0; 64]).copied().collect();
         assert_eq!(records.len(), 2);
-        assert!(records.iter().all(|record| !record.windows(4).any(|window| window == [7; 4])));
-        assert!((0..64).step_by(4).all(|at| records[0][at..at + 4] != records[1][at..at + 4]));
+        assert!(records.iter().all(|record| !record.windows(8).any(|window| window == [7; 8])));
+        assert!((0..64).step_by(8).all(|at| records[0][at..at + 8] != records[1][at..at + 8]));
     }
 
     #[test]

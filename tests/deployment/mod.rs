@@ -82,6 +82,9 @@ pub struct Deployment {
     pub routes: HashMap<String, String>,
     /// What the processes log: a filter of `RUST_LOG`, the usual one if empty.
     pub log: &'static str,
+    /// How long workers may be silent before their jobs go to others, seconds. Long beside what a busy machine keeps a process waiting;
+    /// short where workers are killed and others wait for that.
+    pub silent: u32,
     /// Settings that every worker gets besides the usual.
     pub worker_settings: Vec<(&'static str, String)>,
     /// The same of every node; `{role}` stands for its name.
@@ -114,6 +117,7 @@ impl Deployment {
             faults: false,
             routes: HashMap::new(),
             log: "",
+            silent: 10,
             worker_settings: Vec::new(),
             node_settings: Vec::new(),
             started: 0,
@@ -122,13 +126,23 @@ impl Deployment {
 
     /// Two nodes and this many workers, ready.
     pub fn start(workers: u32) -> Self {
+        Self::new().with(workers)
+    }
+
+    /// The same for a test that kills workers while they have jobs in hand, and has others go on.
+    pub fn impatient(workers: u32) -> Self {
         let mut service = Self::new();
-        service.start_node("node1");
-        service.start_node("node2");
+        service.silent = 1;
+        service.with(workers)
+    }
+
+    fn with(mut self, workers: u32) -> Self {
+        self.start_node("node1");
+        self.start_node("node2");
         for number in 1..=workers {
-            service.start_worker(&format!("worker{number}"));
+            self.start_worker(&format!("worker{number}"));
         }
-        service
+        self
     }
 
     /// The address at which this process reaches NATS.
@@ -212,7 +226,7 @@ impl Deployment {
             ("TREFOIL_NODE2_NOISE", node2.noises()),
             ("TREFOIL_SEALING_KEYS_FILE", self.sealing_keys().display().to_string()),
             ("TREFOIL_INITIATORS", format!("{},{}", self.served().join("="), self.limited.public_key())),
-            ("TREFOIL_ACK_WAIT_SECONDS", "1".to_owned()),
+            ("TREFOIL_ACK_WAIT_SECONDS", self.silent.to_string()),
         ]
         .into_iter()
         .chain(self.worker_settings.iter().map(|(key, value)| (*key, value.clone())))
@@ -267,6 +281,13 @@ impl Deployment {
 
     pub fn kill(&mut self, name: &str) {
         self.running.remove(name).unwrap().kill9();
+    }
+
+    /// Stops both nodes (SIGSTOP), or has them go on.
+    pub fn nodes_are_silent(&self, silent: bool) {
+        for node in ["node1", "node2"] {
+            self.running[node].signal(if silent { "STOP" } else { "CONT" });
+        }
     }
 
     pub fn process(&mut self, name: &str) -> &mut Process {
@@ -352,7 +373,7 @@ impl<'a> Forge<'a> {
 
     /// A good sign request.
     pub fn sign(&self, key: &SigningMaterial, input: &SignInput, secrets: &Secrets) -> SignedRequest {
-        let lifetime = Duration::from_secs(20);
+        let lifetime = Duration::from_secs(600);
         self.backend.jobs().sign(key.key_id, Method::Default, input, secrets, &self.reply, lifetime).unwrap()
     }
 
@@ -382,9 +403,6 @@ pub fn secrets(key: &SigningMaterial) -> Secrets {
 
 pub const QUICK: KdfParams = KdfParams::Argon2id { memory_kib: 64, passes: 1 };
 
-/// Slow enough that something can be done between a job's start and its result.
-pub const SLOW: KdfParams = KdfParams::Argon2id { memory_kib: 131_072, passes: 6 };
-
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn new_key(backend: &Backend, curve: Curve) -> SigningMaterial {
@@ -411,16 +429,18 @@ pub async fn wait_until_empty(jetstream: &async_nats::jetstream::Context) {
     }
 }
 
-/// Has worker1 make shares with the KDF [`SLOW`], store their result, and not commit them: the nodes are gone between the two, and stay
+/// Has worker1 make shares, store their result, and not commit them: the nodes are gone between the two, and stay
 /// away. Earlier results are lost.
 pub async fn stored_only(service: &mut Deployment, backend: &Backend, request: &SignedRequest) -> JobResult {
     let nats = service.nats.connect().await;
     let jetstream = async_nats::jetstream::new(nats.clone());
     let mut started = crate::support::subscribed(&nats, format!("mpc.event.{}.*", request.op)).await;
+    // Silent nodes keep the worker from a result until there is no stream for it.
+    service.nodes_are_silent(true);
     backend.publish(request).await.unwrap();
     tokio::time::timeout(PATIENCE, started.next()).await.unwrap().unwrap();
-    // Gone before there is a result for it.
     jetstream.delete_stream("MPC_RESULTS").await.unwrap();
+    service.nodes_are_silent(false);
     service.process("worker1").wait_for("the result is not stored yet");
     service.kill("node1");
     service.kill("node2");

@@ -77,6 +77,7 @@ impl Stage {
     pub async fn start(workers: u64, plan: Vec<Fault>) -> (Self, String) {
         let mut service = Deployment::new();
         service.faults = true;
+        service.silent = 1;
         let witness = service.path("{role}.witness").to_str().unwrap().to_owned();
         // Short, because a node that stops waits for sessions that a dead worker has left.
         let ttl = ("TREFOIL_SESSION_TTL_SECONDS", "8".to_owned());

@@ -31,6 +31,7 @@ impl World {
     pub fn start() -> Self {
         let mut service = Deployment::new();
         service.faults = true;
+        service.silent = 1;
         let folder = service.path("faults");
         for name in ["node1", "node2", "worker", "new"] {
             std::fs::create_dir_all(folder.join(name)).unwrap();
