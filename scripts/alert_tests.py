@@ -35,7 +35,7 @@ def healthy() -> dict[str, tuple[float, float]]:
         series[f"process_start_time_seconds{{{labels}}}"] = (1, 0)
         series[f"trefoil_certificate_expiry_timestamp_seconds{{{labels}}}"] = (30 * DAY, 0)
     for labels in NODES.values():
-        for name in ("key_locks", "audit_failures", "store_failures", "replays", "backup_failures"):
+        for name in ("key_locks", "audit_failures", "audit_lost", "store_failures", "replays", "backup_failures"):
             series[f"trefoil_{name}_total{{{labels}}}"] = (0, 0)
         series[f"trefoil_quarantine_keys{{{labels}}}"] = (0, 0)
         # Fresh whenever it is looked at.
@@ -247,6 +247,8 @@ def cases() -> list[Case]:
     case = Case("a write of the audit fails, and the node ends with it")
     case.set(f"trefoil_audit_failures_total{{{node1}}}", f"0x{BEGIN - 1} 1x1 stale")
     found.append(case.expect(5, "TrefoilAuditFailing").expect(17))
+    case = Case("the audit log's queue is full for a moment").from_then(f"trefoil_audit_lost_total{{{node1}}}", 3)
+    found.append(case.expect(0.5, "TrefoilAuditEntriesLost").expect(20))
     for value, alerts in ((-4.9, ()), (-5.1, ("TrefoilClockSkew",)), (5.1, ("TrefoilClockSkew",))):
         case = Case(f"node 1's clock is {value} s off")
         case.from_then(f'trefoil_clock_offset_seconds{{{WORKERS["worker1"]}, node="node1"}}', value)

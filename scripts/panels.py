@@ -222,6 +222,7 @@ NODES = Dashboard(
             Panel("Failures", "Of store and audit log. After one of the audit log the node serves no more.", "ops",
                   [(by("node", rate(f"trefoil_store_failures_total{{{NODE}}}")), "{{node}} store"),
                    (by("node", rate(f"trefoil_audit_failures_total{{{NODE}}}")), "{{node}} audit log"),
+                   (by("node", rate(f"trefoil_audit_lost_total{{{NODE}}}")), "{{node}} audit log without room"),
                    (by("node", rate(f"trefoil_backup_failures_total{{{NODE}}}")), "{{node}} backup")]),
             Panel("Age of the newest backup", "Where backups are configured. TrefoilBackupOld fires after 26 hours.", "s",
                   [(f"time() - max by (node) (trefoil_backup_timestamp_seconds{{{NODE}}})", "{{node}}")], limits=(90_000, 93_600)),

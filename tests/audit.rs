@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use trefoil::node::audit::{AuditError, AuditLog, Event, Head, verify};
 
@@ -51,6 +52,34 @@ async fn a_good_log_and_one_that_goes_on() {
     log.append(event(6)).await.unwrap();
     let new = verify(&path, Some(head)).unwrap();
     assert_eq!(new.entries, 7);
+}
+
+/// While the disk hangs, what nobody waits for takes half the queue at most: what a signature or a new policy waits for finds room.
+#[tokio::test]
+async fn entries_that_nobody_waits_for_leave_room_for_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.log");
+    let (told, syncs) = channel();
+    let (go_on, hung) = channel::<()>();
+    go_on.send(()).unwrap();
+    let log = AuditLog::open(&path, None, move |head| {
+        told.send(head.entries).unwrap();
+        let _ = hung.recv();
+    })
+    .unwrap();
+    // Let go of before the log is, whatever fails.
+    let go_on = go_on;
+    let first = log.begin(event(0));
+    assert_eq!([syncs.recv().unwrap(), syncs.recv().unwrap()], [0, 1], "opened, and the first is synced, and hangs");
+    (1..20_000).for_each(|n| log.note(event(n)));
+    let second = log.begin(event(20_000));
+    drop(go_on);
+    first.await.unwrap();
+    second.await.unwrap();
+    // Then there is room again.
+    log.note(event(20_001));
+    drop(log);
+    assert_eq!(verify(&path, None).unwrap().entries, 1 + 8_192 + 1 + 1);
 }
 
 #[tokio::test]

@@ -364,3 +364,34 @@ async fn an_initiator_has_no_more_keys_than_it_may() {
     assert!(matches!(cluster.ask1(open(second)).await, NodeReply::GenerateOpened { .. }), "the same key again");
     assert_eq!(reasons(&cluster).await, ["NOT_PERMITTED"]);
 }
+
+/// Whoever may publish jobs, and may not have them done, fills no audit log with them: neither at the gate nor behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_tells_so_many_refusals_a_minute() {
+    let cluster = Cluster::start().await;
+    let codes = [ErrorCode::UnknownKey, ErrorCode::JobLifetimeTooLong, ErrorCode::UnknownInitiator];
+    for code in codes {
+        match code {
+            ErrorCode::JobLifetimeTooLong => {
+                cluster.write_policy("max_lifetime_seconds = 1");
+                cluster.reload_policy(Party::Node1).await;
+            }
+            ErrorCode::UnknownInitiator => cluster.take_initiator_out().await,
+            _ => {}
+        }
+        let job = cluster.key_info_job("i", cluster.key_id("none"));
+        for _ in 0..100 {
+            assert_eq!(refused(cluster.ask1(NodeRequest::KeyInfo { job: job.clone() }).await), code);
+        }
+    }
+    cluster.reload_policy(Party::Node1).await;
+    let log = entries(&cluster, Party::Node1);
+    let count = |decision: &str, code: ErrorCode| {
+        let told =
+            log.iter().filter(|event| event.decision == decision && event.reason.as_deref() == Some(code.as_str()));
+        told.count()
+    };
+    for code in codes {
+        assert_eq!((count("refused", code), count("withheld", code)), (60, 1), "{code:?}");
+    }
+}

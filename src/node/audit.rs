@@ -14,6 +14,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ use trefoil_protocol::transcript::{Tag, hash};
 const MAX_BATCH: usize = 1_024;
 /// Entries that may wait.
 const QUEUE: usize = 16_384;
+/// How many of them may be such that nobody waits for: what must be written before something may happen finds room beside them.
+const NOTES: usize = QUEUE / 2;
 /// Longest time until an entry is synced that nobody waits for, unless one comes that somebody waits for: they go together.
 const NOTED: Duration = Duration::from_millis(20);
 /// Longest line, bytes: entries are a few hundred, but for those of batches, up to 9,000.
@@ -279,6 +282,8 @@ pub struct AuditLog {
     queue: Option<SyncSender<Entry>>,
     thread: Option<JoinHandle<()>>,
     metrics: Arc<NodeMetrics>,
+    /// Entries in the queue that nobody waits for.
+    notes: Arc<AtomicUsize>,
 }
 
 impl AuditLog {
@@ -313,11 +318,15 @@ impl AuditLog {
         let head = verify(path, anchored)?;
         on_head(head);
         let (queue, waiting) = sync_channel(QUEUE);
+        let notes = Arc::<AtomicUsize>::default();
         let thread = std::thread::Builder::new().name("audit-writer".into()).spawn({
-            let metrics = Arc::clone(&metrics);
-            move || run(End { file: &mut file, head, on_head, unsynced: None, metrics: &metrics }, &underway, &waiting)
+            let (metrics, notes) = (Arc::clone(&metrics), Arc::clone(&notes));
+            move || {
+                let end = End { file: &mut file, head, on_head, unsynced: None, metrics: &metrics };
+                run(end, &underway, &waiting, &notes);
+            }
         })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), metrics })
+        Ok(Self { queue: Some(queue), thread: Some(thread), metrics, notes })
     }
 
     /// Appends an entry and waits until it is durable.
@@ -347,19 +356,25 @@ impl AuditLog {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Appends an entry that nothing waits for. It is durable soon, and before every later one.
+    /// Appends an entry that nothing waits for. It is durable soon, and before every later one. It is lost, which is counted, where
+    /// half the queue is such entries.
     pub fn note(&self, event: Event) {
-        if let Err(error) = self.send((event, None)) {
+        let before = self.notes.fetch_add(1, Ordering::Relaxed);
+        let sent = if before < NOTES { self.send((event, None)) } else { Err(self.no_room()) };
+        if let Err(error) = sent {
+            self.notes.fetch_sub(1, Ordering::Relaxed);
             tracing::error!(%error, "an audit entry was lost");
         }
     }
 
     fn send(&self, entry: Entry) -> Result<(), AuditError> {
         let queue = self.queue.as_ref().ok_or_else(|| AuditError::Io("the log has stopped".into()))?;
-        queue.try_send(entry).map_err(|_| {
-            self.metrics.audit_failures.inc();
-            AuditError::Io("too many entries are waiting".into())
-        })
+        queue.try_send(entry).map_err(|_| self.no_room())
+    }
+
+    fn no_room(&self) -> AuditError {
+        self.metrics.audit_lost.inc();
+        AuditError::Io("too many entries are waiting".into())
     }
 }
 
@@ -391,7 +406,7 @@ fn cut_incomplete(file: &mut File) -> Result<(), AuditError> {
     Ok(())
 }
 
-fn run(mut end: End<'_, impl Fn(Head)>, underway: &Underway, waiting: &Receiver<Entry>) {
+fn run(mut end: End<'_, impl Fn(Head)>, underway: &Underway, waiting: &Receiver<Entry>, notes: &AtomicUsize) {
     loop {
         let first = match end.unsynced {
             None => waiting.recv().map_err(RecvTimeoutError::from),
@@ -407,6 +422,7 @@ fn run(mut end: End<'_, impl Fn(Head)>, underway: &Underway, waiting: &Receiver<
                 });
             }
         };
+        notes.fetch_sub(batch.iter().filter(|(_, sender)| sender.is_none()).count(), Ordering::Relaxed);
         let (entries, started) = (batch.len() as u64, Instant::now());
         let outcome = end.write(&batch).map_err(|error| error.to_string());
         // Before anybody is answered: what the answer lets happen is counted then.

@@ -1,17 +1,20 @@
 //! What every job must pass before a node does anything for it. Nothing here changes what is stored.
 
 use super::Refusal;
+use super::noted::{Entry, Noted};
 use super::store::{Attempt, Doubt, KeyRecord, LedgerEntry, Quarantine, Store};
 use crate::auth::TimePolicy;
 use crate::policy::{Policy, Rates};
 use crate::wire::node::NodeReply;
 use crate::wire::{ErrorCode, Job, KeyId, Op, SignedJob, subject};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// The node's policy, its rates, and its clock rules.
 pub struct Gate {
     policy: RwLock<Arc<Policy>>,
     rates: Mutex<Rates>,
+    noted: Mutex<Noted>,
     /// Jobs that were issued before are refused, unix milliseconds.
     not_before: u64,
 }
@@ -30,7 +33,7 @@ impl Gate {
     /// issued before the restore.
     pub fn new(policy: Policy, restored_at: Option<u64>) -> Self {
         let not_before = restored_at.unwrap_or(0);
-        Self { policy: RwLock::new(Arc::new(policy)), rates: Mutex::default(), not_before }
+        Self { policy: RwLock::new(Arc::new(policy)), rates: Mutex::default(), noted: Mutex::default(), not_before }
     }
 
     pub fn policy(&self) -> Arc<Policy> {
@@ -40,14 +43,17 @@ impl Gate {
     /// Puts another policy in force for every job from now on. Rates that it keeps go on where they are.
     pub fn replace(&self, policy: Policy) {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner).retain(&policy);
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        let policy = Arc::new(policy);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&policy);
+        let names: HashSet<_> = policy.grants().into_iter().map(|grant| grant.name.as_str()).collect();
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).retain(|name| names.contains(name));
     }
 
     /// Reads a job and checks signature, shape, operation (one of `ops`), initiator, times and rate, in this order.
     ///
     /// # Errors
     /// The first thing that is wrong. The job is returned beside it where the audit log should tell: where it is authentic,
-    /// but of the jobs that a rate refuses in a row only the first, so that nobody fills the log.
+    /// but of the jobs that a rate refuses in a row only the first.
     pub fn admit(&self, signed: &SignedJob, ops: &[Op], now: u64) -> Result<Job, (Option<Box<Job>>, Refusal)> {
         let job = Job::from_signed(signed).map_err(|error| (None, Refusal::new(error.code, error.message)))?;
         let policy = self.policy();
@@ -60,6 +66,12 @@ impl Gate {
         let retry_at = Some(now.saturating_add(limited.wait_ms));
         let refusal = Refusal { retry_at, ..Refusal::new(ErrorCode::RateLimited, message) };
         Err((limited.first.then(|| Box::new(job)), refusal))
+    }
+
+    /// Counts the refusal of an authentic job, and says what the audit log says of it, if anything.
+    pub fn noted(&self, job: &Job, code: ErrorCode, now: u64) -> Option<Entry> {
+        let name = self.policy().get(&job.initiator).map(|grant| grant.name.clone());
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).count((name, job.op(), code), now)
     }
 
     fn is_new(&self, job: &Job) -> Result<(), Refusal> {

@@ -15,6 +15,7 @@ mod keys;
 mod manage;
 mod material;
 mod measure;
+mod noted;
 mod orders;
 mod password;
 mod recovery;
@@ -40,6 +41,7 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use gather::Underway;
 use material::Material;
 use measure::Progress;
+use noted::Entry;
 use rand_core::{OsRng, RngCore};
 use sessions::{About, Sessions};
 use std::path::Path;
@@ -405,7 +407,10 @@ impl Node {
                 }
                 tracing::error!(problems = problems.len(), "the old policy stays in force");
                 let reason = Some("POLICY_FILE".to_owned());
-                self.audit.note(Event { decision: "refused".to_owned(), reason, ..self.event("policy") });
+                let event = Event { decision: "refused".to_owned(), reason, ..self.event("policy") };
+                if let Err(error) = self.audit.append(event).await {
+                    tracing::error!(%error, "an audit entry was lost");
+                }
             }
         }
     }
@@ -479,10 +484,15 @@ impl Node {
         admitted.inspect(|job| traced(&job.job_id, job.key_id))
     }
 
-    /// Notes the refusal of an authentic job, and hands it on.
+    /// Notes the refusal of an authentic job, but so many of a kind only that nobody fills the log, and hands it on.
     fn refuse(&self, job: &Job, refusal: Refusal) -> Refusal {
+        let Some(entry) = self.gate.noted(job, refusal.code, now_ms()) else { return refusal };
+        let decision = match entry {
+            Entry::Refused => "refused",
+            Entry::Withheld => "withheld",
+        };
         let about = about_job(job, [0; 32]);
-        self.audit.note(self.about(job.op().as_str(), &about, "refused", Some(refusal.code.as_str())));
+        self.audit.note(self.about(job.op().as_str(), &about, decision, Some(refusal.code.as_str())));
         refusal
     }
 

@@ -120,8 +120,10 @@ pub struct NodeMetrics {
     pub audit_append: Histogram,
     /// `trefoil_audit_entries_total`.
     pub audit_entries: IntCounter,
-    /// `trefoil_audit_failures_total`: failed writes, after one of which the node serves no more, and entries that found no room.
+    /// `trefoil_audit_failures_total`: failed writes, after one of which the node serves no more.
     pub audit_failures: IntCounter,
+    /// `trefoil_audit_lost_total`: entries that found no room in the queue; what waits for its entry is refused.
+    pub audit_lost: IntCounter,
     /// `trefoil_key_locks_total`: keys that this node locked.
     pub key_locks: IntCounter,
     /// `trefoil_password_attempts_total{outcome}`: right, wrong, unknown (nobody reported the end), refused (the limit).
@@ -314,6 +316,7 @@ impl NodeMetrics {
             audit_append: set.time("trefoil_audit_append_duration_seconds", "One durable write of the log.", STEP)?,
             audit_entries: set.counter("trefoil_audit_entries_total", "Entries of the audit log.")?,
             audit_failures: set.counter("trefoil_audit_failures_total", "Failed writes of the audit log.")?,
+            audit_lost: set.counter("trefoil_audit_lost_total", "Entries of the audit log that found no room.")?,
             key_locks: set.counter("trefoil_key_locks_total", "Keys that this node locked.")?,
             password_attempts: set.counters(
                 "trefoil_password_attempts_total",

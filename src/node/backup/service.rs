@@ -160,19 +160,21 @@ impl Backups {
     pub async fn take(&self) -> Result<Made, BackupError> {
         let _alone = self.running.lock().await;
         let taken = self.take_alone().await;
-        let event = self.node.event("backup");
-        match &taken {
+        let (decision, reason) = match &taken {
             Ok(made) => {
                 tracing::info!(file = %made.file.display(), bytes = made.bytes, "backup taken");
                 self.show(Duration::from_millis(made.taken_at));
-                self.node.audit.note(Event { decision: "taken".to_owned(), ..event });
+                ("taken", None)
             }
             Err(error) => {
                 tracing::error!(%error, "no backup was taken");
                 self.node.metrics.backup_failures.inc();
-                let reason = Some("BACKUP_FAILED".to_owned());
-                self.node.audit.note(Event { decision: "failed".to_owned(), reason, ..event });
+                ("failed", Some("BACKUP_FAILED".to_owned()))
             }
+        };
+        let event = Event { decision: decision.to_owned(), reason, ..self.node.event("backup") };
+        if let Err(error) = self.node.audit.append(event).await {
+            tracing::error!(%error, "an audit entry was lost");
         }
         taken
     }
