@@ -134,10 +134,8 @@ impl Node {
         self.is_granted(&about)?;
         let burned = burned_session(session, &about, &open.material);
         let burning = self.burning(&about, self.store.burn_items(burned, names), signed, || ());
-        // m3 is made while both are written, and leaves after them.
-        let released = self.pool.run_each(burns, |burn| burn.release());
-        let (burned, released) = tokio::join!(self.burned(&busy, burning), released);
-        burned?;
+        let releasing = self.pool.run_each(burns, |burn| burn.release());
+        let released = self.burned_while(&busy, burning, releasing).await?;
         let mut m3 = Vec::new();
         let released = batch::all(released?).map_err(aborted)?;
         self.metrics.signed(&about, released.len());

@@ -248,6 +248,17 @@ impl Node {
         Ok(made)
     }
 
+    /// What is made while both are written, when both are durable.
+    pub(super) async fn burned_while<T>(
+        &self,
+        busy: &Busy<Stage>,
+        burning: Burning<()>,
+        making: impl Future<Output = T>,
+    ) -> Result<T, Refusal> {
+        let (burned, made) = tokio::join!(self.burned(busy, burning), making);
+        burned.map(|()| made)
+    }
+
     /// What a worker hears whose m2 failed a check; before that, the key is locked if the check locks it.
     pub(super) async fn failed(
         &self,
