@@ -4,9 +4,11 @@
 mod stored;
 
 use std::fs;
-use stored::{CANARY, KEY, LIMITS, NEW, attempt, element, initiator, job, open, order, recovery, refused, secret};
-use trefoil::node::store::{Attempt, BurnedSession, GuessOutcome, KeyState, RedbStore, Store, StoreError};
-use trefoil::wire::{ErrorCode, KeyId};
+use stored::{
+    CANARY, KEY, LIMITS, NEW, attempt, element, initiator, job, open, order, quota, recovery, refused, secret,
+};
+use trefoil::node::store::{Attempt, BurnedSession, GuessOutcome, KeyState, Quota, RedbStore, Store, StoreError};
+use trefoil::wire::{ErrorCode, InitiatorId, KeyId};
 use trefoil_protocol::{Party, Secret};
 
 #[tokio::test]
@@ -377,16 +379,22 @@ async fn keys_are_counted_by_owner_until_they_end() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).unwrap();
     let of = |key: u8, transcript: u8| Attempt { key_id: KeyId([key; 16]), ..attempt(transcript) };
-    let room = |key: u8, max| store.has_room(&initiator(), KeyId([key; 16]), max).unwrap();
+    let room = |key: u8, max| store.has_room(&quota(max), KeyId([key; 16])).unwrap();
     assert!(room(1, 1) && !room(1, 0));
-    store.stage(of(1, 1), secret(CANARY), Some(2)).await.unwrap();
-    store.stage(of(1, 2), secret(CANARY), Some(2)).await.unwrap();
-    store.stage(of(2, 1), secret(CANARY), Some(2)).await.unwrap();
-    assert_eq!(refused(store.stage(of(3, 1), secret(CANARY), Some(2)).await), ErrorCode::NotPermitted);
+    store.stage(of(1, 1), secret(CANARY), Some(quota(2))).await.unwrap();
+    store.stage(of(1, 2), secret(CANARY), Some(quota(2))).await.unwrap();
+    store.stage(of(2, 1), secret(CANARY), Some(quota(2))).await.unwrap();
+    assert_eq!(refused(store.stage(of(3, 1), secret(CANARY), Some(quota(2))).await), ErrorCode::NotPermitted);
     assert!(room(2, 0), "what is there already adds nothing");
-    // Another owner is not counted.
-    let other = nkeys::KeyPair::new_user().public_key().parse().unwrap();
-    assert!(store.has_room(&other, KeyId([3; 16]), 1).unwrap());
+    // Another owner is not counted, but another name of the same one is, when a key is stored: it may have come meanwhile.
+    let other: InitiatorId = nkeys::KeyPair::new_user().public_key().parse().unwrap();
+    assert!(store.has_room(&Quota { owners: vec![other.clone()], max_keys: 1 }, KeyId([3; 16])).unwrap());
+    let both = |max_keys| Some(Quota { owners: vec![other.clone(), initiator()], max_keys });
+    let renamed = Attempt { initiator: other.clone(), ..of(6, 1) };
+    assert_eq!(refused(store.stage(renamed.clone(), secret(CANARY), both(2)).await), ErrorCode::NotPermitted);
+    store.stage(renamed, secret(CANARY), both(3)).await.unwrap();
+    assert!(store.has_room(&both(0).unwrap(), KeyId([2; 16])).unwrap(), "what is there under any name");
+    store.discard(KeyId([6; 16]), [1; 32]).await.unwrap();
     // Discarding one of two attempts keeps the key, the last one ends it; and so does its destruction, but no lock.
     store.discard(KeyId([1; 16]), [1; 32]).await.unwrap();
     assert!(!room(3, 2));
@@ -401,15 +409,15 @@ async fn keys_are_counted_by_owner_until_they_end() {
         source_transcript: Some([1; 32]),
         ..of(key, transcript)
     };
-    store.stage(replacement(4, 1), secret(CANARY), Some(1)).await.unwrap();
-    store.stage(replacement(5, 1), secret(CANARY), Some(0)).await.unwrap();
+    store.stage(replacement(4, 1), secret(CANARY), Some(quota(1))).await.unwrap();
+    store.stage(replacement(5, 1), secret(CANARY), Some(quota(0))).await.unwrap();
     assert!(room(3, 2) && !room(3, 1) && !room(4, 1));
     store.discard(KeyId([5; 16]), [1; 32]).await.unwrap();
     store.commit(KeyId([4; 16]), [1; 32]).await.unwrap();
     assert!(room(3, 2) && !room(3, 1) && room(4, 1) && !room(2, 1));
     drop(store);
     let store = open(folder.path()).unwrap();
-    assert!(!store.has_room(&initiator(), KeyId([3; 16]), 1).unwrap(), "also after a restart");
+    assert!(!store.has_room(&quota(1), KeyId([3; 16])).unwrap(), "also after a restart");
     store.order(order(KeyId([4; 16]), KeyState::Destroyed, 1)).await.unwrap();
-    assert!(store.has_room(&initiator(), KeyId([3; 16]), 1).unwrap());
+    assert!(store.has_room(&quota(1), KeyId([3; 16])).unwrap());
 }

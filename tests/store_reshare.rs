@@ -5,9 +5,7 @@ mod stored;
 
 use std::fs;
 use std::path::Path;
-use stored::{
-    CANARY, KEY, LIMITS, NEW, attempt, element, initiator, job, open, order, recovery, refresh, refused, secret,
-};
+use stored::{CANARY, KEY, LIMITS, NEW, attempt, element, job, open, order, quota, recovery, refresh, refused, secret};
 use trefoil::node::store::{
     Attempt, BurnedSession, GuessOutcome, KeyState, LedgerEntry, RedbStore, StoppedStore, Store, StoreError,
 };
@@ -41,7 +39,7 @@ fn burn(transcript: u8) -> BurnedSession {
 async fn a_recovery_retires_its_source_in_one_commit() {
     let folder = tempfile::tempdir().unwrap();
     let store = committed(folder.path()).await;
-    store.stage(recovery(2, 1), secret(b"new"), Some(0)).await.unwrap();
+    store.stage(recovery(2, 1), secret(b"new"), Some(quota(0))).await.unwrap();
     assert_eq!(state(&store, KEY), (KeyState::Active, [1; 32]), "prepared, it changes nothing");
     assert!(store.key(NEW).unwrap().is_none());
     assert_eq!(store.prepared(NEW).unwrap(), [recovery(2, 1)]);
@@ -75,7 +73,7 @@ async fn a_recovery_retires_its_source_in_one_commit() {
 async fn a_refresh_takes_the_place_of_the_shares_that_it_was_made_from() {
     let folder = tempfile::tempdir().unwrap();
     let store = committed(folder.path()).await;
-    store.stage(refresh(2, 1), secret(b"new"), Some(0)).await.unwrap();
+    store.stage(refresh(2, 1), secret(b"new"), Some(quota(0))).await.unwrap();
     assert_eq!(store.prepared(KEY).unwrap(), [refresh(2, 1)]);
     assert_eq!(store.replacements(KEY).unwrap(), [refresh(2, 1)]);
     // Guesses at the old password are none at the new one.
@@ -234,7 +232,7 @@ async fn destroying_a_key_destroys_what_was_to_replace_it() {
     assert_eq!(refused(store.commit(KEY, [3; 32]).await), ErrorCode::JobSuperseded);
     assert_eq!(refused(store.stage(refresh(4, 1), secret(b"late"), None).await), ErrorCode::KeyDestroyed);
     assert!(store.key(NEW).unwrap().is_none());
-    assert!(store.has_room(&initiator(), NEW, 1).unwrap());
+    assert!(store.has_room(&quota(1), NEW).unwrap());
 }
 
 #[tokio::test]
@@ -252,7 +250,7 @@ async fn only_what_follows_on_the_committed_shares_is_staged() {
     store.discard(NEW, [2; 32]).await.unwrap();
     assert_eq!(refused(store.stage(recovery(2, 1), secret(b"x"), None).await), ErrorCode::JobIdReused);
     assert!(store.replacements(KEY).unwrap().is_empty());
-    assert!(!store.has_room(&initiator(), NEW, 1).unwrap(), "the source still counts");
+    assert!(!store.has_room(&quota(1), NEW).unwrap(), "the source still counts");
     assert_eq!(slots_in_use(folder.path()), 1);
     // Each job has room of its own: one that never ends keeps no other out.
     for n in 0..64 {

@@ -3,7 +3,7 @@
 use super::gate::{self, Found};
 use super::material::{Material, PasswordKeys};
 use super::sessions::{About, Claim};
-use super::store::Attempt;
+use super::store::{Attempt, Quota};
 use super::{Answer, Caller, Node, Refusal, Stage, aborted, about_job, curve_id, session_id};
 use crate::fault;
 use crate::vault::{OprfKey, refresh_statement};
@@ -207,10 +207,10 @@ impl Node {
         }
         // A key that takes the place of another one does not add to their number.
         if source.is_none()
-            && let Some(max_keys) = self.max_keys(&job.initiator)
-            && !self.store.has_room(&job.initiator, key_id, self.room(&job.initiator, max_keys)?)?
+            && let Some(quota) = self.quota(&job.initiator)
+            && !self.store.has_room(&quota, key_id)?
         {
-            let message = format!("this initiator may have {max_keys} keys, and has them");
+            let message = format!("this initiator may have {} keys, and has them", quota.max_keys);
             return Err(Refusal::new(ErrorCode::NotPermitted, message));
         }
         Ok(Start::From(source))
@@ -280,14 +280,13 @@ impl Node {
                 let attempt = self.attest(&stage.order, about.job_digest, &share);
                 let statement = self.statement(&attempt);
                 let keys = stage.oprf.take().zip(prover).map(|(oprf, prover)| PasswordKeys { oprf, prover });
-                let initiator = &stage.order.initiator;
-                let max_keys = self.max_keys(initiator).map(|max_keys| self.room(initiator, max_keys)).transpose()?;
+                let quota = self.quota(&stage.order.initiator);
                 let material = Material { share: Arc::new(share), password: keys };
                 self.preparations.remember(&attempt, caller.channel);
                 let (op, key_id) = (stage.order.op.as_str(), attempt.key_id);
                 fault::step("preparing", op, key_id);
                 self.is_granted(&about)?;
-                if let Err(error) = self.store.stage(attempt, material.to_bytes(), max_keys).await {
+                if let Err(error) = self.store.stage(attempt, material.to_bytes(), quota).await {
                     let refusal = Refusal::from(error);
                     self.audit.note(self.about(op, &about, "refused", Some(refusal.code.as_str())));
                     return Err(refusal);
@@ -303,18 +302,11 @@ impl Node {
         Ok(NodeReply::Prepared(statement))
     }
 
-    /// How many keys an initiator may have: none once the policy no longer names it.
-    fn max_keys(&self, initiator: &InitiatorId) -> Option<u64> {
-        self.gate.policy().get(initiator).map_or(Some(0), |grant| grant.max_keys)
-    }
-
-    /// How many of its keys an initiator may have under this name: those under its other names count, too.
-    fn room(&self, initiator: &InitiatorId, max_keys: u64) -> Result<u64, Refusal> {
-        let mut room = max_keys;
-        for other in self.gate.policy().owners(initiator).iter().filter(|other| *other != initiator) {
-            room = room.saturating_sub(self.store.owned(other, room)?);
-        }
-        Ok(room)
+    /// How many keys an initiator may have, where the policy says so: none once the policy no longer names it.
+    fn quota(&self, initiator: &InitiatorId) -> Option<Quota> {
+        let policy = self.gate.policy();
+        let max_keys = policy.get(initiator).map_or(Some(0), |grant| grant.max_keys)?;
+        Some(Quota { owners: policy.owners(initiator), max_keys })
     }
 
     /// The other node's identity in a run for which the worker has these in mind; `None` if it has another one of this node in mind.

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::time::Duration;
-use trefoil::node::store::{Attempt, GuessLimits, KeyState, LedgerEntry, Order, RedbStore, StoreError};
+use trefoil::node::store::{Attempt, GuessLimits, KeyState, LedgerEntry, Order, Quota, RedbStore, StoreError};
 use trefoil::wire::{Curve, ErrorCode, Fixed, InitiatorId, KeyId, Op};
 use trefoil_protocol::{Party, Secret};
 use zeroize::Zeroizing;
@@ -20,6 +20,11 @@ pub fn open(directory: &Path) -> Result<RedbStore, StoreError> {
 
 pub fn initiator() -> InitiatorId {
     nkeys::KeyPair::new_from_raw(nkeys::KeyPairType::User, [3; 32]).unwrap().public_key().parse().unwrap()
+}
+
+/// So many keys of [`initiator`].
+pub fn quota(max_keys: u64) -> Quota {
+    Quota { owners: vec![initiator()], max_keys }
 }
 
 pub fn attempt(transcript: u8) -> Attempt {

@@ -7,7 +7,7 @@ use super::seal::{self, Binding};
 use super::slots::SlotReader;
 use super::undecided;
 use super::writer::Batch;
-use super::{Attempt, Fate, StoreError};
+use super::{Attempt, Fate, Quota, StoreError};
 use crate::wire::{InitiatorId, KeyId};
 use redb::{ReadableDatabase, ReadableTable};
 use trefoil_protocol::Party;
@@ -80,21 +80,18 @@ pub fn put_material(
     put_attempt(batch, &AttemptRow { attempt, fate, slot })
 }
 
-/// Whether the owner may have this key: has it already, or has fewer than so many.
-pub fn has_room(
-    table: &impl ReadableTable<&'static [u8], ()>,
-    owner: &InitiatorId,
-    id: KeyId,
-    max_keys: u64,
-) -> Result<bool, StoreError> {
-    Ok(table.get(rows::owned_key(owner, id).as_slice())?.is_some() || owned(table, owner, max_keys)? < max_keys)
-}
-
-/// How many keys an owner has, up to `most`.
-pub fn owned(table: &impl ReadableTable<&'static [u8], ()>, owner: &InitiatorId, most: u64) -> Result<u64, StoreError> {
-    let (first, last) = (rows::owned_key(owner, KeyId([0; 16])), rows::owned_key(owner, KeyId([0xFF; 16])));
-    let keys = table.range::<&[u8]>(first.as_slice()..=last.as_slice())?;
-    Ok(keys.take(most.min(u64::from(u32::MAX)) as usize).count() as u64)
+/// Whether the owner may have this key: has it already, under whichever name, or has fewer than so many under all of them.
+pub fn has_room(table: &impl ReadableTable<&'static [u8], ()>, quota: &Quota, id: KeyId) -> Result<bool, StoreError> {
+    let mut room = quota.max_keys.min(u64::from(u32::MAX)) as usize;
+    for owner in &quota.owners {
+        if table.get(rows::owned_key(owner, id).as_slice())?.is_some() {
+            return Ok(true);
+        }
+        let (first, last) = (rows::owned_key(owner, KeyId([0; 16])), rows::owned_key(owner, KeyId([0xFF; 16])));
+        let keys = table.range::<&[u8]>(first.as_slice()..=last.as_slice())?;
+        room = room.saturating_sub(keys.take(room).count());
+    }
+    Ok(room > 0)
 }
 
 pub fn put_owned(batch: &Batch<'_>, owner: &InitiatorId, id: KeyId) -> Result<(), StoreError> {

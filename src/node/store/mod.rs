@@ -35,7 +35,7 @@ pub use rekey::rekey;
 pub use restore::{Draft, Restored};
 pub use stopped::{Shares, StoppedStore, Stored};
 pub use types::{
-    Asked, Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Order,
+    Asked, Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, KeyState, LedgerEntry, Order, Quota,
     RecoveryRules, Registered, StoreError,
 };
 pub use undecided::Standing;
@@ -130,22 +130,16 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Failed`.
-    fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError>;
+    fn has_room(&self, quota: &Quota, id: KeyId) -> Result<bool, StoreError>;
 
-    /// How many keys an owner has, as [`Store::has_room`] counts them, up to `most`.
-    ///
-    /// # Errors
-    /// Storage failed.
-    fn owned(&self, owner: &InitiatorId, most: u64) -> Result<u64, StoreError>;
-
-    /// Stages an attempt with its secret bytes: a new key, if its owner then has no more than `max_keys`, or new shares for a key
+    /// Stages an attempt with its secret bytes: a new key, if its owner then has no more than the quota, or new shares for a key
     /// that is committed with the shares that the attempt was made from.
     ///
     /// # Errors
     /// `JOB_ID_REUSED` if an attempt of this job is committed, or one of another job under a new key's id, or this one was discarded;
     /// `OVERLOADED` with 64 attempts of the job prepared; `NOT_PERMITTED` for a key too many; the code of the source's state;
     /// `JOB_SUPERSEDED` if the source has other shares now.
-    fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()>;
+    fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, quota: Option<Quota>) -> Written<()>;
 
     /// Makes a prepared attempt the key. Of what it replaces, and of all other attempts to replace that or to be this key, the
     /// data keys are destroyed; a recovery retires its source; a locked key signs again, a frozen one stays frozen. All of it

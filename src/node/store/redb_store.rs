@@ -1,6 +1,6 @@
 //! [`Store`] on `redb`: exactly one process per data directory.
 
-use super::attempts::{attempts_of, has_room, owned, read_material, replacements_of};
+use super::attempts::{attempts_of, has_room, read_material, replacements_of};
 use super::dump::Snapshot;
 use super::ledger::{self, check_ledger};
 use super::open::{HeadCell, read_head};
@@ -10,8 +10,8 @@ use super::slots::{SlotFile, SlotReader};
 use super::undecided::{self, Standing};
 use super::writer::{Batch, Writer};
 use super::{
-    Asked, Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, LedgerEntry, Order, RecoveryRules,
-    Registered, Store, StoreError, Written, cancel, guesses, recoveries, registry, staging,
+    Asked, Attempt, BurnedSession, Fate, GuessLimits, GuessOutcome, KeyRecord, LedgerEntry, Order, Quota,
+    RecoveryRules, Registered, Store, StoreError, Written, cancel, guesses, recoveries, registry, staging,
 };
 use crate::node::audit::Head;
 use crate::node::gather::Underway;
@@ -166,17 +166,13 @@ impl Store for RedbStore {
         self.writer.submit(move |batch| guesses::burn(batch, session, &items))
     }
 
-    fn has_room(&self, owner: &InitiatorId, id: KeyId, max_keys: u64) -> Result<bool, StoreError> {
-        self.read(|db| has_room(&db.begin_read()?.open_table(OWNED)?, owner, id, max_keys))
+    fn has_room(&self, quota: &Quota, id: KeyId) -> Result<bool, StoreError> {
+        self.read(|db| has_room(&db.begin_read()?.open_table(OWNED)?, quota, id))
     }
 
-    fn owned(&self, owner: &InitiatorId, most: u64) -> Result<u64, StoreError> {
-        owned(&self.db.begin_read()?.open_table(OWNED)?, owner, most)
-    }
-
-    fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, max_keys: Option<u64>) -> Written<()> {
+    fn stage(&self, attempt: Attempt, material: Zeroizing<Vec<u8>>, quota: Option<Quota>) -> Written<()> {
         let party = self.party;
-        self.writer.submit(move |batch| staging::stage(batch, attempt, &material, max_keys, party))
+        self.writer.submit(move |batch| staging::stage(batch, attempt, &material, quota.as_ref(), party))
     }
 
     fn commit(&self, id: KeyId, transcript: [u8; 32]) -> Written<Attempt> {

@@ -9,7 +9,7 @@ use super::rows::{
     ATTEMPTS, AttemptRow, DISCARDED, GUESSES, KeyRow, OWNED, REPLACEMENTS, attempt_key, replacement_key,
 };
 use super::writer::Batch;
-use super::{Attempt, Fate, KeyState, StoreError, recoveries, registry, undecided};
+use super::{Attempt, Fate, KeyState, Quota, StoreError, recoveries, registry, undecided};
 use crate::clock::now_ms;
 use crate::wire::{ErrorCode, KeyId};
 use redb::ReadableTable;
@@ -27,7 +27,7 @@ pub fn stage(
     batch: &mut Batch<'_>,
     attempt: Attempt,
     material: &[u8],
-    max_keys: Option<u64>,
+    quota: Option<&Quota>,
     party: Party,
 ) -> Result<(), StoreError> {
     recoveries::check(batch, &attempt)?;
@@ -69,8 +69,8 @@ pub fn stage(
             batch.tx.open_table(REPLACEMENTS)?.insert(&link, ())?;
         }
         None => {
-            if let Some(max_keys) = max_keys
-                && !has_room(&batch.tx.open_table(OWNED)?, &attempt.initiator, attempt.key_id, max_keys)?
+            if let Some(quota) = quota
+                && !has_room(&batch.tx.open_table(OWNED)?, quota, attempt.key_id)?
             {
                 return refused(ErrorCode::NotPermitted);
             }

@@ -202,6 +202,15 @@ pub struct LedgerEntry {
     pub expires_at: u64,
 }
 
+/// How many keys an owner may have, under all its names together.
+#[derive(Debug, Clone)]
+pub struct Quota {
+    /// The initiators under which its keys were or are made.
+    pub owners: Vec<InitiatorId>,
+    /// Keys that are prepared count, keys that have ended do not.
+    pub max_keys: u64,
+}
+
 /// An owner's order about a key.
 #[derive(Debug, Clone)]
 pub struct Order {
