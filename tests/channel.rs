@@ -6,7 +6,7 @@ mod support;
 
 use async_nats::connection::State;
 use cluster::{Cluster, call, link, refused};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use nkeys::XKey;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use trefoil::channel::{ChannelError, MAX_MESSAGE, MAX_PAYLOAD, NodeChannel, Reje
 use trefoil::clock::now_ms;
 use trefoil::connections::{Connections, LARGE};
 use trefoil::wire::node::{Call, NODE_VERSION, NodeReply, NodeRequest};
-use trefoil::wire::{Curve, ErrorCode, KeyId};
+use trefoil::wire::{Curve, ErrorCode, KeyId, subject};
 use trefoil_protocol::{Party, Secret};
 
 fn question(cluster: &Cluster) -> Call {
@@ -83,6 +83,22 @@ async fn a_renewed_channel_leaves_the_old_link_working() {
     assert_eq!(link(&cluster.to1).await.hash(), new.hash());
     assert_eq!(refused(old.call(&question(&cluster)).await.unwrap()), ErrorCode::UnknownKey);
     assert_eq!(refused(new.call(&question(&cluster)).await.unwrap()), ErrorCode::UnknownKey);
+}
+
+/// While a node changes its key, each handshake with the other one looks like an attack to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_that_a_node_had_last_is_tried_first() {
+    let cluster = Cluster::start().await;
+    let key = Arc::new(Secret::new(private(&cluster.worker)));
+    let remotes = vec![[5; 32], [6; 32], cluster.node1.noise_public()];
+    let to1 = NodeChannel::new(cluster.client.clone(), Party::Node1, key, remotes);
+    // On the channel's own connection, so that what is counted is here before its answer.
+    let mut tap = cluster.client.subscribe(subject::node_handshake("node1")).await.unwrap();
+    for expected in [3, 1, 1] {
+        to1.renew().await.unwrap();
+        let seen = std::iter::from_fn(|| tap.next().now_or_never()).count();
+        assert_eq!(seen, expected);
+    }
 }
 
 /// What the broker sees of one request, and the reply subject.

@@ -12,7 +12,7 @@ use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
 use bytes::Bytes;
 use snow::StatelessTransportState;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
@@ -43,6 +43,8 @@ struct Inner {
     private: Arc<Secret<[u8; 32]>>,
     /// The node's keys: one, and while it changes it the other.
     remotes: Vec<[u8; 32]>,
+    /// Which of them it had last: that is tried first, since each one that it does not have looks like an attack to the node.
+    had: AtomicUsize,
     current: RwLock<Option<Arc<Link>>>,
     /// Held during a handshake, so that there is one at a time.
     handshake: Mutex<LastFailure>,
@@ -112,6 +114,7 @@ impl NodeChannel {
             node,
             private,
             remotes,
+            had: AtomicUsize::default(),
             current: RwLock::new(None),
             handshake: Mutex::default(),
             renewing: AtomicBool::new(false),
@@ -221,11 +224,16 @@ impl NodeChannel {
 
     /// With the first of the node's keys that it has. That it refused one is not authenticated, but all of them are pinned.
     async fn handshake(&self) -> Result<Link, ChannelError> {
+        let Inner { remotes, had, .. } = &*self.0;
         let mut refused = ChannelError::HandshakeRefused;
-        for remote in &self.0.remotes {
+        for (at, remote) in remotes.iter().enumerate().cycle().skip(had.load(Ordering::Relaxed)).take(remotes.len()) {
             match self.handshake_with(remote).await {
+                Ok(link) => {
+                    had.store(at, Ordering::Relaxed);
+                    return Ok(link);
+                }
                 Err(error @ (ChannelError::HandshakeRefused | ChannelError::Tampered)) => refused = error,
-                done => return done,
+                Err(error) => return Err(error),
             }
         }
         Err(refused)
