@@ -5,6 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -117,6 +118,18 @@ fn nothing_is_overwritten_and_what_is_complete_is_left_alone() {
     let again = answer(&setup(&folder, &["local", "--if-missing", "--nats-url", "nats://elsewhere:1"]));
     assert_eq!((&again["made"], &again["publicKeys"]), (&Value::from(false), &first["publicKeys"]));
     assert_eq!(everything(folder.path()), before);
+    // What others may change, or somebody else has made, is not taken for one's own.
+    for path in [folder.path().join("local"), folder.path().join("local/setup.json")] {
+        let mode = std::fs::metadata(&path).unwrap().permissions();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o770)).unwrap();
+        assert!(refusal(&setup(&folder, &["local", "--if-missing"])).contains("may be changed by other users"));
+        std::fs::set_permissions(&path, mode).unwrap();
+        // Only root can give it away.
+        if std::os::unix::fs::lchown(&path, Some(65_534), None).is_ok() {
+            assert!(refusal(&setup(&folder, &["local", "--if-missing"])).contains("belongs to another user"));
+            std::os::unix::fs::lchown(&path, Some(0), None).unwrap();
+        }
+    }
     // Somebody else's directory or file: also not with --if-missing.
     std::fs::create_dir(folder.path().join("theirs")).unwrap();
     std::fs::write(folder.path().join("theirs/file"), "theirs").unwrap();

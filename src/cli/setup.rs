@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub const HELP: &str = "\
@@ -88,14 +88,33 @@ fn absolute(directory: &Path) -> Result<PathBuf, Failure> {
     Ok(parent.join(name))
 }
 
-/// The summary of a directory that was set up before.
+/// The summary of a directory that was set up before, by this user.
 fn complete(directory: &Path) -> Result<Option<Value>, Failure> {
     let path = directory.join(SUMMARY);
     match std::fs::read(&path) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(|error| failed(&path, error))?)),
+        Ok(text) => {
+            let summary = serde_json::from_slice(&text).map_err(|error| failed(&path, error))?;
+            [directory, &path].into_iter().try_for_each(ours)?;
+            Ok(Some(summary))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(&path, error)),
     }
+}
+
+/// Refuses what another user has made, or may change: the processes would run with that user's keys.
+fn ours(path: &Path) -> Result<(), Failure> {
+    let user = rustix::process::geteuid().as_raw();
+    // Of a link, its owner and what it leads to.
+    let found = std::fs::symlink_metadata(path).and_then(|link| Ok([link, std::fs::metadata(path)?]));
+    let [link, found] = found.map_err(|error| failed(path, error))?;
+    if link.uid() != user || found.uid() != user {
+        return Err(failed(path, "belongs to another user; it is not used"));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(failed(path, "may be changed by other users; it is not used"));
+    }
+    Ok(())
 }
 
 /// Makes everything beside the directory, and gives it its name when it is whole: cut short, there is nothing there.
