@@ -30,7 +30,7 @@ pub struct Arguments {
     /// Directory to make; never overwritten
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Where the directory is complete already, do nothing, and succeed
+    /// Where the directory is complete already, this user's, and not writable by others, do nothing, and succeed
     #[arg(long)]
     if_missing: bool,
     /// Where all processes reach the nats-server
@@ -91,15 +91,13 @@ fn absolute(directory: &Path) -> Result<PathBuf, Failure> {
 /// The summary of a directory that was set up before, by this user.
 fn complete(directory: &Path) -> Result<Option<Value>, Failure> {
     let path = directory.join(SUMMARY);
-    match std::fs::read(&path) {
-        Ok(text) => {
-            let summary = serde_json::from_slice(&text).map_err(|error| failed(&path, error))?;
-            [directory, &path].into_iter().try_for_each(ours)?;
-            Ok(Some(summary))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(&path, error)),
+    if std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(None);
     }
+    // Before anything is read: another user's file may be one that never ends.
+    [directory, &path].into_iter().try_for_each(ours)?;
+    let text = std::fs::read(&path).map_err(|error| failed(&path, error))?;
+    serde_json::from_slice(&text).map(Some).map_err(|error| failed(&path, error))
 }
 
 /// Refuses what another user has made, or may change: the processes would run with that user's keys.
