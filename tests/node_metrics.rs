@@ -120,7 +120,14 @@ async fn a_node_counts_what_was_asked_of_it() {
     for outcome in ["right", "wrong", "unknown", "refused"] {
         assert_eq!(new.get(&format!("trefoil_password_attempts_total{{outcome=\"{outcome}\"}}")), Some(0.0));
     }
-    for zero in ["replays_total", "key_locks_total", "audit_failures_total", "store_failures_total", "sessions_open"] {
+    for zero in [
+        "replays_total",
+        "key_locks_total",
+        "audit_failures_total",
+        "audit_lost_total",
+        "store_failures_total",
+        "sessions_open",
+    ] {
         assert_eq!(new.get(&format!("trefoil_{zero}")), Some(0.0), "{zero}");
     }
     assert_eq!(new.get("trefoil_node_rejects_total{outcome=\"forged\"}"), Some(0.0));
@@ -185,7 +192,13 @@ async fn a_node_counts_what_was_asked_of_it() {
     assert_eq!(scrape.value("trefoil_node_requests_in_flight"), 0.0);
     assert!(scrape.value("trefoil_store_commit_duration_seconds_count") >= 9.0);
     assert!(scrape.value("trefoil_audit_append_duration_seconds_count") >= 6.0);
-    let health = ["audit_failures_total", "store_failures_total", "key_locks_total", "nats_disconnects_total"];
+    let health = [
+        "audit_failures_total",
+        "audit_lost_total",
+        "store_failures_total",
+        "key_locks_total",
+        "nats_disconnects_total",
+    ];
     assert!(health.iter().all(|name| scrape.get(&format!("trefoil_{name}")) == Some(0.0)));
 
     // A check that locks the key.

@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -369,7 +369,13 @@ impl AuditLog {
 
     fn send(&self, entry: Entry) -> Result<(), AuditError> {
         let queue = self.queue.as_ref().ok_or_else(|| AuditError::Io("the log has stopped".into()))?;
-        queue.try_send(entry).map_err(|_| self.no_room())
+        queue.try_send(entry).map_err(|error| match error {
+            TrySendError::Full(_) => self.no_room(),
+            TrySendError::Disconnected(_) => {
+                self.metrics.audit_failures.inc();
+                AuditError::Io("the log has stopped".into())
+            }
+        })
     }
 
     fn no_room(&self) -> AuditError {

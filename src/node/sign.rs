@@ -238,7 +238,10 @@ impl Node {
         let (burned, logged) = tokio::join!(burned, logged);
         logged?;
         if let Err(error) = burned {
-            self.audit.note(self.about("sign", about, "withdrawn", Some("the session was not burned")));
+            let withdrawn = self.about("sign", about, "withdrawn", Some("the session was not burned"));
+            if let Err(error) = self.audit.append(withdrawn).await {
+                tracing::error!(%error, "an audit entry was lost");
+            }
             return Err(error.into());
         }
         // With the valid m2 the attempt was right.

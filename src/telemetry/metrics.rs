@@ -122,7 +122,7 @@ pub struct NodeMetrics {
     pub audit_entries: IntCounter,
     /// `trefoil_audit_failures_total`: failed writes, after one of which the node serves no more.
     pub audit_failures: IntCounter,
-    /// `trefoil_audit_lost_total`: entries that found no room in the queue; what waits for its entry is refused.
+    /// `trefoil_audit_lost_total`: entries that found no room in the queue; what waits for its entry fails.
     pub audit_lost: IntCounter,
     /// `trefoil_key_locks_total`: keys that this node locked.
     pub key_locks: IntCounter,
