@@ -351,6 +351,13 @@ impl AuditLog {
         }
     }
 
+    /// Appends an entry of what is done already, and waits until it is durable; a failure is in the process's log alone.
+    pub async fn append_or_say(&self, event: Event) {
+        if let Err(error) = self.append(event).await {
+            tracing::error!(%error, "an audit entry was lost");
+        }
+    }
+
     /// Whether an entry could not be written: then none can any more.
     pub fn is_broken(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)

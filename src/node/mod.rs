@@ -408,9 +408,7 @@ impl Node {
                 tracing::error!(problems = problems.len(), "the old policy stays in force");
                 let reason = Some("POLICY_FILE".to_owned());
                 let event = Event { decision: "refused".to_owned(), reason, ..self.event("policy") };
-                if let Err(error) = self.audit.append(event).await {
-                    tracing::error!(%error, "an audit entry was lost");
-                }
+                self.audit.append_or_say(event).await;
             }
         }
     }

@@ -239,9 +239,7 @@ impl Node {
         logged?;
         if let Err(error) = burned {
             let withdrawn = self.about("sign", about, "withdrawn", Some("the session was not burned"));
-            if let Err(error) = self.audit.append(withdrawn).await {
-                tracing::error!(%error, "an audit entry was lost");
-            }
+            self.audit.append_or_say(withdrawn).await;
             return Err(error.into());
         }
         // With the valid m2 the attempt was right.

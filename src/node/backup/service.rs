@@ -173,9 +173,7 @@ impl Backups {
             }
         };
         let event = Event { decision: decision.to_owned(), reason, ..self.node.event("backup") };
-        if let Err(error) = self.node.audit.append(event).await {
-            tracing::error!(%error, "an audit entry was lost");
-        }
+        self.node.audit.append_or_say(event).await;
         taken
     }
 
