@@ -103,9 +103,9 @@ fn whatever_fails_one_share_is_live_and_every_job_has_one_result() {
     // Otherwise this shows nothing.
     assert!(summary.keys * 10 >= count * 8, "only {} of {count} keys were made", summary.keys);
     if count >= FEW {
-        // Some wait for a step that a job has only where another is late.
-        let happened = summary.done - summary.quiet;
-        assert!(happened * 10 >= count * 4, "only {happened} faults happened");
+        // Some wait for a step that a job has only where another is late; of few, many may.
+        let (happened, tenths) = (summary.done - summary.quiet, if count < 100 { 4 } else { 6 });
+        assert!(happened * 10 >= count * tenths, "only {happened} faults happened");
         let fine = |op: &str| summary.outcomes.get(&format!("{op} ok")).copied().unwrap_or_default();
         assert!(fine("recover") + fine("refresh") > count / 2, "{:?}", summary.outcomes);
     }
