@@ -168,8 +168,7 @@ async fn a_large_call_and_its_answer_have_a_connection_of_their_own() {
     let mut tap = cluster.client.subscribe("mpc.node.node1.i.>").await.unwrap();
     cluster.client.flush().await.unwrap();
 
-    // Once this answer comes, the server has read what the node subscribed to before it.
-    while cluster.client.request("$SRV.PING.trefoil-node1-large", "".into()).await.is_err() {}
+    cluster.until_large_heard(Party::Node1).await;
 
     // With its frame, one is just not large, and the other is just large.
     for (bytes, is_large) in [(LARGE - 200, false), (LARGE, true)] {

@@ -228,9 +228,8 @@ async fn sighup_loads_the_policy_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_services_are_shown_by_nats() {
     let cluster = Cluster::start().await;
-    // Once these answer, the server has read what the nodes subscribed to.
-    for node in ["node1", "node2"] {
-        while cluster.client.request(format!("$SRV.PING.trefoil-{node}-large"), "".into()).await.is_err() {}
+    for role in [Party::Node1, Party::Node2] {
+        cluster.until_large_heard(role).await;
     }
     let mut answers = cluster.client.subscribe("inbox").await.unwrap();
     cluster.client.publish_with_reply("$SRV.INFO", "inbox", "".into()).await.unwrap();

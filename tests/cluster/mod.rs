@@ -258,6 +258,12 @@ impl Cluster {
         }
     }
 
+    /// Until the server has read what a node subscribed to on its connection for large calls.
+    pub async fn until_large_heard(&self, role: Party) {
+        let ping = format!("$SRV.PING.trefoil-{role}-large");
+        while self.client.request(ping.clone(), "".into()).await.is_err() {}
+    }
+
     pub fn initiator(&self) -> InitiatorId {
         self.initiator.public_key().parse().unwrap()
     }

@@ -290,6 +290,11 @@ impl Deployment {
         }
     }
 
+    /// Whether a worker went on without a lease because JetStream did not answer in time.
+    pub fn without_leases(&self) -> bool {
+        self.running.iter().any(|(name, process)| name.starts_with("worker") && process.log().contains("no leases"))
+    }
+
     pub fn process(&mut self, name: &str) -> &mut Process {
         self.running.get_mut(name).unwrap()
     }
